@@ -1,0 +1,61 @@
+# Each verb is a short name for commands that work without make: `make help` prints them.
+PYTHON ?= python3
+PROFILE ?= mini
+SEED ?= 0
+
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.DEFAULT_GOAL := help
+.PHONY: help install reproduce smoke test test-all lint format doctor clean
+
+help:
+	@echo 'verb            the same by hand, in an activated environment'
+	@echo 'make install    python3 -m venv .venv && pip install -c constraints.txt -e ".[dev]"'
+	@echo 'make reproduce  iadr1 run --profile mini --seed 0'
+	@echo 'make smoke      iadr1 run --profile smoke --seed 0'
+	@echo 'make test       make lint, then: pytest -m "not slow"'
+	@echo 'make test-all   IADR1_REQUIRE_SHARED=1 pytest'
+	@echo 'make lint       ruff check . && ruff format --check . && mypy && nbstripout --verify notebooks/*.ipynb'
+	@echo 'make format     ruff check --fix . && ruff format . && nbstripout notebooks/*.ipynb'
+	@echo 'make doctor     iadr1 doctor'
+	@echo 'make clean      rm -rf .venv and caches (runs/ stays)'
+	@echo 'PROFILE=, SEED= and PYTHON= may be given: make reproduce SEED=1 PYTHON=python3.12'
+
+install: $(STAMP)
+
+$(STAMP): pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[dev]"
+	@touch $@
+
+reproduce: $(STAMP)
+	$(BIN)/iadr1 run --profile $(PROFILE) --seed $(SEED)
+
+smoke: $(STAMP)
+	$(BIN)/iadr1 run --profile smoke --seed $(SEED)
+
+test: lint
+	$(BIN)/python -m pytest -m "not slow"
+
+test-all: $(STAMP)
+	IADR1_REQUIRE_SHARED=1 $(BIN)/python -m pytest
+
+lint: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/nbstripout --verify notebooks/*.ipynb
+
+format: $(STAMP)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+	$(BIN)/nbstripout notebooks/*.ipynb
+
+doctor: $(STAMP)
+	$(BIN)/iadr1 doctor
+
+clean:
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis build *.egg-info
+	find iadr1_lib tests notebooks -name __pycache__ -o -name .ipynb_checkpoints | xargs rm -rf

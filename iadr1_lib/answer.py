@@ -1,0 +1,272 @@
+"""The tagged answer: how it is built and read, the grid of places, the vocabulary of defects.
+
+An inspected image is answered by one of two patterns (paper, section "Method"):
+
+- normal:    ``<think>…</think><answer>No</answer>``
+- defective: ``<think>…</think><location>…</location><type>…</type><answer>Yes</answer>``
+
+Everything here is text and arrays; nothing knows of models or files.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+Label = Literal["yes", "no"]
+
+QUESTION = "Are there any defects in the query image?"
+
+TAG_NAMES = ("think", "location", "type", "answer")
+TAGS = tuple(f"<{slash}{name}>" for name in TAG_NAMES for slash in ("", "/"))
+
+# The eight categories of defects with their synonyms, in the table's order (paper, reward R_type; the words
+# match Real-IAD's). The first four concern the surface, the last four the structure.
+SYNONYMS: dict[str, tuple[str, ...]] = {
+    "contamination": ("surface contamination", "stain", "dirt", "impurity", "color anomaly"),
+    "presence of foreign objects": (
+        "foreign object",
+        "foreign body",
+        "debris",
+        "contaminant object",
+        "extraneous material",
+        "foreign element",
+        "foreign matter",
+        "unwanted object",
+    ),
+    "scratch": ("surface scratch", "scratch mark", "linear scratch", "score mark", "linear anomaly"),
+    "missing parts": ("missing part", "surface notch", "notch", "gap", "chip", "surface discontinuity"),
+    "deformation": (
+        "shape distortion",
+        "warping",
+        "bending",
+        "twisting",
+        "shape deviation",
+        "geometric distortion",
+        "irregularity",
+        "bent component",
+    ),
+    "hole": (
+        "opening",
+        "perforation",
+        "puncture",
+        "cavity",
+        "void",
+        "aperture",
+        "penetration defect",
+        "through-hole",
+    ),
+    "damage": (
+        "structural damage",
+        "breakage",
+        "fracture",
+        "rupture",
+        "deterioration",
+        "material damage",
+        "surface damage",
+    ),
+    "abrasion": ("wear", "grinding damage", "surface erosion", "wear mark", "surface wear"),
+}
+DEFECT_TYPES = tuple(SYNONYMS)
+SURFACE_TYPES, STRUCTURAL_TYPES = DEFECT_TYPES[:4], DEFECT_TYPES[4:]
+_CATEGORY_OF = {term: category for category, terms in SYNONYMS.items() for term in (category, *terms)}
+
+CELLS = (
+    "top left",
+    "top",
+    "top right",
+    "left",
+    "center",
+    "right",
+    "bottom left",
+    "bottom",
+    "bottom right",
+)
+
+# Words that place something, each with (row step, column step) away from the centre. "middle left" is the
+# left cell: a centre word adds nothing where a direction is given.
+_CENTRE_WORDS = frozenset({"center", "centre", "central", "middle"})
+_ROW_WORDS = {"top": -1, "upper": -1, "bottom": 1, "lower": 1}
+_COLUMN_WORDS = {"left": -1, "right": 1}
+
+_ANY_TAG = rf"</?(?:{'|'.join(TAG_NAMES)})>"
+# Text without any of the eight tags: runs of non-"<", or a "<" that opens no tag. Linear in the text's
+# length.
+_INSIDE = rf"[^<]*(?:<(?!{_ANY_TAG[1:]})[^<]*)*"
+_PATTERN_YES = re.compile(
+    rf"\s*<think>{_INSIDE}</think>\s*<location>{_INSIDE}</location>\s*<type>{_INSIDE}</type>"
+    r"\s*<answer>\s*[Yy][Ee][Ss]\s*</answer>\s*"
+)
+_PATTERN_NO = re.compile(rf"\s*<think>{_INSIDE}</think>\s*<answer>\s*[Nn][Oo]\s*</answer>\s*")
+_FIRST_PAIR = {name: re.compile(rf"<{name}>(.*?)</{name}>", re.DOTALL) for name in TAG_NAMES}
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What an output says; None where a tag is absent, location and type in lower case with single blanks."""
+
+    answer: Label | None
+    location: str | None
+    type: str | None
+    reasoning: str | None
+
+
+def build_answer(reasoning: str, label: Label, location: str | None = None, defect_type: str | None = None) -> str:
+    """The whole tagged answer, by the pattern of ``label``; ValueError as in ``build_solution``."""
+    return f"<think>{reasoning.strip()}</think>" + build_solution(label, location, defect_type)
+
+
+def build_solution(label: Label, location: str | None = None, defect_type: str | None = None) -> str:
+    """The tags without reasoning: the ``solution`` of the released SC-GRPO records.
+
+    Raises ValueError if the label is neither yes nor no, if a Yes lacks its location or type, or a No has
+    one.
+    """
+    if label == "no":
+        if location or defect_type:
+            raise ValueError(f"a normal image has no location and no type, got {location!r}, {defect_type!r}")
+        return "<answer>No</answer>"
+    if label != "yes":
+        raise ValueError(f"label must be 'yes' or 'no', got {label!r}")
+    if not location or not defect_type:
+        raise ValueError(f"a defective image needs a location and a type, got {location!r}, {defect_type!r}")
+    return f"<location>{location}</location><type>{defect_type}</type><answer>Yes</answer>"
+
+
+def first_pair(text: str, tag: str) -> str | None:
+    """What stands inside the first ``<tag>…</tag>`` of ``text`` (line ends included), or None."""
+    found = _FIRST_PAIR[tag].search(text)
+    return found.group(1) if found else None
+
+
+def parse_answer(text: str) -> Answer:
+    """Lenient reading: the first pair of each tag, wherever it stands, whatever surrounds it.
+
+    The answer counts if it is yes or no in any case, with white space and a final full stop or exclamation
+    mark.
+    """
+    said = (first_pair(text, "answer") or "").strip().rstrip(".!").strip().lower()
+    location, kind, reasoning = (first_pair(text, tag) for tag in ("location", "type", "think"))
+    return Answer(
+        answer="yes" if said == "yes" else "no" if said == "no" else None,
+        location=None if location is None else tidy(location),
+        type=None if kind is None else tidy(kind),
+        reasoning=None if reasoning is None else reasoning.strip(),
+    )
+
+
+def tidy(text: str) -> str:
+    """Lower case, no white space at the ends, single blanks inside."""
+    return " ".join(text.lower().split())
+
+
+def matches_format(text: str) -> Label | None:
+    """Which of the two patterns the *whole* output is: "yes", "no" or None.
+
+    White space is free at the ends, between tags and around yes/no; yes and no in any case. Text outside the
+    tags, a tag inside a pair, a repeated tag, a Yes without location and type, a No with them: None.
+    """
+    if _PATTERN_YES.fullmatch(text):
+        return "yes"
+    return "no" if _PATTERN_NO.fullmatch(text) else None
+
+
+def cell_names(grid: int = 3) -> tuple[str, ...]:
+    """The ``grid`` × ``grid`` cells row by row: CELLS for 3, else "row 1 column 1" …, for grid 1 to 5."""
+    if not 1 <= grid <= 5:
+        raise ValueError(f"grid must be 1 to 5, got {grid}")
+    if grid == 3:
+        return CELLS
+    return tuple(f"row {row} column {column}" for row in range(1, grid + 1) for column in range(1, grid + 1))
+
+
+def cell_of_point(x: float, y: float, width: float, height: float, grid: int = 3) -> str:
+    """The cell that holds the point (x to the right, y down, in pixels); ValueError outside the image."""
+    if not (0 <= x <= width and 0 <= y <= height):
+        raise ValueError(f"point ({x}, {y}) lies outside the image of {width} x {height} pixels")
+    column, row = (min(int(at * grid / size), grid - 1) for at, size in ((x, width), (y, height)))
+    return cell_names(grid)[row * grid + column]
+
+
+def cell_of_mask(mask: NDArray[np.bool_], grid: int = 3) -> str:
+    """The cell of a defect, given its mask of H × W (anything non-zero is marked).
+
+    It is the cell of the centroid of the largest connected patch (diagonal neighbours connect). One patch,
+    since the centroid of two far spots lies between them, where nothing is. For the same reason, if the
+    centroid of a bent patch (a ring, an L) falls in a cell without a pixel of the patch, the patch's pixel
+    nearest the centroid counts: the answer is always a cell that holds marked pixels. Patches of equal size:
+    the first in reading order. ValueError if nothing is marked.
+    """
+    marked = np.asarray(mask) != 0
+    patches, count = ndimage.label(marked, structure=np.ones((3, 3)))
+    if count == 0:
+        raise ValueError("the mask marks no pixel, so the defect has no place")
+    largest = int(np.argmax(np.bincount(patches.ravel())[1:])) + 1
+    rows, columns = np.nonzero(patches == largest)
+    height, width = marked.shape
+    row, column = rows.mean(), columns.mean()
+    cell = cell_of_point(column + 0.5, row + 0.5, width, height, grid)
+    nearest = int(np.argmin((rows - row) ** 2 + (columns - column) ** 2))
+    left, top, right, bottom = cell_box(cell, width, height, grid)
+    if np.any((columns >= left) & (columns < right) & (rows >= top) & (rows < bottom)):
+        return cell
+    return cell_of_point(columns[nearest] + 0.5, rows[nearest] + 0.5, width, height, grid)
+
+
+def cell_box(cell: str, width: int, height: int, grid: int = 3) -> tuple[int, int, int, int]:
+    """(left, top, right, bottom) of a cell in whole pixels, the last two excluded; ValueError if unknown."""
+    names = cell_names(grid)
+    if cell not in names:
+        raise ValueError(f"no cell is called {cell!r}; choose from {', '.join(names)}")
+    row, column = divmod(names.index(cell), grid)
+    left, right = (round(step * width / grid) for step in (column, column + 1))
+    top, bottom = (round(step * height / grid) for step in (row, row + 1))
+    return left, top, right, bottom
+
+
+@lru_cache(maxsize=4096)
+def cell_of_words(text: str) -> str | None:
+    """The cell of the 3 × 3 grid that words name ("in the upper-left corner" → "top left"), or None.
+
+    Whole words only, so "copyright" names nothing. A text without a place names nothing either, and so does
+    one that names opposite places ("left and right"): saying everything must not be right.
+    """
+    words = set(re.findall(r"[^\W_]+", text.lower()))
+    rows = {step for word, step in _ROW_WORDS.items() if word in words}
+    columns = {step for word, step in _COLUMN_WORDS.items() if word in words}
+    if len(rows) > 1 or len(columns) > 1:
+        return None
+    if not rows and not columns and not words & _CENTRE_WORDS:
+        return None
+    return CELLS[(1 + sum(rows)) * 3 + 1 + sum(columns)]
+
+
+def category_of_words(text: str) -> str | None:
+    """The defect category whose name or synonym the whole text is ("Stain." → "contamination"), or None."""
+    return _CATEGORY_OF.get(tidy(text).strip(" .!"))
+
+
+_PLACE_WORD = "|".join((*_ROW_WORDS, *_COLUMN_WORDS, *sorted(_CENTRE_WORDS)))
+# "lies on top" says how, not where.
+_PLACE_PHRASE = re.compile(rf"\b(?!(?<=\bon )top\b)(?:{_PLACE_WORD})(?:[\s-]+(?:{_PLACE_WORD}))*\b", re.IGNORECASE)
+_TYPE_PHRASE = re.compile(
+    rf"\b({'|'.join(map(re.escape, sorted(_CATEGORY_OF, key=len, reverse=True)))})(?:e?s)?\b", re.IGNORECASE
+)
+
+
+def place_in_reasoning(reasoning: str) -> str | None:
+    """The cell that a running text names last (it looks around first and decides at the end), or None."""
+    phrases = _PLACE_PHRASE.findall(reasoning)
+    return cell_of_words(phrases[-1]) if phrases else None
+
+
+def type_in_reasoning(reasoning: str) -> str | None:
+    """The category that a running text names last, by its name or a synonym, plurals included, or None."""
+    phrases = _TYPE_PHRASE.findall(tidy(reasoning))
+    return _CATEGORY_OF[phrases[-1].lower()] if phrases else None

@@ -1,0 +1,275 @@
+"""The command `iadr1`. Each command leaves the work to a room of the library and imports it when called.
+
+Exit status: 0 done, 1 failed, 2 wrong use, 130 stopped by the user.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from iadr1_lib.runs import Run, UserError, WrongUse, project_root, raise_if_full, stamp, write_json
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from PIL import Image
+
+FAILED, WRONG_USE, STOPPED = 1, 2, 130
+REPORTED = (
+    "balanced_accuracy",
+    "accuracy_normal",
+    "accuracy_defective",
+    "share_unparsed",
+    "location",
+    "type",
+)
+
+
+class PoliteGroup(typer.core.TyperGroup):
+    """Turns the errors a user can mend into one line on stderr and an exit status."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except OSError as error:
+            try:
+                raise_if_full(error, Path(error.filename or "."))
+            except UserError as full:
+                raise _complain(full, FAILED) from error
+            raise
+        except UserError as error:
+            raise _complain(error, WRONG_USE if isinstance(error, WrongUse) else FAILED) from error
+        except KeyboardInterrupt as error:
+            raise _complain("stopped; run the same command to go on", STOPPED) from error
+
+
+def _complain(message: object, status: int) -> typer.Exit:
+    typer.echo(f"iadr1: {message}", err=True)
+    return typer.Exit(status)
+
+
+app = typer.Typer(
+    cls=PoliteGroup,
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="IAD-R1 on your own machine: run the course, train a stage, judge pictures.",
+)
+
+
+class Stage(StrEnum):
+    """The two stages, and the control: PA-SFT continued instead of SC-GRPO."""
+
+    PA_SFT = "pa-sft"
+    SC_GRPO = "sc-grpo"
+    CONTROL = "control"
+
+
+class Prompt(StrEnum):
+    """How a picture is asked about: the question alone, or with "answer yes or no" for an untrained model."""
+
+    BARE = "bare"
+    YES_NO = "yes-no"
+
+
+ProfileOption = Annotated[str, typer.Option(help="Size of the course: a file in data/profiles/.")]
+SeedOption = Annotated[int, typer.Option(min=0, help="Seed of everything that is drawn or sampled.")]
+PromptOption = Annotated[Prompt, typer.Option(help="yes-no is the fair way to ask an untrained model.")]
+ModelOption = Annotated[Path, typer.Option(help="Model folder, such as runs/mini-s0/sc_grpo/model.")]
+
+
+# --------------------------------------------------------------------------------------------- the course
+
+
+@app.command()
+def run(
+    profile: ProfileOption = "mini",
+    only: Annotated[str | None, typer.Option(help="Notebooks by number, such as 04,07.")] = None,
+    seed: SeedOption = 0,
+    force: Annotated[bool, typer.Option("--force", help="Run and train again what is up to date.")] = False,
+    verbose: Annotated[bool, typer.Option("--verbose", help="Show what the notebooks print.")] = False,
+) -> None:
+    """Execute the course's notebooks in order; skips what is up to date, goes on where it was stopped."""
+    from iadr1_lib import batch
+
+    chosen = Run(profile, seed)
+    outcomes = batch.run_notebooks(chosen, only, force, verbose, say=lambda line: print(line, flush=True))
+    console = _console()
+    console.print(batch.outcome_table(outcomes))
+    console.print(f"results in {chosen.folder}")
+    if any(outcome.status in (batch.FAILED, batch.NOT_RUN) for outcome in outcomes):
+        raise typer.Exit(FAILED)
+
+
+@app.command()
+def train(
+    stage: Annotated[Stage, typer.Option(help="pa-sft, or sc-grpo (which needs pa-sft).")],
+    profile: ProfileOption = "mini",
+    seed: SeedOption = 0,
+) -> None:
+    """Train one stage in the run folder; a finished stage whose inputs have not changed is used again."""
+    from iadr1_lib import course
+
+    made = course.train_stage(Run(profile, seed), stage.value.replace("-", "_"))
+    print(f"{stage.value} is in {made}")
+
+
+@app.command("build-base")
+def build_base(
+    out: Annotated[Path | None, typer.Option(help="Folder to write; default data/mini_base.")] = None,
+    seed: SeedOption = 0,
+) -> None:
+    """Make the mini model's base weights from nothing (under an hour on two cores)."""
+    from iadr1_lib import base
+
+    print(f"base weights are in {base.build_base(out or project_root() / 'data' / 'mini_base', seed)}")
+
+
+@app.command()
+def doctor() -> None:
+    """Check what the course needs: one OK or FAIL line each, with the mend."""
+    from iadr1_lib.doctor import examine
+
+    failed = 0
+    for check in examine():
+        print(check, flush=True)
+        failed += not check.ok
+    print(f"{failed} to mend" if failed else "all is well: iadr1 run --profile mini")
+    if failed:
+        raise typer.Exit(FAILED)
+
+
+@app.command()
+def report(
+    runs: Annotated[list[Path] | None, typer.Argument(help="Run folders, such as runs/mini-s*.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Metrics file to write: rows and provenance.")] = None,
+    readme: Annotated[bool, typer.Option("--readme", help="Renew README.md from the shipped results.")] = False,
+) -> None:
+    """Put runs of several seeds together; without a run, show the results that the project ships."""
+    from iadr1_lib import report as room
+
+    found = room.pooled_metrics(runs) if runs else room.shipped_metrics()
+    for table in room.tables(found["rows"]):
+        rendered = Table(*table.columns)
+        for row in table.astype(str).to_numpy().tolist():
+            rendered.add_row(*(cell.replace("[", r"\[") for cell in row))
+        _console().print(rendered)
+    if out:
+        print(f"metrics in {write_json(out, found)}")
+    if readme:
+        print(f"results in {room.write_readme()}")
+
+
+# --------------------------------------------------------------------------------------------- real input
+
+
+@app.command()
+def evaluate(
+    model: ModelOption,
+    data: Annotated[Path, typer.Option(help="Data set root or one category, in MVTec-AD's layout.")],
+    out: Annotated[Path | None, typer.Option(help="Metrics file; predictions lie beside it.")] = None,
+    parser: Annotated[str, typer.Option(help="How answers are read: fair, strict, ...")] = "fair",
+    prompt: PromptOption = Prompt.BARE,
+    batch_size: Annotated[int, typer.Option(min=1, help="Pictures per forward pass.")] = 32,
+    seed: SeedOption = 0,
+) -> None:
+    """Score the test pictures of any folder in MVTec-AD's layout; writes predictions and metrics.
+
+    A run that was stopped goes on; one that was finished is made anew.
+    """
+    from iadr1_lib import benchmarks, scoring
+
+    if parser not in scoring.PARSERS:
+        raise WrongUse(f"unknown parser {parser}: choose from {', '.join(scoring.PARSERS)}")
+    samples = [sample for sample in benchmarks.load_mvtec(data) if sample.split == "test"]
+    benchmarks.require_both_labels(samples, data)
+    from iadr1_lib import inference
+
+    out = out or Path(f"evaluation_{data.resolve().name}.json")
+    predictions = out.with_suffix(".predictions.jsonl")
+    if out.exists():
+        predictions.unlink(missing_ok=True)
+        out.unlink()
+    inference.predict(
+        model, samples, predictions, prompt=prompt.value, protocol=parser, batch_size=batch_size, seed=seed
+    )
+    table = scoring.score(scoring.read_predictions(predictions), parser, seed)
+    said = {"model": str(model), "data": str(data), "parser": parser, "prompt": prompt.value}
+    rows = scoring.metric_rows(table, data.resolve().name)
+    write_json(out, {"rows": rows, "provenance": stamp(said, seed, [data])})
+    _console().print(_score_table(table))
+    print(f"{len(samples)} pictures; metrics in {out}, predictions in {predictions}")
+
+
+@app.command()
+def inspect(
+    images: Annotated[list[Path], typer.Argument(help="Pictures of any size and mode.")],
+    model: ModelOption,
+    save_marked: Annotated[Path | None, typer.Option(help="Folder for copies with the cell marked.")] = None,
+    prompt: PromptOption = Prompt.BARE,
+) -> None:
+    """Ask the model about pictures: prints answer, type, location and reasoning."""
+    from iadr1_lib import answer, benchmarks
+
+    pictures = [benchmarks.open_image(path) for path in images]
+    from iadr1_lib import inference
+
+    texts = inference.answer_images(model, pictures, prompt=prompt.value)
+    for path, picture, text in zip(images, pictures, texts, strict=True):
+        said = answer.parse_answer(text)
+        print(f"{path} ({picture.width} x {picture.height})")
+        for name, value in (
+            ("answer", said.answer or f"none that can be read; the model wrote: {text.strip()!r}"),
+            ("type", said.type),
+            ("location", said.location),
+            ("reasoning", said.reasoning),
+        ):
+            print(f"  {name:<10}{value or '-'}")
+        if save_marked:
+            print(f"  {'marked':<10}{_save_marked(save_marked, path, picture, said)}")
+
+
+def _save_marked(folder: Path, path: Path, picture: Image.Image, said: Any) -> Path:
+    from iadr1_lib import answer, plots
+
+    cell = answer.cell_of_words(said.location or "")
+    words = [word for word in (said.answer, said.type, said.location) if word]
+    folder.mkdir(parents=True, exist_ok=True)
+    target = folder / f"{path.parent.name}_{path.stem}_marked.png"
+    plots.mark_cell(picture, cell, ", ".join(words) or "no answer").save(target)
+    return target
+
+
+def _score_table(table: pd.DataFrame) -> Table:
+    """One row per benchmark; metrics in percent with their 95 % interval."""
+    one = table["benchmark"].nunique() == 2  # itself and the mean, which would say it again
+    shown = table[table["metric"].isin(REPORTED) & ~(one & (table["benchmark"] == "mean"))]
+    columns = [metric for metric in REPORTED if metric in set(shown["metric"])]
+    rendered = Table("benchmark", *(column.replace("_", " ") for column in columns))
+    for benchmark, group in shown.groupby("benchmark", sort=False):
+        by_metric = {row["metric"]: row for row in group.to_dict("records")}
+        rendered.add_row(str(benchmark), *(_percent(by_metric.get(column)) for column in columns))
+    return rendered
+
+
+def _percent(row: dict[Any, Any] | None) -> str:
+    if row is None or row["value"] != row["value"]:
+        return "-"
+    interval = "" if row["low"] != row["low"] else f" [{row['low']:.0f}, {row['high']:.0f}]"
+    return f"{row['value']:.1f}" + interval.replace("[", r"\[")
+
+
+def _console() -> Console:
+    """A console that wraps no cell away when the output goes to a file."""
+    console = Console()
+    return console if console.is_terminal else Console(width=160)
+
+
+def main() -> None:
+    """Entry point of the console command."""
+    app()

@@ -1,0 +1,168 @@
+"""The course as a chain of steps: which rooms each step joins, which files of a run it reads and writes.
+
+The notebooks and the command line call these functions, so that both do the same thing. What a step does stands in the
+room it calls; here stand only the names of the parts and the order.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from iadr1_lib import expert_ad, synthetic
+from iadr1_lib.benchmarks import Sample, load_mvtec
+from iadr1_lib.runs import Run, base_model_dir, commit
+
+STAGES = ("base", "pa_sft", "sc_grpo", "control")
+STAGE_TITLES = {"base": "base", "pa_sft": "PA-SFT", "sc_grpo": "SC-GRPO", "control": "PA-SFT continued"}
+
+
+@dataclass(frozen=True)
+class WorldSettings:
+    """Numbers of families and pictures of the mini world. `test_images` is per benchmark.
+
+    Test and dev pictures are the same for every run seed; training pictures are drawn with the run's seed.
+    """
+
+    pa_sft_families: int
+    pa_sft_images: int
+    sc_grpo_families: int
+    sc_grpo_images: int
+    dev_images: int
+    dev_check_images: int
+    test_images: int
+    fixed_seed: int
+
+
+@dataclass(frozen=True)
+class EvaluationSettings:
+    """How answers are asked for and read."""
+
+    batch: int
+    max_new_tokens: int
+    parser: str
+    base_prompt: str
+
+
+def world_settings(run: Run) -> WorldSettings:
+    return run.profile.settings("world", WorldSettings)
+
+
+def evaluation_settings(run: Run) -> EvaluationSettings:
+    return run.profile.settings("evaluation", EvaluationSettings)
+
+
+# ---------------------------------------------------------------------------------------------- the world
+
+
+def draw_training_world(run: Run) -> None:
+    """Draw the pictures of Expert-AD (PA-SFT and SC-GRPO, families apart) and of the dev set."""
+    world = world_settings(run)
+    first = synthetic.train_families(world.pa_sft_families)
+    second = synthetic.train_families(world.sc_grpo_families, start=world.pa_sft_families)
+    synthetic.write_world(run.path("world", "pa_sft"), first, world.pa_sft_images, seed=100 + 2 * run.seed)
+    synthetic.write_world(run.path("world", "sc_grpo"), second, world.sc_grpo_images, seed=101 + 2 * run.seed)
+    synthetic.write_world(run.path("world", "dev"), synthetic.dev_families(), world.dev_images, world.fixed_seed)
+
+
+def training_samples(run: Run, part: str) -> list[Sample]:
+    """Samples of `part`: "pa_sft", "sc_grpo" or "dev", in the order they were drawn (normal and defective in turn)."""
+    root = run.require(run.path("world", part), "02_data")
+    return sorted(load_mvtec(root, benchmark=part), key=lambda s: Path(s.image).name)
+
+
+def benchmark_samples(run: Run, why: str) -> list[Sample]:
+    """The six mini benchmarks, drawn if they are not there yet. Each opening is noted in the run with its reason."""
+    world = world_settings(run)
+    samples: list[Sample] = []
+    for number, (name, families) in enumerate(synthetic.test_families().items()):
+        root = run.path("world", "test", name)
+        synthetic.write_world(root, families, world.test_images, seed=world.fixed_seed + 1 + number)
+        samples += sorted(load_mvtec(root, benchmark=name), key=lambda s: Path(s.image).name)
+    note = {"time": datetime.now(UTC).isoformat(timespec="seconds"), "why": why, "commit": commit()}
+    with run.path("test_openings.jsonl").open("a") as file:
+        file.write(json.dumps(note) + "\n")
+    return samples
+
+
+# ---------------------------------------------------------------------------------------------- Expert-AD
+
+
+def build_expert_ad(run: Run) -> Path:
+    """Records with reasoning for PA-SFT, questions with labels for SC-GRPO, and for the control the same questions
+    with reasoning. Returns the folder."""
+    folder = run.path("expert_ad")
+    second = training_samples(run, "sc_grpo")
+    records, rejected = expert_ad.build_records(training_samples(run, "pa_sft"), run.seed)
+    expert_ad.export(records, second, rejected, folder)
+    again, _ = expert_ad.build_records(second, run.seed)
+    (folder / "control.json").write_text(json.dumps([expert_ad.pa_sft_row(r) for r in again], indent=1))
+    return folder
+
+
+# ---------------------------------------------------------------------------------------------- stages
+
+
+def dev_check(run: Run, count: int | None = None):  # type: ignore[no-untyped-def]
+    """A function (model, processor) -> balanced accuracy in percent on the first `count` dev pictures."""
+    from iadr1_lib import inference, scoring
+    from iadr1_lib.benchmarks import open_image
+
+    evaluation = evaluation_settings(run)
+    samples = training_samples(run, "dev")[: count or world_settings(run).dev_check_images]
+    images = [open_image(s.image) for s in samples]
+
+    def score(model, processor) -> float:  # type: ignore[no-untyped-def]
+        raw: list[str] = []
+        for start in range(0, len(images), evaluation.batch):
+            batch = [[image] for image in images[start : start + evaluation.batch]]
+            made = inference.generate(model, processor, batch, max_new_tokens=evaluation.max_new_tokens)
+            raw += [text for text, _ in made]
+        return scoring.balanced_accuracy([s.label for s in samples], [scoring.read_answer(t) for t in raw])
+
+    return score
+
+
+def train_stage(run: Run, stage: str) -> Path:
+    """Train "pa_sft", "sc_grpo" or "control" (or take the finished stage) and return its model folder.
+
+    The control is PA-SFT continued on SC-GRPO's pictures, with records written for them, for about as long as SC-GRPO
+    takes: what the same time buys without reinforcement.
+    """
+    from iadr1_lib import training
+
+    records = run.require(run.path("expert_ad", f"{stage}.json"), "03_expert_ad")
+    start = base_model_dir() if stage == "pa_sft" else run.require(run.path("pa_sft", "model"), "04_pa_sft")
+    out, check = run.path(stage), dev_check(run)
+    if stage == "sc_grpo":
+        grpo = run.profile.settings(stage, training.ScGrpoSettings)
+        return training.train_sc_grpo(start, records, out, grpo, run.seed, check)
+    sft = run.profile.settings(stage, training.PaSftSettings)
+    return training.train_pa_sft(start, records, out, sft, run.seed, check)
+
+
+def stage_model(run: Run, stage: str) -> Path:
+    """The model folder of a stage, or a UserError that names the notebook which makes it."""
+    if stage == "base":
+        return base_model_dir()
+    maker = "04_pa_sft" if stage == "pa_sft" else "07_sc_grpo"
+    return run.require(run.path(stage, "model"), maker)
+
+
+def predict_stage(run: Run, stage: str, samples: Sequence[Sample]) -> Path:
+    """Answers of a stage's model on `samples` -> predictions/<stage>.jsonl. The base is asked for yes or no."""
+    from iadr1_lib import inference
+
+    evaluation = evaluation_settings(run)
+    return inference.predict(
+        stage_model(run, stage),
+        samples,
+        run.path("predictions", f"{stage}.jsonl"),
+        prompt=evaluation.base_prompt if stage == "base" else "bare",
+        batch_size=evaluation.batch,
+        max_new_tokens=evaluation.max_new_tokens,
+        seed=run.seed,
+    )

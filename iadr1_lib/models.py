@@ -1,0 +1,203 @@
+"""The vision-language models: building the mini VLM, loading any saved model with its processor.
+
+The mini VLM has the three parts of the paper's headline model, LLaVA-OneVision 0.5B (a SigLIP tower, a projector, a
+Qwen2 language model), at a few million parameters, in transformers' `LlavaForConditionalGeneration`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+
+import torch
+from tokenizers import Tokenizer, decoders
+from tokenizers.models import BPE
+from tokenizers.pre_tokenizers import ByteLevel
+from tokenizers.trainers import BpeTrainer
+from transformers import (
+    AutoModelForImageTextToText,
+    AutoProcessor,
+    LlavaConfig,
+    LlavaForConditionalGeneration,
+    LlavaProcessor,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+    ProcessorMixin,
+    Qwen2Config,
+    SiglipVisionConfig,
+)
+from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
+from transformers.utils import logging as transformers_logging
+
+from iadr1_lib.answer import TAGS
+from iadr1_lib.runs import UserError
+
+transformers_logging.disable_progress_bar()  # a bar per load of a model that loads in no time
+
+IMAGE_SIZE = 96
+PATCH_SIZE = 12
+PAD, USER, ASSISTANT, END, IMAGE = "<|pad|>", "<|user|>", "<|assistant|>", "<|end|>", "<image>"
+
+# One line per message: role mark, images where the content has them, text, end mark. Content may be a plain string
+# or a list of parts, as in the chat templates of the seven large models.
+CHAT_TEMPLATE = (
+    "{% for message in messages %}"
+    "{{ '<|' + message['role'] + '|>' }}"
+    "{% if message['content'] is string %}{{ message['content'] }}"
+    "{% else %}{% for part in message['content'] %}"
+    "{% if part['type'] == 'image' %}{{ '<image>\\n' }}{% else %}{{ part['text'] }}{% endif %}"
+    "{% endfor %}{% endif %}"
+    "{{ '<|end|>' }}"
+    "{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}"
+)
+
+
+def build_tokenizer(corpus: Iterable[str], vocabulary: int = 768) -> PreTrainedTokenizerFast:
+    """A byte-level BPE tokenizer trained on `corpus`; the eight tags and the chat marks are one token each."""
+    tokenizer = Tokenizer(BPE())
+    tokenizer.pre_tokenizer = ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = BpeTrainer(
+        vocab_size=vocabulary,
+        special_tokens=[PAD, USER, ASSISTANT, END, IMAGE],
+        initial_alphabet=ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(corpus, trainer)
+    tokenizer.add_tokens(list(TAGS))  # ordinary tokens: decoding keeps them
+    fast = PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        pad_token=PAD,
+        eos_token=END,
+        extra_special_tokens={"image_token": IMAGE},
+        padding_side="left",
+        clean_up_tokenization_spaces=False,
+    )
+    fast.chat_template = CHAT_TEMPLATE
+    return fast
+
+
+def build_processor(tokenizer: PreTrainedTokenizerFast) -> LlavaProcessor:
+    """Pictures become 96 x 96 (bilinear), prompts get 64 image tokens per picture.
+
+    The Pillow image processor is named explicitly: with torchvision installed transformers would choose another one,
+    whose pixels differ.
+    """
+    pictures = SiglipImageProcessorPil(
+        size={"height": IMAGE_SIZE, "width": IMAGE_SIZE},
+        resample=2,
+        image_mean=[0.5] * 3,
+        image_std=[0.5] * 3,
+    )
+    return LlavaProcessor(
+        image_processor=pictures,
+        tokenizer=tokenizer,
+        patch_size=PATCH_SIZE,
+        vision_feature_select_strategy="full",
+        chat_template=CHAT_TEMPLATE,
+        image_token=IMAGE,
+        num_additional_image_tokens=0,
+    )
+
+
+def build_mini(
+    tokenizer: PreTrainedTokenizerFast,
+    *,
+    vision_layers: int = 4,
+    vision_width: int = 192,
+    text_layers: int = 3,
+    text_width: int = 192,
+) -> LlavaForConditionalGeneration:
+    """The mini VLM with random weights (seed torch first)."""
+    vision = SiglipVisionConfig(
+        hidden_size=vision_width,
+        intermediate_size=4 * vision_width,
+        num_hidden_layers=vision_layers,
+        num_attention_heads=vision_width // 48,
+        image_size=IMAGE_SIZE,
+        patch_size=PATCH_SIZE,
+        vision_use_head=False,
+    )
+    text = Qwen2Config(
+        vocab_size=len(tokenizer),
+        hidden_size=text_width,
+        intermediate_size=text_width * 5 // 2,
+        num_hidden_layers=text_layers,
+        num_attention_heads=text_width // 48,
+        num_key_value_heads=text_width // 96,
+        max_position_embeddings=1024,
+        tie_word_embeddings=True,
+        bos_token_id=None,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    config = LlavaConfig(
+        vision_config=vision,
+        text_config=text,
+        image_token_id=tokenizer.convert_tokens_to_ids(IMAGE),
+        vision_feature_select_strategy="full",
+        vision_feature_layer=-1,
+        image_seq_length=(IMAGE_SIZE // PATCH_SIZE) ** 2,
+        tie_word_embeddings=True,
+        pad_token_id=tokenizer.pad_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+    )
+    model = LlavaForConditionalGeneration(config)
+    generation = model.generation_config
+    generation.eos_token_id, generation.pad_token_id = tokenizer.eos_token_id, tokenizer.pad_token_id
+    generation.suppress_tokens = [config.image_token_id]  # an image mark in an answer would ask for a picture
+    return model
+
+
+def save_model(model: PreTrainedModel, processor: ProcessorMixin, folder: Path, *, half: bool = False) -> None:
+    """Write a folder that `from_pretrained` loads. `half` stores float16 weights that load as float32."""
+    folder.mkdir(parents=True, exist_ok=True)
+    if half:
+        model.half().save_pretrained(folder)
+        model.float()
+        _load_as_float32(folder / "config.json")
+    else:
+        model.save_pretrained(folder)
+    processor.save_pretrained(folder)
+
+
+def _load_as_float32(config_file: Path) -> None:
+    config = json.loads(config_file.read_text())
+    for part in (config, config["text_config"], config["vision_config"]):
+        part["dtype"] = "float32"
+    config_file.write_text(json.dumps(config, indent=2))
+
+
+def load_processor(folder: Path | str) -> ProcessorMixin:
+    """The processor of a saved model, with Pillow pixels whether torchvision is installed or not."""
+    return AutoProcessor.from_pretrained(str(folder), backend="pil")
+
+
+def load_model(folder: Path | str) -> tuple[PreTrainedModel, ProcessorMixin]:
+    """Model (in evaluation mode, on the GPU if there is one) and processor of a saved folder.
+
+    Raises:
+        UserError: the folder is missing, or has no weights.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise UserError(f"there is no model folder {folder}; name a folder that a training stage wrote (…/model)")
+    if not any(folder.glob("*.safetensors")):
+        raise UserError(
+            f"the model folder {folder} holds no weights (*.safetensors); train the stage again with `iadr1 train`, "
+            "or name another folder"
+        )
+    model = AutoModelForImageTextToText.from_pretrained(str(folder))
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    return model.to(device).eval(), load_processor(folder)
+
+
+def parameter_count(model: PreTrainedModel) -> dict[str, int]:
+    """Parameters of the three parts: tower, projector, language model (tied embeddings counted once)."""
+    counts = {"tower": 0, "projector": 0, "language model": 0}
+    for name, parameter in model.named_parameters():
+        part = "tower" if "vision_tower" in name else "projector" if "projector" in name else "language model"
+        counts[part] += parameter.numel()
+    return counts

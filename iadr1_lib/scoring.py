@@ -1,0 +1,536 @@
+"""Scores: read answers, count them per benchmark, say how sure the numbers are, compare two models.
+
+Every metric here is a share of images, and every interval a stratified bootstrap: images are drawn again
+within each benchmark and label, 2,000 times, seeded, 95 %. All values are in percent. Nothing here knows of
+models.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from PIL import Image
+from sklearn.model_selection import KFold, StratifiedKFold, cross_val_predict
+from sklearn.neighbors import NearestNeighbors
+from sklearn.preprocessing import StandardScaler
+from sklearn.tree import DecisionTreeClassifier
+from statsmodels.stats.contingency_tables import mcnemar
+
+from iadr1_lib.answer import (
+    Label,
+    category_of_words,
+    cell_of_words,
+    first_pair,
+    matches_format,
+    parse_answer,
+    place_in_reasoning,
+    tidy,
+    type_in_reasoning,
+)
+from iadr1_lib.benchmarks import Sample, open_image
+from iadr1_lib.runs import UserError
+
+DRAWS = 2_000
+PREDICTION_KEYS = (
+    *("image", "category", "benchmark", "label", "location", "type"),  # the sample and its truth
+    *("raw", "p_yes", "prompt", "protocol", "model", "seed"),  # what a model said, and how it was asked
+)
+MEAN = "mean"  # the row that averages the benchmarks, each with the same weight, as the paper's tables do
+
+# ---------------------------------------------------------------------------------------------------- parsers
+
+_FIRST_WORD = re.compile(r"\b(yes|no)\b", re.IGNORECASE)
+_ONE_LINE_ANSWER = re.compile(r"<answer>(.*?)</answer>")
+
+
+def _fair(text: str) -> Label | None:
+    tagged = first_pair(text, "answer")
+    found = _FIRST_WORD.search(text if tagged is None else tagged)
+    return _label(found.group(1).lower()) if found else None
+
+
+def _released_tagged(text: str) -> Label | None:
+    found = _ONE_LINE_ANSWER.search(text)
+    return _first_option(found.group(1).strip().lower()) if found else None
+
+
+def _released_free_text(text: str) -> Label | None:
+    return _label(text.strip(".!").lower()) or _first_option(text)
+
+
+def _released_free_text_ci(text: str) -> Label | None:
+    return _released_free_text(text.lower().strip())
+
+
+def _label(word: str) -> Label | None:
+    return "yes" if word == "yes" else "no" if word == "no" else None
+
+
+def _first_option(text: str) -> Label | None:
+    """The option that the text equals, else the first, yes before no, where one contains the other."""
+    if text in ("yes", "no"):
+        return _label(text)
+    return next((option for option in ("yes", "no") if option in text or text in option), None)
+
+
+PARSERS: dict[str, Callable[[str], Label | None]] = {
+    "strict": matches_format,
+    "fair": _fair,
+    "released-tagged": _released_tagged,
+    "released-free-text": _released_free_text,
+    "released-free-text-ci": _released_free_text_ci,
+}
+
+
+def read_answer(text: str, parser: str = "strict") -> Label | None:
+    """What ``text`` answers: "yes", "no" or None.
+
+    - ``strict``: the whole output is one of the two patterns.
+    - ``fair``: inside the answer tag if there is one, else anywhere: the first whole word yes or no.
+    - ``released-tagged``, ``released-free-text``, ``released-free-text-ci`` (case-insensitive): what the
+      paper's released test code reads, its slips included ("snout" contains "no"; an empty tag is a yes).
+
+    Raises ValueError for another parser.
+    """
+    if parser not in PARSERS:
+        raise ValueError(f"no parser is called {parser!r}; choose from {', '.join(PARSERS)}")
+    return PARSERS[parser](text)
+
+
+# ------------------------------------------------------------------------------------------------ predictions
+
+
+def balanced_accuracy(labels: Sequence[str], answers: Sequence[str | None]) -> float:
+    """Mean of the shares of normal and of defective images answered rightly, in percent; unparsed counts as wrong."""
+    right = np.array([answer == label for label, answer in zip(labels, answers, strict=True)], dtype=float)
+    defective = np.array([label == "yes" for label in labels])
+    return float(100 * (right[defective].mean() + right[~defective].mean()) / 2)
+
+
+def read_predictions(path: str | Path) -> pd.DataFrame:
+    """One row per answered image, from JSON Lines with the keys PREDICTION_KEYS.
+
+    UserError for a missing or empty file, and with the line's number for a line that is cut off or damaged.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(f"There are no predictions at {path}: run the evaluation that writes them first.")
+    lines = path.read_text(encoding="utf-8", errors="replace").split("\n")
+    rows = [_prediction(line, f"{path}, line {number}") for number, line in enumerate(lines, 1) if line.strip()]
+    if not rows:
+        raise UserError(f"{path} holds no prediction: delete it and run the evaluation again.")
+    frame = pd.DataFrame(rows)
+    twice = frame[frame.duplicated(["benchmark", "image"])]
+    if len(twice):
+        raise UserError(f"{path} answers {twice['image'].iloc[0]} twice: keep one line of each image.")
+    return frame
+
+
+def _prediction(line: str, where: str) -> dict[str, Any]:
+    mend = "delete the line and run the evaluation again, which answers only what is missing."
+    try:
+        row = json.loads(line)
+    except ValueError:
+        raise UserError(f"{where} is not complete JSON: {mend}") from None
+    if not isinstance(row, dict):
+        raise UserError(f"{where} is not a JSON object: {mend}")
+    missing = [key for key in PREDICTION_KEYS if key not in row]
+    if missing:
+        raise UserError(f"{where} lacks {', '.join(missing)}: {mend}")
+    if row["label"] not in ("yes", "no") or not isinstance(row["raw"], str):
+        raise UserError(f"{where} needs a label that is yes or no and a raw text: {mend}")
+    return row
+
+
+def judge(predictions: pd.DataFrame, parser: str = "fair") -> pd.DataFrame:
+    """Each prediction with what it was read as: columns answer, correct, location_right, type_right (0, 1 or
+    NaN).
+
+    ``location_right`` and ``type_right`` are NaN on normal images and where the truth is not known. On a
+    defective image they are 1 only if the answer is yes and the tag names the true cell (whole words) or
+    category (its name or a synonym). An unparsed answer (None) is wrong throughout.
+    """
+    judged = predictions.reset_index(drop=True).copy()
+    judged["answer"] = [read_answer(raw, parser) for raw in judged["raw"]]
+    judged["correct"] = (judged["answer"] == judged["label"]).astype(float)
+    said = [parse_answer(raw) for raw in judged["raw"]]
+    for tag, reader in (("location", cell_of_words), ("type", _type_name)):
+        truths = judged[tag] if tag in judged else [None] * len(judged)
+        judged[f"{tag}_right"] = [
+            float(answer == "yes" and reader(getattr(tags, tag) or "") == reader(truth))
+            if label == "yes" and isinstance(truth, str) and reader(truth)
+            else np.nan
+            for truth, tags, answer, label in zip(truths, said, judged["answer"], judged["label"], strict=True)
+        ]
+    return judged
+
+
+def _type_name(text: str) -> str | None:
+    """The category, or the text itself where the vocabulary lacks it ("crack" is right for "crack" alone)."""
+    return category_of_words(text) or tidy(text) or None
+
+
+# --------------------------------------------------------------------------------------- estimates, intervals
+
+
+class _Estimate(NamedTuple):
+    value: float  # a share, 0 to 1; NaN where undefined
+    draws: NDArray[np.float64]  # the same share in each bootstrap draw
+    n: int  # images it rests on
+    note: str = ""
+
+
+def _mean(values: Sequence[float] | NDArray[np.float64], what: str, rng: np.random.Generator) -> _Estimate:
+    """Mean of one stratum with its bootstrap draws.
+
+    Drawing n images with replacement and averaging depends only on how often each distinct value is drawn,
+    and those counts are multinomial: one call per stratum gives exactly the bootstrap's distribution.
+    """
+    known = np.asarray(values, dtype=float)
+    known = known[~np.isnan(known)]
+    if not len(known):
+        return _Estimate(np.nan, np.full(DRAWS, np.nan), 0, f"no {what}")
+    distinct, counts = np.unique(known, return_counts=True)
+    drawn = rng.multinomial(len(known), counts / len(known), size=DRAWS)
+    return _Estimate(float(known.mean()), drawn @ distinct / len(known), len(known))
+
+
+def _combine(parts: Sequence[tuple[float, _Estimate]]) -> _Estimate:
+    """Weighted sum of independent strata; undefined, with the reason, if a part is."""
+    parts = [(weight, part) for weight, part in parts if weight]
+    value = sum(weight * part.value for weight, part in parts)
+    draws = np.sum([weight * part.draws for weight, part in parts], axis=0)
+    note = next((part.note for _, part in parts if part.note), "")
+    return _Estimate(float(value), draws, sum(part.n for _, part in parts), note)
+
+
+def _average(estimates: dict[str, _Estimate]) -> _Estimate:
+    """Mean over benchmarks, each with the same weight; undefined if one is, so that means stay comparable."""
+    noted = {name: e._replace(note=f"{name}: {e.note}" if e.note else "") for name, e in estimates.items()}
+    return _combine([(1 / len(noted), estimate) for estimate in noted.values()])
+
+
+def _row(benchmark: str, metric: str, estimate: _Estimate) -> dict[str, Any]:
+    low, high = np.percentile(estimate.draws, [2.5, 97.5])
+    percent = {"value": estimate.value, "low": low, "high": high}
+    return {
+        "benchmark": benchmark,
+        "metric": metric,
+        **{key: 100 * float(share) for key, share in percent.items()},
+        "n": estimate.n,
+        "unit": "%",
+        "note": estimate.note,
+    }
+
+
+def _tabulate(by_benchmark: dict[str, dict[str, _Estimate]]) -> list[dict[str, Any]]:
+    rows = [_row(name, metric, e) for name, found in by_benchmark.items() for metric, e in found.items()]
+    metrics = next(iter(by_benchmark.values()))
+    averages = {m: _average({name: found[m] for name, found in by_benchmark.items()}) for m in metrics}
+    return rows + [_row(MEAN, metric, estimate) for metric, estimate in averages.items()]
+
+
+def _by_label(group: pd.DataFrame, column: str, rng: np.random.Generator) -> dict[str, _Estimate]:
+    return {
+        label: _mean(group.loc[group["label"] == label, column].to_numpy(float), f"{word} images", rng)
+        for label, word in (("no", "normal"), ("yes", "defective"))
+    }
+
+
+def _share_estimates(group: pd.DataFrame, rng: np.random.Generator) -> dict[str, _Estimate]:
+    """The metrics of one benchmark that are shares of its images."""
+    right = _by_label(group, "correct", rng)
+    weights = {label: float((group["label"] == label).mean()) for label in right}
+    found = {
+        "balanced_accuracy": _combine([(0.5, right["no"]), (0.5, right["yes"])]),
+        "accuracy_normal": right["no"],
+        "accuracy_defective": right["yes"],
+    }
+    for metric in ("yes", "unparsed"):
+        shares = _by_label(group, f"is_{metric}", rng)
+        found[f"share_{metric}"] = _combine([(weights[label], shares[label]) for label in shares])
+    for metric in ("location", "type"):
+        right_tag = group[f"{metric}_right"].to_numpy(float)
+        found[metric] = _mean(right_tag, f"defective images with a {metric}", rng)
+    return found
+
+
+def _counts(group: pd.DataFrame) -> dict[str, int]:
+    """Confusion counts with yes as the positive class; tp + fn + tn + fp + unparsed = images."""
+    seen = group[["label", "answer"]].value_counts()
+    cells = {"tp": ("yes", "yes"), "fn": ("yes", "no"), "tn": ("no", "no"), "fp": ("no", "yes")}
+    counts = {name: int(seen.get(cell, 0)) for name, cell in cells.items()}
+    return {**counts, "unparsed": len(group) - sum(counts.values())}
+
+
+def score(predictions: pd.DataFrame, parser: str = "fair", seed: int = 0) -> pd.DataFrame:
+    """All metrics per benchmark and, in percent, their mean over benchmarks.
+
+    Columns: benchmark, metric, value, low, high, n, unit, note. Metrics in percent: balanced_accuracy (mean
+    of the next two, pooled over a benchmark's categories), accuracy_normal, accuracy_defective, share_yes,
+    share_unparsed, location and type (of all defective images, those answered yes with the right tag).
+    Counts: tp, fn, tn, fp, unparsed. A metric that a benchmark cannot have (no normal images, say) is NaN and
+    ``note`` says why; then so is its mean. An interval is empty of width where all images of a stratum agree:
+    the bootstrap cannot see further.
+    """
+    judged = judge(predictions, parser)
+    judged["is_yes"] = (judged["answer"] == "yes").astype(float)
+    judged["is_unparsed"] = judged["answer"].isna().astype(float)
+    rng = np.random.default_rng(seed)
+    groups = {str(name): group for name, group in judged.groupby("benchmark", sort=True)}
+    rows = _tabulate({name: _share_estimates(group, rng) for name, group in groups.items()})
+    for name, group in groups.items():
+        for metric, count in _counts(group).items():
+            rows.append(_count_row(name, metric, count, len(group)))
+    return pd.DataFrame(rows)
+
+
+def _count_row(benchmark: str, metric: str, count: int, n: int) -> dict[str, Any]:
+    bare = {"low": np.nan, "high": np.nan, "n": n, "unit": "images", "note": ""}
+    return {"benchmark": benchmark, "metric": metric, "value": float(count), **bare}
+
+
+def agreement(predictions: pd.DataFrame, parser: str = "fair", seed: int = 0) -> pd.DataFrame:
+    """How often, among answers yes, the reasoning and the tags say the same; table as from ``score``.
+
+    ``place_agrees``: the place that the reasoning names last is the tag's cell; ``place_differs``: it is
+    another one; the rest names none. The same for ``type``. Nothing is compared with the truth here.
+    """
+    answers = [parse_answer(raw) for raw in predictions["raw"]]
+    said = pd.DataFrame(
+        {
+            "benchmark": predictions["benchmark"].to_numpy(),
+            "yes": [read_answer(raw, parser) == "yes" for raw in predictions["raw"]],
+            "place": [place_in_reasoning(a.reasoning or "") for a in answers],
+            "place_tag": [cell_of_words(a.location or "") for a in answers],
+            "type": [type_in_reasoning(a.reasoning or "") for a in answers],
+            "type_tag": [_type_name(a.type or "") for a in answers],
+        }
+    )
+    rng = np.random.default_rng(seed)
+    found: dict[str, dict[str, _Estimate]] = {}
+    for name, everything in said.groupby("benchmark", sort=True):
+        group = everything[everything["yes"]]
+        found[str(name)] = {}
+        for what in ("place", "type"):
+            same = (group[what] == group[f"{what}_tag"]) & group[what].notna()
+            for metric, share in (("agrees", same), ("differs", group[what].notna() & ~same)):
+                found[str(name)][f"{what}_{metric}"] = _mean(np.asarray(share, float), "answers yes", rng)
+    return pd.DataFrame(_tabulate(found))
+
+
+def metric_rows(table: pd.DataFrame, prefix: str) -> list[dict[str, Any]]:
+    """A table from ``score``, ``agreement`` or ``label_only_baselines`` as rows for metrics.json.
+
+    Names are ``prefix/metric/benchmark``, as "sc_grpo/balanced_accuracy/mean"; undefined values become None.
+    """
+    return [
+        {
+            "name": f"{prefix}/{row['metric']}/{row['benchmark']}",
+            **{key: None if pd.isna(row[key]) else float(row[key]) for key in ("value", "low", "high")},
+            "n": int(row["n"]),
+            "unit": row["unit"],
+        }
+        for row in table.to_dict("records")
+    ]
+
+
+# ------------------------------------------------------------------------------------------ paired comparison
+
+
+class PairedDifference(NamedTuple):
+    """Model minus baseline in percentage points, its 95 % interval, the images, McNemar's exact p."""
+
+    value: float
+    low: float
+    high: float
+    n: int
+    p_mcnemar: float
+
+
+_METRIC_COLUMNS = {"balanced_accuracy": "correct", "location": "location_right", "type": "type_right"}
+
+
+def paired_difference(
+    model: pd.DataFrame | Sequence[pd.DataFrame],
+    baseline: pd.DataFrame | Sequence[pd.DataFrame],
+    metric: str = "balanced_accuracy",
+    parser: str = "fair",
+    seed: int = 0,
+) -> PairedDifference:
+    """How much better ``model`` is than ``baseline`` on the same images, as the mean over benchmarks.
+
+    Pairs stay together in the bootstrap: an image is drawn with both models' answers to it. Lists give one
+    pair of predictions per training seed: images are drawn within each seed, and the seeds' differences
+    averaged (so the interval speaks of images, for these seeds). ``metric`` is balanced_accuracy, location or
+    type. McNemar's exact test counts the images that only one of the two gets right.
+
+    Raises ValueError for another metric, UserError if the images differ.
+    """
+    if metric not in _METRIC_COLUMNS:
+        raise ValueError(f"no paired metric is called {metric!r}; choose from {', '.join(_METRIC_COLUMNS)}")
+    models = [model] if isinstance(model, pd.DataFrame) else list(model)
+    baselines = [baseline] if isinstance(baseline, pd.DataFrame) else list(baseline)
+    if len(models) != len(baselines) or not models:
+        raise ValueError(f"{len(models)} sets of predictions cannot be paired with {len(baselines)}")
+    rng = np.random.default_rng(seed)
+    pairs = [_pair(a, b, _METRIC_COLUMNS[metric], parser) for a, b in zip(models, baselines, strict=True)]
+    total = _combine([(1 / len(pairs), _paired_mean(pair, rng, metric)) for pair in pairs])
+    row = _row(MEAN, metric, total)
+    a, b = (pd.concat(pairs)[side] == 1 for side in ("model", "baseline"))
+    table = [[int((a & b).sum()), int((a & ~b).sum())], [int((~a & b).sum()), int((~a & ~b).sum())]]
+    p = float(mcnemar(table, exact=True).pvalue)
+    return PairedDifference(row["value"], row["low"], row["high"], total.n, p)
+
+
+def _pair(model: pd.DataFrame, baseline: pd.DataFrame, column: str, parser: str) -> pd.DataFrame:
+    """Columns benchmark, image, label, model, baseline, difference: images with a value of the metric."""
+    keys = ["benchmark", "image", "label"]
+    sides = [judge(side, parser)[[*keys, column]] for side in (model, baseline)]
+    joined = sides[0].merge(sides[1], on=keys, how="outer", suffixes=("_model", "_baseline"), indicator=True)
+    alone = joined[joined["_merge"] != "both"]
+    if len(alone):
+        raise UserError(
+            f"{len(alone)} images are in one set of predictions only, the first is {alone['image'].iloc[0]}: "
+            "predict the same images with both models to compare them."
+        )
+    joined = joined.rename(columns={f"{column}_{side}": side for side in ("model", "baseline")})
+    joined["difference"] = joined["model"] - joined["baseline"]
+    return joined.dropna(subset=["difference"])
+
+
+def _paired_mean(pair: pd.DataFrame, rng: np.random.Generator, metric: str) -> _Estimate:
+    found = {}
+    for name, group in pair.groupby("benchmark", sort=True):
+        by_label = _by_label(group, "difference", rng)
+        parts = [(0.5, by_label["no"]), (0.5, by_label["yes"])]
+        found[str(name)] = _combine(parts) if metric == "balanced_accuracy" else by_label["yes"]
+    if not found:
+        return _mean([], "images with a known truth", rng)
+    return _average(found)
+
+
+# -------------------------------------------------------------------------------------------------- baselines
+
+_SIDE = 96  # pixels; the detector reduces every picture to this
+_PATCH = 12  # pixels, so 8 × 8 patches
+_FALSE_ALARMS = 10  # percent of normal pictures that the detector may reject
+_FOLDS = 5
+
+BASELINES = ("always_yes", "always_no", "file_size", "mean_brightness", "classical_detector")
+
+
+def label_only_baselines(train: Sequence[Sample], test: Sequence[Sample], seed: int = 0) -> pd.DataFrame:
+    """Balanced accuracy of BASELINES on ``test``; table as from ``score``, metrics
+    "always_yes/balanced_accuracy" …
+
+    File size and mean brightness are fair attempts at cheating: each, less its category's median, goes into a
+    shallow decision tree (two cuts, so bands too) that is fitted on the benchmark's own labels, 5-fold
+    cross-fitted. The classical detector compares patches (colour, spread, edge strength in four directions)
+    with those of the category's normal ``train`` pictures: an image's score is the distance of its oddest
+    patches to their nearest neighbours, and one above the 90th percentile of held-out normal pictures is
+    called defective. Where a category has no normal train picture, its normal test pictures serve, each
+    judged by the others of its folds.
+
+    Raises UserError for a picture that cannot be read.
+    """
+    if not test:
+        raise UserError("There are no test pictures to measure the baselines on: check the data folder.")
+    frame = pd.DataFrame([asdict(sample) for sample in test])
+    patches, frame["mean_brightness"] = _describe(test)
+    frame["file_size"] = [float(Path(sample.image).stat().st_size) for sample in test]
+    normal_train = [sample for sample in train if sample.label == "no"]
+    train_frame = pd.DataFrame([asdict(sample) for sample in normal_train], columns=list(frame.columns))
+    said = {"always_yes": np.ones(len(frame), bool), "always_no": np.zeros(len(frame), bool)}
+    for feature in ("file_size", "mean_brightness"):
+        said[feature] = _cheat(frame, feature, seed)
+    said["classical_detector"] = _detect(train_frame, _describe(normal_train)[0], frame, patches)
+    rng = np.random.default_rng(seed)
+    found: dict[str, dict[str, _Estimate]] = {}
+    for name, group in frame.groupby("benchmark", sort=True):
+        found[str(name)] = {}
+        for baseline in BASELINES:
+            judged = group.assign(correct=said[baseline][group.index] == (group["label"] == "yes"))
+            parts = [(0.5, share) for share in _by_label(judged, "correct", rng).values()]
+            found[str(name)][f"{baseline}/balanced_accuracy"] = _combine(parts)
+    return pd.DataFrame(_tabulate(found))
+
+
+def _describe(samples: Sequence[Sample]) -> tuple[NDArray[np.float64], list[float]]:
+    """Patch descriptions, pictures × 64 × 8, and each picture's mean brightness (0 to 1)."""
+    described, brightness = [], []
+    count = _SIDE // _PATCH
+    for sample in samples:
+        picture = open_image(sample.image)
+        colour = np.asarray(picture.resize((_SIDE, _SIDE), Image.Resampling.BOX), dtype=float) / 255
+        brightness.append(float(np.asarray(picture.convert("L"), dtype=float).mean() / 255))
+        grey = np.pad(colour.mean(axis=2), 1, mode="edge")
+        middle = grey[1:-1, 1:-1]
+        steps = (
+            grey[1:-1, 2:],
+            grey[2:, 1:-1],
+            grey[2:, 2:],
+            grey[2:, :-2],
+        )  # right, down and both diagonals
+        columns = [*np.moveaxis(colour, 2, 0), middle**2, *(np.abs(step - middle) for step in steps)]
+        blocks = np.stack(columns, axis=-1).reshape(count, _PATCH, count, _PATCH, -1).mean(axis=(1, 3))
+        blocks[..., 3] = np.sqrt(np.maximum(0, blocks[..., 3] - blocks[..., :3].mean(axis=-1) ** 2))
+        described.append(blocks.reshape(count**2, -1))
+    return np.asarray(described), brightness
+
+
+def _cheat(frame: pd.DataFrame, feature: str, seed: int) -> NDArray[np.bool_]:
+    """Whether each picture is called defective by one feature alone, benchmark by benchmark."""
+    said = np.zeros(len(frame), dtype=bool)
+    for _, group in frame.groupby("benchmark"):
+        folds = min(_FOLDS, int(group["label"].value_counts().reindex(["no", "yes"], fill_value=0).min()))
+        if folds < 2:
+            continue  # too few of one label to learn from; balanced accuracy has wide bounds or none
+        centred = group[feature] - group.groupby("category")[feature].transform("median")
+        tree = DecisionTreeClassifier(max_depth=2, min_samples_leaf=0.05, class_weight="balanced", random_state=seed)
+        split = StratifiedKFold(folds, shuffle=True, random_state=seed)
+        said[group.index] = cross_val_predict(tree, centred.to_frame(), group["label"] == "yes", cv=split)
+    return said
+
+
+def _detect(
+    train: pd.DataFrame, train_patches: NDArray[np.float64], test: pd.DataFrame, patches: NDArray[np.float64]
+) -> NDArray[np.bool_]:
+    """Whether each test picture is called defective by the distance of its patches to normal ones."""
+    said = np.zeros(len(test), dtype=bool)
+    for (benchmark, category), group in test.groupby(["benchmark", "category"]):
+        normal = train.index[(train["benchmark"] == benchmark) & (train["category"] == category)]
+        own = group.index[group["label"] == "no"]
+        reference = train_patches[normal] if len(normal) else patches[own]
+        if len(reference) < _FOLDS:
+            continue  # too few normal pictures to know what is normal: nothing is called defective
+        held_out = _held_out_scores(reference)
+        scores = pd.Series(_oddness(reference, patches[group.index]), index=group.index)
+        if not len(normal):
+            scores[own] = held_out
+        said[group.index] = scores > np.percentile(held_out, 100 - _FALSE_ALARMS)
+    return said
+
+
+def _held_out_scores(reference: NDArray[np.float64]) -> NDArray[np.float64]:
+    scores = np.empty(len(reference))
+    for kept, held in KFold(_FOLDS).split(reference):
+        scores[held] = _oddness(reference[kept], reference[held])
+    return scores
+
+
+def _oddness(reference: NDArray[np.float64], pictures: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Mean distance of each picture's three oddest patches to the nearest reference patch, columns scaled."""
+    width = reference.shape[-1]
+    scaler = StandardScaler().fit(reference.reshape(-1, width))
+    nearest = NearestNeighbors(n_neighbors=1).fit(scaler.transform(reference.reshape(-1, width)))
+    distances, _ = nearest.kneighbors(scaler.transform(pictures.reshape(-1, width)))
+    return np.asarray(np.sort(distances.reshape(len(pictures), -1), axis=1)[:, -3:].mean(axis=1))

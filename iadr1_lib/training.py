@@ -1,0 +1,361 @@
+"""PA-SFT and SC-GRPO: thin set-ups of TRL's SFTTrainer and GRPOTrainer.
+
+A stage is a folder: `model/` (loads with `from_pretrained`), `log.csv`, `checkpoints/`, `stage.json`. A stage whose
+inputs have not changed is used again; one that was killed goes on from its last checkpoint.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import json
+import shutil
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from datasets import Dataset, Image, Sequence, disable_progress_bars
+from transformers import PreTrainedModel, PrinterCallback, ProcessorMixin, TrainerCallback
+from transformers.trainer_utils import get_last_checkpoint
+from trl import GRPOConfig, GRPOTrainer, SFTConfig, SFTTrainer
+
+from iadr1_lib import rewards
+from iadr1_lib.expert_ad import read_rows
+from iadr1_lib.models import load_model, load_processor
+from iadr1_lib.runs import UserError
+
+disable_progress_bars()
+
+DevScore = Callable[[PreTrainedModel, ProcessorMixin], float]
+
+
+@dataclass(frozen=True)
+class PaSftSettings:
+    """Settings of PA-SFT; the profiles say where each value comes from."""
+
+    learning_rate: float
+    epochs: float
+    batch: int
+    warmup_steps: int
+    weight_decay: float
+    schedule: str
+    dev_every: int
+    bf16: bool = False
+    freeze_tower: bool = False
+
+
+@dataclass(frozen=True)
+class ScGrpoSettings:
+    """Settings of SC-GRPO. `prompts` questions with `group` completions each make one step.
+
+    `micro_batch` completions go through the backward pass at a time; it changes memory, not the result.
+    """
+
+    learning_rate: float
+    steps: int
+    prompts: int
+    group: int
+    micro_batch: int
+    beta: float
+    temperature: float
+    top_p: float
+    top_k: int
+    max_completion: int
+    warmup_steps: int
+    schedule: str
+    rewards: str
+    dev_every: int
+    bf16: bool = False
+    loss_type: str = "grpo"
+    scale_rewards: str = "group"
+
+
+# ---------------------------------------------------------------------------------------------- data
+
+
+def pa_sft_dataset(rows: list[dict[str, Any]]) -> Dataset:
+    """Rows of pa_sft.json as prompt + completion + images: only then does TRL keep the loss off the prompt."""
+    table = [
+        {
+            "images": row["images"] if isinstance(row["images"], list) else [row["images"]],
+            "prompt": [{"role": "user", "content": row["messages"][0]["content"].replace("<image>", "").strip()}],
+            "completion": [{"role": "assistant", "content": row["messages"][1]["content"]}],
+        }
+        for row in rows
+    ]
+    return Dataset.from_list(table).cast_column("images", Sequence(Image()))
+
+
+def sc_grpo_dataset(rows: list[dict[str, Any]], mode: str) -> Dataset:
+    """Rows of sc_grpo.json as prompt + images + solution (read by the rewards)."""
+    rewards.check_solutions([row["solution"] for row in rows], mode=mode)
+    table = [
+        {
+            "images": row["image"] if isinstance(row["image"], list) else [row["image"]],
+            "prompt": [{"role": "user", "content": row["problem"].replace("<image>", "").strip()}],
+            "solution": row["solution"],
+        }
+        for row in rows
+    ]
+    return Dataset.from_list(table).cast_column("images", Sequence(Image()))
+
+
+# ---------------------------------------------------------------------------------------------- stages
+
+
+def _fingerprint(model_dir: Path, records: Path, settings: Any, seed: int) -> str:
+    """Hash of everything a stage's result depends on: weights, records, settings, seed."""
+    digest = hashlib.sha256()
+    for file in sorted(model_dir.glob("*.safetensors")):
+        digest.update(file.read_bytes())
+    digest.update(records.read_bytes())
+    digest.update(json.dumps([asdict(settings), seed], sort_keys=True).encode())
+    return digest.hexdigest()
+
+
+def stage_is_finished(out: Path, fingerprint: str) -> bool:
+    """Whether `out` holds a finished stage made from the same inputs."""
+    record = out / "stage.json"
+    if not record.exists() or not any((out / "model").glob("*.safetensors")):
+        return False
+    return json.loads(record.read_text())["fingerprint"] == fingerprint
+
+
+def _prepare(out: Path, fingerprint: str) -> str | None:
+    """Make the stage folder; the checkpoint to go on from, or None. Work from other inputs is cleared away."""
+    begun = out / "begun.json"
+    if begun.exists() and json.loads(begun.read_text())["fingerprint"] == fingerprint:
+        return get_last_checkpoint(str(out / "checkpoints")) if (out / "checkpoints").is_dir() else None
+    for part in ("checkpoints", "model"):
+        shutil.rmtree(out / part, ignore_errors=True)
+    for part in ("best.json", "stage.json", "log.csv"):
+        (out / part).unlink(missing_ok=True)
+    out.mkdir(parents=True, exist_ok=True)
+    begun.write_text(json.dumps({"fingerprint": fingerprint}))
+    return None
+
+
+def write_log(history: list[dict[str, Any]], path: Path) -> None:
+    """The trainer's log as CSV, one line per logged step, empty where a value was not logged."""
+    rows = [row for row in history if "train_runtime" not in row]
+    keys = list(dict.fromkeys(key for row in rows for key in row))
+    keys = ["step", *[k for k in keys if k != "step"]]
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, keys, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+class _StageLog(TrainerCallback):
+    """Writes log.csv as the run goes, prints a line every few steps, keeps the model with the best dev score."""
+
+    def __init__(self, out: Path, processor: ProcessorMixin, dev_score: DevScore | None, every: int, show: list[str]):
+        self.out, self.processor, self.dev_score, self.every, self.show = (
+            out,
+            processor,
+            dev_score,
+            every,
+            show,
+        )
+        self.start = time.time()
+
+    def on_log(self, args, state, control, logs=None, **kwargs):  # type: ignore[no-untyped-def]
+        write_log(state.log_history, self.out / "log.csv")
+        if logs and state.global_step % (10 * args.logging_steps) == 0:
+            values = " ".join(
+                f"{k.split('/')[-2 if k.endswith('/mean') else -1]} {logs[k]:.3f}" for k in self.show if k in logs
+            )
+            print(
+                f"step {state.global_step}/{state.max_steps} {time.time() - self.start:.0f} s {values}",
+                flush=True,
+            )
+
+    def on_step_end(self, args, state, control, model=None, **kwargs):  # type: ignore[no-untyped-def]
+        last = state.global_step == state.max_steps
+        if self.dev_score is not None and (state.global_step % self.every == 0 or last):
+            self.keep_if_best(model, state)
+
+    def keep_if_best(self, model: PreTrainedModel, state: Any) -> None:
+        assert self.dev_score is not None
+        generator = torch.get_rng_state()
+        training = model.training
+        score = self.dev_score(model.eval(), self.processor)
+        model.train(training)
+        torch.set_rng_state(generator)  # scoring must not change the training's course
+        state.log_history.append({"step": state.global_step, "dev_score": score})
+        best_file = self.out / "best.json"
+        best = json.loads(best_file.read_text()) if best_file.exists() else None
+        print(f"step {state.global_step}: dev score {score:.1f}", flush=True)
+        if best is None or score > best["dev_score"]:
+            _save(model, self.processor, self.out / "model")
+            best_file.write_text(json.dumps({"step": state.global_step, "dev_score": score}))
+
+
+def _save(model: PreTrainedModel, processor: ProcessorMixin, folder: Path) -> None:
+    """Write beside, then swap: a full disk or a kill leaves the old model whole."""
+    temporary = folder.with_name(folder.name + ".tmp")
+    shutil.rmtree(temporary, ignore_errors=True)
+    try:
+        model.save_pretrained(temporary)
+        processor.save_pretrained(temporary)
+    except OSError as error:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise UserError(f"could not write {folder} ({error}); free some disk space and run the stage again") from error
+    shutil.rmtree(folder, ignore_errors=True)
+    temporary.rename(folder)
+
+
+def _run_stage(
+    trainer: Any, out: Path, fingerprint: str, settings: Any, seed: int, resume: str | None, scored: bool
+) -> Path:
+    start = time.time()
+    trainer.remove_callback(PrinterCallback)  # _StageLog prints instead, and less often
+    trainer.train(resume_from_checkpoint=resume)
+    if not scored:
+        _save(trainer.accelerator.unwrap_model(trainer.model), trainer.processing_class, out / "model")
+    write_log(trainer.state.log_history, out / "log.csv")
+    facts = {"fingerprint": fingerprint, "settings": asdict(settings), "seed": seed}
+    facts |= {"seconds": round(time.time() - start, 1), "steps": trainer.state.global_step}
+    (out / "stage.json").write_text(json.dumps(facts, indent=1))
+    shutil.rmtree(out / "checkpoints", ignore_errors=True)
+    return out / "model"
+
+
+def _common(out: Path, seed: int, save_every: int) -> dict[str, Any]:
+    """Arguments both trainers share."""
+    return {
+        "output_dir": str(out / "checkpoints"),
+        "seed": seed,
+        "data_seed": seed,
+        "save_strategy": "steps",
+        "save_steps": save_every,
+        "save_total_limit": 1,
+        "report_to": "none",
+        "disable_tqdm": True,
+        "gradient_checkpointing": False,  # recomputes every activation; the mini VLM's fit in memory
+        "dataloader_num_workers": 0,
+        "max_grad_norm": 1.0,
+        "remove_unused_columns": False,
+        "dataloader_pin_memory": torch.cuda.is_available(),
+    }
+
+
+def train_pa_sft(
+    model_dir: Path | str,
+    records: Path | str,
+    out: Path | str,
+    settings: PaSftSettings,
+    seed: int = 0,
+    dev_score: DevScore | None = None,
+) -> Path:
+    """Stage one: next-token loss on the tagged answer with its reasoning (paper, PA-SFT).
+
+    Args:
+        model_dir: the model to start from.
+        records: pa_sft.json.
+        dev_score: scores the model every `dev_every` steps; the best one is kept. None keeps the last.
+
+    Returns:
+        The model folder.
+    """
+    model_dir, records, out = Path(model_dir), Path(records), Path(out)
+    rows = read_rows(records)
+    fingerprint = _fingerprint(model_dir, records, settings, seed)
+    if stage_is_finished(out, fingerprint):
+        return out / "model"
+    resume = _prepare(out, fingerprint)
+    model, processor = load_model(model_dir)
+    model.model.vision_tower.requires_grad_(not settings.freeze_tower)
+    config = SFTConfig(
+        **_common(out, seed, settings.dev_every),
+        bf16=settings.bf16,
+        learning_rate=settings.learning_rate,
+        num_train_epochs=settings.epochs,
+        per_device_train_batch_size=settings.batch,
+        warmup_steps=settings.warmup_steps,
+        weight_decay=settings.weight_decay,
+        lr_scheduler_type=settings.schedule,
+        max_length=None,  # the default of 1024 would cut image tokens of the large models
+        completion_only_loss=True,
+        logging_steps=2,
+    )
+    callback = _StageLog(out, processor, dev_score, settings.dev_every, ["loss", "mean_token_accuracy"])
+    trainer = SFTTrainer(
+        model=model,
+        args=config,
+        train_dataset=pa_sft_dataset(rows),
+        processing_class=processor,
+        callbacks=[callback],
+    )
+    return _run_stage(trainer, out, fingerprint, settings, seed, resume, dev_score is not None)
+
+
+def train_sc_grpo(
+    model_dir: Path | str,
+    records: Path | str,
+    out: Path | str,
+    settings: ScGrpoSettings,
+    seed: int = 0,
+    dev_score: DevScore | None = None,
+) -> Path:
+    """Stage two: GRPO with the structured reward (paper, SC-GRPO), on-policy: each completion serves one step.
+
+    Arguments and result as `train_pa_sft`; `records` is sc_grpo.json.
+
+    Raises:
+        ValueError: a solution names neither yes nor no (its row is told), before anything is trained.
+    """
+    model_dir, records, out = Path(model_dir), Path(records), Path(out)
+    rows = read_rows(records)
+    fingerprint = _fingerprint(model_dir, records, settings, seed)
+    if stage_is_finished(out, fingerprint):
+        return out / "model"
+    resume = _prepare(out, fingerprint)
+    processor = load_processor(model_dir)
+    completions = settings.prompts * settings.group
+    accumulation = completions // settings.micro_batch
+    config = GRPOConfig(
+        **_common(out, seed, settings.dev_every),
+        model_init_kwargs={"dtype": "float32"},
+        bf16=settings.bf16,
+        learning_rate=settings.learning_rate,
+        max_steps=settings.steps,
+        per_device_train_batch_size=settings.micro_batch,
+        gradient_accumulation_steps=accumulation,
+        steps_per_generation=accumulation,
+        num_generations=settings.group,
+        num_iterations=1,
+        beta=settings.beta,
+        temperature=settings.temperature,
+        top_p=settings.top_p,
+        top_k=settings.top_k,
+        max_completion_length=settings.max_completion,
+        loss_type=settings.loss_type,
+        scale_rewards=settings.scale_rewards,
+        reward_weights=rewards.reward_weights(settings.rewards),
+        warmup_steps=settings.warmup_steps,
+        weight_decay=0.0,
+        lr_scheduler_type=settings.schedule,
+        logging_steps=2,
+        log_completions=False,
+    )
+    shown = [
+        "reward",
+        "rewards/accuracy_reward/mean",
+        "completions/mean_length",
+        "frac_reward_zero_std",
+        "kl",
+    ]
+    callback = _StageLog(out, processor, dev_score, settings.dev_every, shown)
+    trainer = GRPOTrainer(
+        model=str(model_dir),  # a path: with beta > 0 TRL loads the reference model from it
+        reward_funcs=rewards.reward_functions(settings.rewards),
+        args=config,
+        train_dataset=sc_grpo_dataset(rows, settings.rewards),
+        processing_class=processor,
+        callbacks=[callback],
+    )
+    return _run_stage(trainer, out, fingerprint, settings, seed, resume, dev_score is not None)

@@ -1,0 +1,90 @@
+"""Fixtures that several test modules use."""
+
+from __future__ import annotations
+
+import json
+import os
+import textwrap
+from collections.abc import Callable
+from pathlib import Path
+
+import nbformat
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope="session")
+def root() -> Path:
+    """The project's folder."""
+    return ROOT
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The folder of reference material and real samples that lies beside the project on some machines.
+
+    Where it is missing the test is skipped; with IADR1_REQUIRE_SHARED=1 (make test-all) it fails.
+    """
+    folder = Path(os.environ.get("IADR1_SHARED", ROOT.parent / "shared")).expanduser()
+    if not folder.is_absolute():
+        folder = ROOT / folder
+    if folder.is_dir():
+        return folder
+    reason = f"no reference material at {folder}: set IADR1_SHARED to its folder"
+    if os.environ.get("IADR1_REQUIRE_SHARED") == "1":
+        pytest.fail(reason)
+    pytest.skip(reason)
+
+
+PROFILE = """
+world:
+  images: {value: 4, source: "why: small"}
+pa_sft:
+  learning_rate: {value: 1e-4, source: "paper, section 4.1"}
+  steps: {value: 3, source: "why: quick"}
+"""
+
+
+@pytest.fixture
+def course(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Path]:
+    """Make a tiny project and point IADR1_ROOT and IADR1_RUNS at it.
+
+    `course(**{"00_a": "print(1)", ...}, needs={"02_c": ["00_a"]})` writes those notebooks; each code is one
+    cell after the parameters cell. Returns the project's folder; runs go to <folder>/out.
+    """
+
+    def make(
+        needs: dict[str, list[str]] | None = None, makes: dict[str, list[str]] | None = None, **notebooks: str
+    ) -> Path:
+        project = tmp_path / "project"
+        for folder in ("notebooks", "iadr1_lib", "data/profiles"):
+            (project / folder).mkdir(parents=True, exist_ok=True)
+        (project / "iadr1_lib" / "__init__.py").write_text("")
+        (project / "data" / "profiles" / "tiny.yaml").write_text(PROFILE)
+        for name, code in notebooks.items():
+            said = {}
+            if name in (needs or {}):
+                said["needs"] = (needs or {})[name]
+            if name in (makes or {}):
+                said["makes"] = (makes or {})[name]
+            write_notebook(project / "notebooks" / f"{name}.ipynb", code, said)
+        monkeypatch.setenv("IADR1_ROOT", str(project))
+        monkeypatch.setenv("IADR1_RUNS", str(project / "out"))
+        return project
+
+    return make
+
+
+def write_notebook(path: Path, code: str, said: dict[str, list[str]] | None = None) -> None:
+    """Write a notebook of a parameters cell and one code cell."""
+    defaults = 'profile = "tiny"\nseed = 0\nrun_folder = None\nforce = False'
+    parameters = nbformat.v4.new_code_cell(defaults, metadata={"tags": ["parameters"]})
+    cells = [parameters, nbformat.v4.new_code_cell(textwrap.dedent(code))]
+    metadata = {"iadr1": said} if said else {}
+    nbformat.write(nbformat.v4.new_notebook(cells=cells, metadata=metadata), path)
+
+
+def read_json(path: Path) -> dict:
+    """Read a JSON file."""
+    return json.loads(path.read_text(encoding="utf-8"))

@@ -1,0 +1,448 @@
+"""Readers and checks of iadr1_lib.benchmarks, on small trees and on real samples."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from iadr1_lib import benchmarks as b
+from iadr1_lib.runs import UserError
+
+
+def draw(path: Path, size: tuple[int, int] = (30, 20), mode: str = "RGB", value: int | None = None) -> Path:
+    """Write a picture; without a value its content comes from its path, so that no two are equal."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    rng = np.random.default_rng(list(str(path).encode()))
+    pixels = rng.integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
+    if value is not None:
+        pixels[:] = value
+    Image.fromarray(pixels).convert(mode).save(path)
+    return path
+
+
+def draw_mask(path: Path, box: tuple[int, int, int, int] | None, size: tuple[int, int] = (30, 20)) -> Path:
+    mask = Image.new("L", size)
+    if box:
+        mask.paste(255, box)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    mask.save(path)
+    return path
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> Path:
+    """One category: 1 training, 2 good, 2 broken pictures with masks and 1 bent one without."""
+    part = tmp_path / "plant" / "bolt"
+    draw(part / "train/good/000.png")
+    draw(part / "test/good/10.png")
+    draw(part / "test/good/2.png")
+    draw(part / "test/missing_parts/000.png")
+    draw(part / "test/missing_parts/001.jpg")
+    draw(part / "test/bent_tip/000.png")
+    draw_mask(part / "ground_truth/missing_parts/000_mask.png", (0, 0, 4, 4))
+    draw_mask(part / "ground_truth/missing_parts/001.png", (25, 15, 30, 20))
+    return tmp_path / "plant"
+
+
+def problem_kinds(samples: list[b.Sample]) -> Counter[str]:
+    return Counter(problem.kind for problem in b.check_health(samples))
+
+
+# --- reading -------------------------------------------------------------------------------------
+
+
+def test_load_mvtec_reads_labels_types_places_and_splits(tree: Path) -> None:
+    samples = b.load_mvtec(tree)
+    facts = [(Path(s.image).name, s.split, s.label, s.type, s.location) for s in samples]
+    assert facts == [
+        ("000.png", "train", "no", None, None),
+        ("000.png", "test", "yes", "bent tip", None),
+        ("2.png", "test", "no", None, None),
+        ("10.png", "test", "no", None, None),
+        ("000.png", "test", "yes", "missing parts", "top left"),
+        ("001.jpg", "test", "yes", "missing parts", "bottom right"),
+    ]
+    assert {(s.benchmark, s.category, s.source) for s in samples} == {("plant", "bolt", "mvtec")}
+
+
+def test_one_category_gives_the_same_rows_as_its_data_set(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    draw(tree / "nut/test/good/0.png")
+    of_bolt = [sample for sample in b.load_mvtec(tree) if sample.category == "bolt"]
+    assert b.load_mvtec(tree / "bolt") == of_bolt
+    monkeypatch.chdir(tree / "bolt")
+    here = b.load_mvtec(".")
+    assert [(s.category, s.benchmark, s.location) for s in here] == [
+        (s.category, s.benchmark, s.location) for s in of_bolt
+    ]
+
+
+def test_benchmark_name_can_be_given(tree: Path) -> None:
+    assert {sample.benchmark for sample in b.load_mvtec(tree, "mine")} == {"mine"}
+
+
+def test_other_files_and_hidden_files_are_passed_over(tree: Path) -> None:
+    expected = b.load_mvtec(tree)
+    for name in ("Thumbs.db", "notes.txt", "._2.png", ".DS_Store"):
+        (tree / "bolt/test/good" / name).write_bytes(b"no picture")
+    (tree / "license.txt").write_text("free")
+    assert b.load_mvtec(tree) == expected
+
+
+@pytest.mark.parametrize("reader", b.READERS.values(), ids=b.READERS)
+def test_every_reader_says_when_the_folder_is_missing(reader: b.Reader, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="nowhere"):
+        reader(tmp_path / "nowhere")
+
+
+# --- the folder's boundary -----------------------------------------------------------------------
+
+
+def test_links_that_run_in_a_circle_are_passed_over(tree: Path) -> None:
+    expected = b.load_mvtec(tree)
+    (tree / "loop").symlink_to(tree)
+    (tree / "bolt/test/loop").symlink_to(tree / "bolt")
+    (tree / "bolt/test/good/self.png").symlink_to(tree / "bolt/test/good/self.png")
+    (tree / "bolt/test/good/gone.png").symlink_to(tree / "bolt/test/good/99.png")
+    assert b.load_mvtec(tree) == expected
+
+
+@pytest.mark.parametrize(
+    "place", ["nut", "bolt/test/extra", "bolt/test/good/7.png", "bolt/ground_truth/bent_tip", "nut/test"]
+)
+def test_a_link_out_of_the_folder_is_refused(tree: Path, tmp_path: Path, place: str) -> None:
+    outside = draw(tmp_path / "elsewhere/test/good/7.png")
+    (tree / place).parent.mkdir(exist_ok=True)
+    (tree / place).symlink_to(outside if place.endswith(".png") else tmp_path / "elsewhere")
+    with pytest.raises(UserError, match="leads out"):
+        b.load_mvtec(tree)
+
+
+def test_the_root_itself_may_be_a_link(tree: Path, tmp_path: Path) -> None:
+    (tmp_path / "shortcut").symlink_to(tree)
+    assert len(b.load_mvtec(tmp_path / "shortcut")) == len(b.load_mvtec(tree))
+
+
+# --- bad input -----------------------------------------------------------------------------------
+
+
+def one_sentence(error: pytest.ExceptionInfo[UserError], *parts: object) -> None:
+    text = str(error.value)
+    assert "\n" not in text and all(str(part) in text for part in parts), text
+
+
+def test_empty_folder(tmp_path: Path) -> None:
+    with pytest.raises(UserError) as error:
+        b.load_mvtec(tmp_path)
+    one_sentence(error, tmp_path, "empty")
+
+
+def test_another_layout(tmp_path: Path) -> None:
+    draw(tmp_path / "Data/Images/Normal/0.png")
+    with pytest.raises(UserError) as error:
+        b.load_mvtec(tmp_path)
+    one_sentence(error, tmp_path, "test/good")
+
+
+def test_a_folder_of_data_sets_names_one(tree: Path) -> None:
+    with pytest.raises(UserError) as error:
+        b.load_mvtec(tree.parent)
+    one_sentence(error, tree)
+
+
+def test_a_file_instead_of_a_folder(tree: Path) -> None:
+    with pytest.raises(UserError):
+        b.load_mvtec(tree / "bolt/test/good/2.png")
+
+
+def test_defects_in_train_are_not_skipped_in_silence(tree: Path) -> None:
+    draw(tree / "bolt/train/bent_tip/0.png")
+    with pytest.raises(UserError) as error:
+        b.load_mvtec(tree)
+    one_sentence(error, "bolt/train/bent_tip")
+
+
+def test_mask_of_another_size(tree: Path) -> None:
+    mask = draw_mask(tree / "bolt/ground_truth/missing_parts/000_mask.png", (0, 0, 4, 4), (31, 20))
+    with pytest.raises(UserError) as error:
+        b.load_mvtec(tree)
+    one_sentence(error, mask, "31 x 20", "30 x 20")
+    assert problem_kinds(b.load_mvtec(tree, strict=False))["mask size"] == 1
+
+
+def test_not_a_picture(tree: Path) -> None:
+    (tree / "bolt/test/good/2.png").write_text("hello")
+    with pytest.raises(UserError) as error:
+        b.load_mvtec(tree)
+    one_sentence(error, "test/good/2.png")
+    assert problem_kinds(b.load_mvtec(tree, strict=False))["unreadable"] == 1
+
+
+@pytest.mark.parametrize("keep", [0.0, 0.5, 0.98])
+@pytest.mark.parametrize("suffix", [".png", ".jpg", ".bmp", ".tif", ".webp"])
+def test_truncated_picture(tmp_path: Path, suffix: str, keep: float) -> None:
+    path = draw(tmp_path / f"cut{suffix}", size=(200, 100))
+    path.write_bytes(path.read_bytes()[: int(path.stat().st_size * keep)])
+    with pytest.raises(UserError) as error:
+        b.open_image(path)
+    one_sentence(error, path)
+
+
+def test_truncated_picture_is_found_by_the_health_check(tree: Path) -> None:
+    path = draw(tree / "bolt/test/good/2.png", size=(200, 100))
+    path.write_bytes(path.read_bytes()[:-5000])
+    samples = b.load_mvtec(tree)
+    assert [p.image for p in b.check_health(samples) if p.kind == "unreadable"] == [str(path)]
+
+
+def test_truncated_mask(tree: Path) -> None:
+    path = tree / "bolt/ground_truth/missing_parts/000_mask.png"
+    path.write_bytes(path.read_bytes()[:60])
+    with pytest.raises(UserError) as error:
+        b.load_mvtec(tree)
+    one_sentence(error, path)
+
+
+@pytest.mark.parametrize(("kept", "named"), [("yes", "good"), ("no", "defective"), ("", "no pictures")])
+def test_both_labels_are_required(tree: Path, kept: str, named: str) -> None:
+    samples = [sample for sample in b.load_mvtec(tree) if sample.label == kept]
+    with pytest.raises(UserError) as error:
+        b.require_both_labels(samples, tree)
+    one_sentence(error, tree, named)
+
+
+def test_both_labels_are_there(tree: Path) -> None:
+    b.require_both_labels(b.load_mvtec(tree), tree)
+
+
+# --- pictures of any kind ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "YCbCr", "I;16", "I", "F"])
+def test_open_image_takes_every_mode(tmp_path: Path, mode: str) -> None:
+    path = tmp_path / ("a.tif" if mode in {"CMYK", "YCbCr", "I", "F"} else "a.png")
+    numbers = {"I;16": (np.uint16, 200 * 257), "I": (np.int32, 200 * 257), "F": (np.float32, 200)}
+    brightness = 255 if mode == "1" else 200
+    if mode in numbers:
+        dtype, value = numbers[mode]
+        Image.fromarray(np.full((2, 3), value, dtype)).save(path)
+    else:
+        Image.new("L", (3, 2), brightness).convert(mode).save(path)
+    image = b.open_image(path)
+    assert (image.mode, image.size) == ("RGB", (3, 2))
+    assert np.abs(np.asarray(image, dtype=int) - brightness).max() <= 2
+
+
+@pytest.mark.parametrize(("top", "seen"), [(255, 255), (1023, 255), (4095, 255), (65535, 255), (2048, 128)])
+def test_grey_values_beyond_eight_bits_are_scaled_from_the_camera_depth(tmp_path: Path, top: int, seen: int) -> None:
+    Image.fromarray(np.array([[0, top]], dtype=np.uint16)).save(tmp_path / "a.png")
+    assert np.asarray(b.open_image(tmp_path / "a.png"))[0, :, 0].tolist() == [0, seen]
+
+
+def test_float_pictures_from_0_to_1_and_odd_values(tmp_path: Path) -> None:
+    Image.fromarray(np.array([[-1, 0.5, 1, np.nan]], dtype=np.float32)).save(tmp_path / "a.tif")
+    assert np.asarray(b.open_image(tmp_path / "a.tif"))[0, :, 0].tolist() == [0, 128, 255, 0]
+
+
+def test_transparency_is_laid_on_white(tmp_path: Path) -> None:
+    Image.new("RGBA", (2, 2), (0, 0, 0, 0)).save(tmp_path / "a.png")
+    assert np.asarray(b.open_image(tmp_path / "a.png")).min() == 255
+
+
+@pytest.mark.parametrize("suffix", ["png", "jpg", "tif", "webp"])
+@pytest.mark.parametrize("orientation", [1, 3, 6, 8])
+def test_exif_rotation(tmp_path: Path, suffix: str, orientation: int) -> None:
+    """The bright half is left in the file; orientation 6 turns left to top, 8 to bottom, 3 to right."""
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    image = Image.new("L", (32, 16))
+    image.paste(255, (0, 0, 16, 16))
+    path = tmp_path / f"a.{suffix}"
+    image.save(path, exif=exif)
+    upright = b.open_image(path)
+    assert b.image_size(path) == upright.size == ((16, 32) if orientation > 4 else (32, 16))
+    pixels = np.asarray(upright)[..., 0]
+    corners = {1: pixels[0, 0], 3: pixels[0, -1], 6: pixels[0, 0], 8: pixels[-1, 0]}
+    opposite = {1: pixels[0, -1], 3: pixels[0, 0], 6: pixels[-1, 0], 8: pixels[0, 0]}
+    assert corners[orientation] > 200 > 50 > opposite[orientation]
+
+
+def test_exif_rotation_of_sixteen_bits(tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    for name in ("a.png", "a.tif"):
+        Image.fromarray(np.zeros((2, 5), np.uint16)).save(tmp_path / name, exif=exif)
+        assert b.open_image(tmp_path / name).size == b.image_size(tmp_path / name) == (2, 5)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 3000), (4000, 2)])
+def test_any_size(tmp_path: Path, size: tuple[int, int]) -> None:
+    assert b.open_image(draw(tmp_path / "a.png", size=size)).size == size
+
+
+def test_missing_picture_and_folder(tmp_path: Path) -> None:
+    for path in (tmp_path / "none.png", tmp_path):
+        with pytest.raises(UserError):
+            b.open_image(path)
+
+
+@pytest.mark.parametrize("mode", ["L", "1", "P", "RGB", "RGBA", "LA", "I;16"])
+def test_masks_of_every_mode_mean_above_zero(tmp_path: Path, mode: str) -> None:
+    truth = np.zeros((4, 6), bool)
+    truth[1, 2] = True
+    if mode in {"L", "I;16"}:  # class numbers, not 255
+        image = Image.fromarray(truth.astype(np.uint8 if mode == "L" else np.uint16) * 3)
+    elif mode == "P":
+        image = Image.fromarray(truth.astype(np.uint8), mode="L").convert("P")
+    else:
+        image = Image.fromarray(truth.astype(np.uint8) * 255).convert(mode)
+    image.save(tmp_path / "m.png")
+    np.testing.assert_array_equal(b.read_mask(tmp_path / "m.png"), truth)
+
+
+# --- checks --------------------------------------------------------------------------------------
+
+
+def test_a_sound_folder_has_no_problems_but_the_missing_mask(tree: Path) -> None:
+    assert problem_kinds(b.load_mvtec(tree)) == {"defect without mask": 1}
+
+
+def test_health_counts_every_kind(tree: Path) -> None:
+    draw_mask(tree / "bolt/ground_truth/missing_parts/000_mask.png", None)
+    draw_mask(tree / "bolt/ground_truth/missing_parts/001.png", (0, 0, 3, 3), (9, 9))
+    (tree / "bolt/test/good/3.png").write_bytes((tree / "bolt/test/good/2.png").read_bytes())
+    (tree / "bolt/test/good/4.png").write_bytes((tree / "bolt/train/good/000.png").read_bytes())
+    (tree / "bolt/test/good/5.png").write_text("hello")
+    assert problem_kinds(b.load_mvtec(tree, strict=False)) == {
+        "empty mask": 1,
+        "mask size": 1,
+        "defect without mask": 1,
+        "duplicate": 1,
+        "duplicate across splits": 1,
+        "unreadable": 1,
+    }
+
+
+def test_health_of_rows_whose_files_are_gone(tree: Path) -> None:
+    samples = b.load_mvtec(tree)
+    os.remove(samples[0].image)
+    assert problem_kinds(samples)["unreadable"] == 1
+
+
+def test_leakage_finds_shared_pictures_under_other_names(tree: Path, tmp_path: Path) -> None:
+    train = b.load_mvtec(tree)
+    other = tmp_path / "second/cap/test/good"
+    draw(other / "0.png")
+    copy = other / "1.png"
+    copy.write_bytes(Path(train[3].image).read_bytes())
+    test = b.load_mvtec(tmp_path / "second")
+    assert b.leakage(train, test) == {b.content_hash(copy): ([train[3].image], [str(copy)])}
+    assert b.leakage(train, test[:1]) == {}
+
+
+# --- tables and files ----------------------------------------------------------------------------
+
+
+def test_counts_and_table(tree: Path) -> None:
+    samples = b.load_mvtec(tree)
+    table = b.counts(samples).set_index("split")
+    assert table.loc["train", ["good", "defective", "with mask"]].tolist() == [1, 0, 0]
+    assert table.loc["test", ["good", "defective", "with mask"]].tolist() == [2, 3, 2]
+    frame = b.samples_table(samples)
+    assert list(frame.columns) == [field.name for field in dataclasses.fields(b.Sample)] and len(frame) == 6
+    assert b.samples_table([]).empty and b.counts([]).empty
+
+
+texts = st.text(max_size=12)
+sample_rows = st.builds(
+    b.Sample,
+    image=texts,
+    label=st.sampled_from(["yes", "no"]),
+    mask=st.none() | texts,
+    type=st.none() | texts,
+    location=st.none() | texts,
+    category=texts,
+    benchmark=texts,
+    split=st.sampled_from(["train", "test"]),
+    source=texts,
+)
+
+
+@given(samples=st.lists(sample_rows, max_size=4))
+def test_samples_survive_the_file(samples: list[b.Sample], tmp_path_factory: pytest.TempPathFactory) -> None:
+    path = tmp_path_factory.mktemp("table") / "new" / "samples.jsonl"
+    assert b.read_samples(b.write_samples(samples, path)) == samples
+
+
+def test_the_file_is_plain_json_lines(tree: Path, tmp_path: Path) -> None:
+    path = b.write_samples(b.load_mvtec(tree), tmp_path / "samples.jsonl")
+    assert len(pd.read_json(path, lines=True)) == 6
+    assert json.loads(path.read_text().splitlines()[0])["label"] == "no"
+
+
+@pytest.mark.parametrize("line", ["{", '{"image": "a"}', "[1]", '{"image": "a", "colour": "red"}'])
+def test_a_broken_table_names_the_line(tree: Path, tmp_path: Path, line: str) -> None:
+    path = b.write_samples(b.load_mvtec(tree), tmp_path / "samples.jsonl")
+    path.write_text(path.read_text() + line + "\n")
+    with pytest.raises(UserError) as error:
+        b.read_samples(path)
+    one_sentence(error, path, 7)
+
+
+def test_a_missing_table(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="samples.jsonl"):
+        b.read_samples(tmp_path / "samples.jsonl")
+
+
+# --- real samples --------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def real() -> Path:
+    folder = Path(os.environ.get("IADR1_SHARED", "../shared")) / "samples"
+    if not folder.is_dir():
+        pytest.skip(f"no real samples at {folder}; set IADR1_SHARED")
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("data_set", "category", "train", "good", "types"),
+    [
+        (
+            "MVTec-AD",
+            "screw",
+            3,
+            6,
+            {"manipulated front": 4, "scratch head": 5, "scratch neck": 3, "thread side": 3, "thread top": 4},
+        ),
+        ("MPDD", "metal_plate", 3, 8, {"bad": 12}),
+    ],
+)
+def test_real_samples(real: Path, data_set: str, category: str, train: int, good: int, types: dict[str, int]) -> None:
+    samples = b.load_mvtec(real / data_set)
+    assert b.load_mvtec(real / data_set / category) == samples
+    assert Counter((s.split, s.label) for s in samples) == {
+        ("train", "no"): train,
+        ("test", "no"): good,
+        ("test", "yes"): sum(types.values()),
+    }
+    defective = [sample for sample in samples if sample.label == "yes"]
+    assert Counter(sample.type for sample in defective) == types
+    assert all(sample.mask and sample.location for sample in defective)
+    assert {(sample.benchmark, sample.category) for sample in samples} == {(data_set, category)}
+    assert b.check_health(samples) == []
+
+
+def test_real_samples_in_other_layouts_are_told_apart(real: Path) -> None:
+    for folder in ("VisA", "KolektorSDD", "."):
+        with pytest.raises(UserError):
+            b.load_mvtec(real / folder)

@@ -1,0 +1,312 @@
+"""The command line: exit statuses and one sentence for each bad input. Models are faked."""
+
+from __future__ import annotations
+
+import errno
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pytest
+from conftest import read_json
+from PIL import Image
+from typer.testing import CliRunner, Result
+
+from iadr1_lib import benchmarks, cli, doctor
+from iadr1_lib.runs import UserError
+
+YES = "<think>A dark line.</think><location>top left</location><type>scratch</type><answer>Yes</answer>"
+NO = "<think>Nothing.</think><answer>No</answer>"
+COMMANDS = ("run", "train", "evaluate", "inspect", "doctor", "build-base")
+
+
+def iadr1(*words: object) -> Result:
+    return CliRunner().invoke(cli.app, [str(word) for word in words])
+
+
+def complaint(result: Result, status: int = 1) -> str:
+    """The one line a failed command leaves on stderr."""
+    assert result.exit_code == status, result.output
+    lines = result.stderr.strip().splitlines()
+    assert len(lines) == 1 and lines[0].startswith("iadr1: "), result.stderr
+    assert "Traceback" not in result.output
+    return lines[0]
+
+
+@pytest.fixture
+def model(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """A stand-in for the room `inference`: answers Yes to pictures with a dark pixel."""
+    fake = ModuleType("iadr1_lib.inference")
+
+    def text(image: Image.Image) -> str:
+        return YES if np.asarray(image.convert("L")).min() < 50 else NO
+
+    def predict(model: Path, samples: list[Any], out: Path, **said: Any) -> Path:
+        keys = ("image", "category", "benchmark", "label", "location", "type")
+        with out.open("a") as file:
+            for sample in samples:
+                row = {key: getattr(sample, key) for key in keys}
+                row |= {
+                    "raw": text(benchmarks.open_image(sample.image)),
+                    "p_yes": 0.5,
+                    "prompt": said["prompt"],
+                }
+                file.write(json.dumps(row | {"protocol": said["protocol"], "model": str(model), "seed": 0}) + "\n")
+        return out
+
+    fake.predict = predict  # type: ignore[attr-defined]
+    fake.answer_images = lambda model, images, prompt: [text(image) for image in images]  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "iadr1_lib.inference", fake)
+    monkeypatch.setattr("iadr1_lib.inference", fake, raising=False)
+    return fake
+
+
+@pytest.fixture
+def parts(tmp_path: Path) -> Path:
+    """A data set of one category: four normal test pictures, four with a scratch in the top left cell."""
+    root = tmp_path / "parts"
+    for folder in ("train/good", "test/good", "test/scratch", "ground_truth/scratch"):
+        (root / "bolt" / folder).mkdir(parents=True)
+    for number in range(4):
+        normal = np.full((60, 60), 200 + number, np.uint8)
+        marked = normal.copy()
+        marked[5:12, 5:12] = 0
+        Image.fromarray(normal).save(root / "bolt" / "test" / "good" / f"{number:03}.png")
+        Image.fromarray(marked).save(root / "bolt" / "test" / "scratch" / f"{number:03}.png")
+        mask = Image.fromarray(np.where(marked == 0, 255, 0).astype(np.uint8))
+        mask.save(root / "bolt" / "ground_truth" / "scratch" / f"{number:03}_mask.png")
+    Image.fromarray(np.full((60, 60), 190, np.uint8)).save(root / "bolt" / "train" / "good" / "000.png")
+    return root
+
+
+def test_help_lists_every_command() -> None:
+    result = iadr1("--help")
+    assert result.exit_code == 0
+    for command in COMMANDS:
+        assert command in result.output
+        assert iadr1(command, "--help").exit_code == 0
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["dance"],
+        ["run", "--colour", "red"],
+        ["run", "--seed", "-1"],
+        ["train", "--stage", "dpo"],
+        ["inspect", "--model", "m"],
+        ["evaluate", "--model", "m"],
+        ["inspect", "--model", "m", "--prompt", "rude", "x.png"],
+    ],
+)
+def test_wrong_use_is_status_2(words: list[str]) -> None:
+    result = iadr1(*words)
+    assert result.exit_code == 2 and "Traceback" not in result.output
+
+
+def test_unknown_profile_and_notebook_are_wrong_use(course: Callable[..., Path]) -> None:
+    course(**{"00_a": "pass"})
+    assert "tiny" in complaint(iadr1("run", "--profile", "huge"), 2)
+    assert "00_a" in complaint(iadr1("run", "--profile", "tiny", "--only", "9"), 2)
+
+
+def test_run_ends_with_a_table_and_a_status(course: Callable[..., Path]) -> None:
+    project = course(**{"00_a": "print(6 * 7)", "01_b": "1 / 0"})
+    result = iadr1("run", "--profile", "tiny", "--seed", "2", "--only", "00", "--verbose")
+    assert result.exit_code == 0 and "00_a" in result.output and "42" in result.output
+    assert (project / "out" / "tiny-s2" / "notebooks" / "00_a.ipynb").exists()
+    result = iadr1("run", "--profile", "tiny", "--seed", "2")
+    assert result.exit_code == 1
+    assert "up to date" in result.output and "failed" in result.output and "ZeroDivisionError" in result.output
+
+
+def test_notebook_run_before_its_predecessors_names_them(course: Callable[..., Path], root: Path) -> None:
+    code = f"""
+    import sys
+    sys.path.insert(0, {str(root)!r})
+    sys.modules.pop("iadr1_lib", None)
+    from iadr1_lib.runs import Run
+    Run(profile, seed, run_folder).require("pa_sft/model", "04_pa_sft")
+    """
+    course(**{"07_sc_grpo": code})
+    result = iadr1("run", "--profile", "tiny", "--only", "07")
+    assert result.exit_code == 1
+    assert "run notebook 04_pa_sft first (iadr1 run --profile tiny --seed 0 --only 04)" in " ".join(
+        result.output.split()
+    )
+
+
+@pytest.mark.parametrize(("stage", "first"), [("pa-sft", "03_expert_ad"), ("sc-grpo", "03_expert_ad")])
+def test_training_before_its_data_names_the_notebook(course: Callable[..., Path], stage: str, first: str) -> None:
+    course()
+    assert first in complaint(iadr1("train", "--stage", stage, "--profile", "tiny"))
+
+
+def test_errors_become_one_line_and_a_status(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(error: BaseException) -> Callable[[], None]:
+        def examine() -> None:
+            raise error
+
+        return examine
+
+    monkeypatch.setattr(doctor, "examine", fails(UserError("no luck: try again")))
+    assert complaint(iadr1("doctor")) == "iadr1: no luck: try again"
+    monkeypatch.setattr(doctor, "examine", fails(OSError(errno.ENOSPC, "No space left", "/big/file")))
+    assert "full" in complaint(iadr1("doctor"))
+    monkeypatch.setattr(doctor, "examine", fails(KeyboardInterrupt()))
+    assert "go on" in complaint(iadr1("doctor"), 130)
+    monkeypatch.setattr(doctor, "examine", fails(ValueError("a fault of ours")))
+    assert isinstance(iadr1("doctor").exception, ValueError)  # a bug keeps its traceback
+
+
+def test_evaluate_scores_the_test_pictures(model: ModuleType, parts: Path, tmp_path: Path) -> None:
+    out = tmp_path / "made" / "metrics.json"
+    out.parent.mkdir()
+    for _ in range(2):  # a finished evaluation is made anew, not added to
+        result = iadr1("evaluate", "--model", "m", "--data", parts, "--out", out)
+        assert result.exit_code == 0, result.output
+        assert len(out.with_suffix(".predictions.jsonl").read_text().splitlines()) == 8
+    saved = read_json(out)
+    values = {row["name"]: row["value"] for row in saved["rows"]}
+    balanced = [value for name, value in values.items() if "balanced_accuracy" in name]
+    assert balanced and set(balanced) == {100.0}
+    assert saved["provenance"]["parameters"]["model"] == "m"
+    assert "100.0" in result.output and str(out) in result.output
+
+
+def test_evaluate_writes_beside_the_caller_by_default(
+    model: ModuleType, parts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert iadr1("evaluate", "--model", "m", "--data", parts / "bolt").exit_code == 0
+    assert (tmp_path / "evaluation_bolt.json").exists()
+
+
+def test_evaluate_names_what_is_wrong_with_the_data(model: ModuleType, parts: Path, tmp_path: Path) -> None:
+    def evaluate(folder: Path, *more: str, status: int = 1) -> str:
+        out = tmp_path / "metrics.json"
+        said = complaint(iadr1("evaluate", "--model", "m", "--data", folder, "--out", out, *more), status)
+        assert not out.exists()
+        return said
+
+    assert "nowhere" in evaluate(tmp_path / "nowhere")
+    (tmp_path / "empty").mkdir()
+    assert "empty" in evaluate(tmp_path / "empty")
+    assert "kind" in evaluate(parts, "--parser", "kind", status=2)
+
+    image = parts / "bolt" / "test" / "scratch" / "000.png"
+    mask = parts / "bolt" / "ground_truth" / "scratch" / "000_mask.png"
+    whole = mask.read_bytes()
+    Image.new("L", (30, 30), 255).save(mask)
+    assert str(mask) in evaluate(parts) or str(image) in evaluate(parts)
+    mask.write_bytes(whole)
+    picture = image.read_bytes()
+    image.write_bytes(picture[: len(picture) // 2])
+    assert str(image) in evaluate(parts)
+    image.write_bytes(picture)
+
+    for path in (parts / "bolt" / "test" / "good").iterdir():
+        path.unlink()
+    assert str(parts) in evaluate(parts)
+
+
+@pytest.mark.parametrize("weights", [False, True])
+def test_model_folder_that_holds_no_model_is_named(parts: Path, tmp_path: Path, weights: bool) -> None:
+    folder = tmp_path / "no_model"
+    if weights:
+        folder.mkdir()
+        (folder / "config.json").write_text("{}")
+    said = complaint(iadr1("evaluate", "--model", folder, "--data", parts, "--out", tmp_path / "metrics.json"))
+    assert str(folder) in said
+    image = parts / "bolt" / "test" / "good" / "000.png"
+    assert str(folder) in complaint(iadr1("inspect", "--model", folder, image))
+
+
+@pytest.mark.parametrize(
+    ("mode", "size", "suffix"),
+    [("RGB", (97, 31), "jpg"), ("RGBA", (8, 8), "png"), ("L", (640, 480), "png"), ("I;16", (50, 50), "png")]
+    + [("P", (33, 44), "png"), ("CMYK", (20, 30), "jpg"), ("1", (64, 64), "png")],
+)
+def test_inspect_takes_any_picture_and_marks_it(
+    model: ModuleType,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    mode: str,
+    size: tuple[int, int],
+    suffix: str,
+) -> None:
+    monkeypatch.setattr(model, "answer_images", lambda model, images, prompt: [YES] * len(images))
+    path = tmp_path / f"picture.{suffix}"
+    Image.new(mode, size).save(path)
+    result = iadr1("inspect", "--model", "m", path, path, "--save-marked", tmp_path / "marked")
+    assert result.exit_code == 0, result.output
+    assert result.output.count(str(path)) == 2
+    for word in ("yes", "scratch", "top left", "A dark line."):
+        assert word in result.output
+    marked = list((tmp_path / "marked").iterdir())
+    assert len(marked) == 1 and Image.open(marked[0]).size >= (1, 1)
+
+
+def test_inspect_says_when_there_is_no_answer(
+    model: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(model, "answer_images", lambda model, images, prompt: ["a brown surface"])
+    Image.new("RGB", (9, 9)).save(tmp_path / "x.png")
+    result = iadr1("inspect", "--model", "m", tmp_path / "x.png", "--save-marked", tmp_path)
+    assert result.exit_code == 0 and "a brown surface" in result.output
+
+
+def test_inspect_names_a_picture_it_cannot_read(model: ModuleType, tmp_path: Path) -> None:
+    assert "gone.png" in complaint(iadr1("inspect", "--model", "m", tmp_path / "gone.png"))
+    (tmp_path / "text.png").write_text("no picture")
+    assert "text.png" in complaint(iadr1("inspect", "--model", "m", tmp_path / "text.png"))
+
+
+# ---------------------------------------------------------------------------------------------- doctor
+
+
+def test_doctor_has_a_line_per_requirement_and_a_mend_per_failure(course: Callable[..., Path], root: Path) -> None:
+    project = course(**{"00_a": "pass"})
+    for name in ("pyproject.toml", "constraints.txt"):
+        (project / name).write_text((root / name).read_text().replace("torch==2.13.0", "torch==2.12.9"))
+    result = iadr1("doctor")
+    lines = [line for line in result.output.splitlines() if line.startswith(("OK", "FAIL"))]
+    failed = {line.split(":")[0].split()[-1] for line in lines if line.startswith("FAIL")}
+    assert result.exit_code == 1 and "torch" in failed and "weights" in failed
+    assert all(" -> " in line for line in lines if line.startswith("FAIL"))
+    for word in (
+        "python",
+        "transformers",
+        "cores",
+        "memory",
+        "disk",
+        "runs folder",
+        "notebooks",
+        "jupyter kernel",
+    ):
+        assert any(word in line for line in lines), word
+
+
+def test_doctor_checks_the_base_weights(tmp_path: Path) -> None:
+    import hashlib
+
+    weights = tmp_path / "model.safetensors"
+    assert not doctor.check_base(tmp_path).ok
+    weights.write_bytes(b"weights")
+    (tmp_path / "SHA256SUMS").write_text(f"{hashlib.sha256(b'weights').hexdigest()}  model.safetensors\n")
+    assert doctor.check_base(tmp_path).ok
+    weights.write_bytes(b"others")
+    assert not doctor.check_base(tmp_path).ok
+    weights.unlink()
+    assert "missing" in doctor.check_base(tmp_path).found
+
+
+def test_doctor_finds_this_environment_in_order(root: Path) -> None:
+    assert doctor.check_python().ok and doctor.check_kernel().ok
+    wrong = [str(check) for check in doctor.check_packages(root) if not check.ok]
+    assert not wrong
+    assert {"torch", "trl", "transformers", "papermill"} <= set(doctor.tested_versions(root))

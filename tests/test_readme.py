@@ -1,0 +1,104 @@
+"""README and the other papers say what is true: numbers, commands, files."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+import typer
+from conftest import ROOT
+from typer.testing import CliRunner
+
+from iadr1_lib import report
+from iadr1_lib.cli import app
+
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+PAPERS = sorted(
+    path for folder in (ROOT, ROOT / "data") for path in folder.rglob("*.md") if ".venv" not in path.parts
+    and not {"runs", ".pytest_cache", "node_modules"} & set(path.relative_to(ROOT).parts)
+)  # fmt: skip
+LINK = re.compile(r"\]\((?!https?://|#)([^)#]+)")
+COMMANDS = typer.main.get_command(app).commands  # type: ignore[attr-defined]
+
+
+def in_code(text: str) -> list[str]:
+    """Lines of code blocks, and what stands between backticks in running text."""
+    blocks = re.findall(r"```\w*\n(.*?)```", text, re.DOTALL)
+    rest = re.sub(r"```.*?```", "", text, flags=re.DOTALL)
+    lines = [line.split(" #")[0].strip() for block in blocks for line in block.splitlines()]
+    return lines + [" ".join(code.split()) for code in re.findall(r"`([^`]+)`", rest)]
+
+
+def test_results_are_those_of_the_shipped_metrics() -> None:
+    before, start, rest = README.partition(report.MARKS[0])
+    block, end, after = rest.partition(report.MARKS[1])
+    assert start and end, "the lines that mark the results are gone"
+    wanted = report.readme_block(report.reference_metrics())
+    assert block.strip() == wanted, "renew it: iadr1 report --readme"
+    # Numbers with a decimal point outside the marks would be results that nothing checks.
+    loose = re.findall(r"(?<![\d.])\d+\.\d+ ?(?:%|points|GiB|min)", before + after)
+    assert loose == []
+
+
+def test_make_verbs_that_are_named_exist() -> None:
+    makefile = (ROOT / "Makefile").read_text()
+    verbs = {match for path in PAPERS for match in re.findall(r"`make ([\w-]+)", path.read_text("utf-8"))}
+    verbs |= {line.split()[1] for line in in_code(README) if line.startswith("make ")}
+    assert {"reproduce", "test", "help"} <= verbs
+    for verb in verbs:
+        assert re.search(rf"^{verb}:", makefile, re.MULTILINE), f"make {verb} does not exist"
+
+
+@pytest.mark.parametrize("path", PAPERS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_commands_and_options_that_are_named_exist(path: Path) -> None:
+    for line in in_code(path.read_text(encoding="utf-8")):
+        words = shlex.split(line) if line.startswith("iadr1 ") else []
+        if words:
+            assert words[1] in COMMANDS, f"{line}: there is no such command"
+            known = {option for parameter in COMMANDS[words[1]].params for option in parameter.opts}
+            unknown = {word for word in words[2:] if word.startswith("--")} - known
+            assert not unknown, f"{line}: unknown {unknown}"
+
+
+@pytest.mark.parametrize("name", sorted(COMMANDS))
+def test_commands_explain_themselves_and_are_named_in_the_readme(name: str) -> None:
+    done = CliRunner().invoke(app, [name, "--help"])
+    assert done.exit_code == 0 and "Usage" in done.output
+    assert f"iadr1 {name}" in README
+
+
+@pytest.mark.parametrize("path", PAPERS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_files_that_are_linked_exist(path: Path) -> None:
+    for target in LINK.findall(path.read_text(encoding="utf-8")):
+        assert (path.parent / target).exists(), f"{path.name} links {target}"
+
+
+def first_column(heading: str) -> list[str]:
+    section = README.split(f"\n## {heading}\n")[1].split("\n## ")[0]
+    rows = [line for line in section.splitlines() if line.startswith("|")][2:]
+    return [re.sub(r"[\[`]|\].*", "", row.split("|")[1]).strip() for row in rows]
+
+
+def test_tables_list_all_notebooks_and_profiles() -> None:
+    notebooks = sorted(path.stem for path in (ROOT / "notebooks").glob("[0-9]*.ipynb"))
+    assert first_column("Notebooks") == notebooks
+    assert sorted(first_column("Profiles")) == sorted(path.stem for path in (ROOT / "data" / "profiles").glob("*.yaml"))
+
+
+def test_each_deviation_has_a_reason_and_a_place() -> None:
+    lines = [line for line in (ROOT / "DEVIATIONS.md").read_text("utf-8").splitlines() if line.startswith("|")]
+    profile = (ROOT / "data" / "profiles" / "mini.yaml").read_text()
+    for line in lines[2:]:
+        cells = [cell.strip() for cell in line.strip("|").split("|")]
+        assert len(cells) == 5 and all(cells[:4]), line
+        for name in re.findall(r"`(\w+)[^`]*`", cells[4]):
+            known = (ROOT / "iadr1_lib" / f"{name}.py").exists() or re.search(rf"^{name}:", profile, re.MULTILINE)
+            assert known or name == "freeze_tower", f"{cells[0]}: there is no {name}"
+
+
+def test_first_folders_of_data_have_a_readme_and_a_row() -> None:
+    said = (ROOT / "data" / "README.md").read_text(encoding="utf-8")
+    for folder in sorted(path for path in (ROOT / "data").iterdir() if path.is_dir()):
+        assert f"`{folder.name}/`" in said

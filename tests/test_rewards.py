@@ -1,0 +1,296 @@
+"""Rewards: the released outputs to the digit, every known trap, and what must hold for any text."""
+
+import json
+import math
+import pickle
+import random
+import time
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from iadr1_lib.answer import CELLS, DEFECT_TYPES, SYNONYMS, build_answer, build_solution
+from iadr1_lib.rewards import (
+    MODES,
+    accuracy_reward,
+    check_solutions,
+    consistency_reward,
+    half_sure_payoff,
+    location_reward,
+    location_score,
+    reward_functions,
+    reward_weights,
+    total_reward,
+    type_reward,
+    type_score,
+)
+
+GOLDEN = Path(__file__).parent / "golden"
+REWARDS = [consistency_reward, accuracy_reward, location_reward, type_reward]
+SOLUTION = build_solution("yes", "top left", "Scratch")
+YES = build_answer("a line", "yes", "top left", "scratch")
+NO = build_answer("all fine", "no")
+
+modes = pytest.mark.parametrize("mode", MODES)
+
+
+def golden(name):
+    return json.loads((GOLDEN / f"{name}.json").read_text())
+
+
+def pay(text, solution=SOLUTION, mode="strict"):
+    """The four rewards of one completion: consistency, accuracy, location, type."""
+    return [reward([text], [solution], mode=mode)[0] for reward in REWARDS]
+
+
+# --- the released functions -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name, score", [("type", type_score), ("location", location_score)])
+def test_released_scores(name, score):
+    rows = golden(name)
+    paid = [score(row["pred"], row["truth"], mode="released") for row in rows]
+    assert paid == pytest.approx([row["reward"] for row in rows], abs=1e-6)
+
+
+@pytest.mark.parametrize("name, reward", [("consistency", consistency_reward), ("accuracy", accuracy_reward)])
+def test_released_rewards(name, reward):
+    rows = golden("reward")
+    paid = reward([row["completion"] for row in rows], [row["solution"] for row in rows], mode="released")
+    assert paid == pytest.approx([row[name] for row in rows], abs=1e-6)
+
+
+def test_released_total_is_the_sum_of_its_ungated_parts():
+    rows = [row for row in golden("reward") if "Yes" in row["solution"]]
+    texts, solutions = [row["completion"] for row in rows], [row["solution"] for row in rows]
+    parts = [
+        location_reward(texts, solutions, mode="released"),
+        type_reward(texts, solutions, mode="released"),
+    ]
+    for row, place, kind in zip(rows, *parts, strict=True):
+        assert row["accuracy"] - (place + kind) / 2 == pytest.approx(round(row["accuracy"] - (place + kind) / 2))
+
+
+# --- the traps: what the released code pays, and strict does not --------------------------------------
+
+
+@pytest.mark.parametrize("place", ["", "unclear", "somewhere"])
+def test_trap_no_place_is_the_centre(place):
+    assert location_score(place, "center", mode="released") == 1
+    assert location_score(place, "center", mode="strict") == 0
+
+
+def test_trap_substrings():
+    assert location_score("copyright area", "right", mode="released") == 1
+    assert location_score("copyright area", "right", mode="strict") == 0
+    assert type_score("a", "scratch", mode="released") == 0.85
+    assert type_score("dent", "deformation", mode="released") == 0
+    for worthless in ("a", "s c r", ".", "", "of", "e", "1", "cratch", "scratchhole"):
+        assert type_score(worthless, "scratch", mode="strict") == 0
+    assert type_score("of", "presence of foreign objects", mode="strict") == 0
+    assert type_score("a", "a", mode="strict") == 0
+    assert type_score("dent", "deformation", mode="strict") >= 0.6
+
+
+def test_trap_naming_every_type_or_place():
+    everything = " ".join(DEFECT_TYPES)
+    assert type_score(everything, "scratch", mode="released") == 0.85
+    assert type_score(everything, "scratch", mode="strict") == 0
+    assert location_score("left right top bottom center", "top left", mode="released") == 1
+    assert location_score("left right top bottom center", "top left", mode="strict") == 0
+
+
+def test_trap_tags_are_paid_under_a_wrong_answer():
+    wrong = YES.replace("Yes", "No")
+    assert pay(wrong, mode="released")[1:] == [1, 1, 1]  # the total of 1 is location and type alone
+    assert pay(wrong, mode="paper")[1:] == [0, 0, 0]
+    assert pay(wrong, mode="strict") == [0, 0, 0, 0]
+
+
+def test_trap_the_scale_depends_on_the_label():
+    assert total_reward(YES, SOLUTION, "released") == 3 and total_reward(NO, "No", "released") == 2
+    assert total_reward(YES, SOLUTION, "strict") == 3 and total_reward(NO, "No", "strict") == 2.5
+
+
+def test_trap_line_ends_and_white_space():
+    assert pay(YES.replace("Yes", "\nYes\n"), mode="released")[1] == 1  # not read, so location and type only
+    assert pay(YES.replace("><", ">\n<"), mode="released")[0] == 0
+    assert pay(YES.replace("Yes", "\nYES\n").replace("><", ">\n <"), mode="strict") == [1, 1, 1, 1]
+
+
+@modes
+def test_trap_a_solution_without_a_label_is_refused(mode):
+    for bad in ("maybe", "", "<answer>perhaps</answer>", "<location>top</location>", None):
+        with pytest.raises(ValueError, match="row 1"):
+            check_solutions([SOLUTION, bad], mode=mode)
+        for reward in REWARDS:
+            with pytest.raises(ValueError, match="row 1"):
+                reward([YES, YES], [SOLUTION, bad], mode=mode)
+    check_solutions(["yes", " No ", SOLUTION], mode=mode)
+
+
+def test_trap_consistency_ignores_the_answer_and_what_surrounds_it():
+    loose = "So: " + YES.replace("Yes", "maybe") + " Done."
+    assert pay(loose, mode="released")[0] == 1
+    assert pay(loose, mode="paper")[0] == pay(loose, mode="strict")[0] == 0
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        YES + "<answer>Yes</answer>",
+        YES.replace("Yes", "<answer>Yes</answer>"),
+        YES.replace("a line", "<answer>Yes</answer>").replace("</type><answer>Yes</answer>", "</type>"),
+        "<think>" + YES.replace("<think>a line</think>", "") + "</think>",
+    ],
+)
+def test_repeated_and_nested_answers_earn_nothing(text):
+    assert pay(text) == [0, 0, 0, 0]
+
+
+def test_repeated_and_nested_tags_earn_nothing():
+    assert pay(YES.replace("top left", "<location>top left</location>")) == [0, 1, 0, 1]
+    assert pay(YES.replace("<type>", "<location>top left</location><type>"))[2] == 0
+    assert pay(YES.replace("scratch", "<location>x</location>"))[2:] == [0, 0]
+    assert pay(YES.replace("a line", "<type>scratch</type>"))[3] == 0
+
+
+def test_a_right_no_with_a_stray_tag_is_not_paid_for_it():
+    stray = NO.replace("<answer>", "<location>top</location><answer>")
+    assert pay(NO, "No") == [1, 1, 0.5, 0.5]
+    assert pay(stray, "No") == [0, 1, 0, 0.5]
+
+
+# --- levels of similarity -------------------------------------------------------------------------------
+
+
+def test_type_levels():
+    levels = [("scratch", 1), ("surface scratch", 0.85), ("linear anomaly", 0.6), ("stain", 0.3), ("hole", 0)]
+    assert [type_score(text, "scratch", mode="paper") for text, _ in levels] == [paid for _, paid in levels]
+    assert type_score("linear anomaly", "scratch", mode="strict") == pytest.approx(0.85)
+    assert type_score("surface anomaly", "scratch", mode="strict") == 0.3
+    assert type_score("scratches", "scratch", mode="strict") >= 0.6
+    assert type_score("crack", "rust", mode="strict") == 0
+
+
+TERMS = sorted({*SYNONYMS, *(term for terms in SYNONYMS.values() for term in terms)})
+texts = st.one_of(st.text(max_size=30), st.sampled_from(TERMS), st.sampled_from(CELLS))
+
+
+@given(texts, texts, st.sampled_from(sorted(MODES)))
+def test_scores_are_bounded_and_ignore_case_and_outer_blanks(a, b, mode):
+    for score in (location_score, type_score):
+        assert 0 <= score(a, b, mode=mode) <= 1
+    padded = f" \n{a}\t"
+    assert location_score(padded, b, mode=mode) == location_score(a, b, mode=mode)
+    assert type_score(padded, b, mode="strict") == type_score(a, b, mode="strict")
+    if a.isascii():
+        assert type_score(a.upper(), b, mode=mode) == type_score(a, b, mode=mode)
+        assert location_score(a.upper(), b, mode=mode) == location_score(a, b, mode=mode)
+
+
+@given(texts, texts)
+def test_scores_are_symmetric_where_promised(a, b):
+    assert type_score(a, b, mode="strict") == type_score(b, a, mode="strict")
+    for mode in MODES:
+        assert location_score(a, b, mode=mode) == location_score(b, a, mode=mode)
+
+
+# --- whatever a completion holds -----------------------------------------------------------------------
+
+pieces = st.sampled_from([YES, NO, "<think>", "</think>", "<answer>", "yes", "</answer>", "<type>", "</type>", "\n"])
+outputs = st.one_of(st.text(), st.lists(pieces, max_size=8).map("".join))
+completions = st.one_of(
+    outputs,
+    outputs.map(lambda text: [{"role": "assistant", "content": text}]),
+    outputs.map(lambda text: [{"role": "assistant", "content": [{"type": "text", "text": text}]}]),
+    st.sampled_from([None, [], [None], {}, 3, [{"role": "assistant"}], [{"role": "assistant", "content": None}]]),
+)
+
+
+@given(st.lists(st.tuples(completions, st.sampled_from([SOLUTION, "No", "<answer>No</answer>"]))))
+def test_one_finite_reward_for_each_completion(rows):
+    said, solutions = [row[0] for row in rows], [row[1] for row in rows]
+    for mode in MODES:
+        for reward in REWARDS:
+            paid = reward(said, solutions, mode=mode, image=["x"] * len(rows), trainer_state=None)
+            assert len(paid) == len(rows)
+            assert all(isinstance(value, float) and math.isfinite(value) and 0 <= value <= 2 for value in paid)
+
+
+@modes
+def test_conversational_and_plain_forms_are_paid_alike(mode):
+    rows = golden("reward")[:100]
+    plain, solutions = [row["completion"] for row in rows], [row["solution"] for row in rows]
+    spoken = [[{"role": "assistant", "content": text}] for text in plain]
+    for reward in REWARDS:
+        assert reward(spoken, solutions, mode=mode) == reward(plain, solutions, mode=mode)
+
+
+@given(outputs, st.sampled_from([SOLUTION, "No"]))
+def test_strict_ignores_outer_white_space(text, solution):
+    assert pay(f"\n {text}\t ", solution) == pay(text, solution)
+
+
+def test_lists_of_different_length_are_a_mistake():
+    with pytest.raises(ValueError):
+        accuracy_reward([YES], [SOLUTION, SOLUTION])
+
+
+# --- what the trainer gets -----------------------------------------------------------------------------
+
+
+@modes
+def test_functions_and_weights_for_the_trainer(mode):
+    functions = pickle.loads(pickle.dumps(reward_functions(mode)))
+    names = ["consistency_reward", "accuracy_reward", "location_reward", "type_reward"]
+    assert [function.__name__ for function in functions] == names[: 2 if mode == "released" else 4]
+    assert len(reward_weights(mode)) == len(functions)
+    paid = [function(completions=[YES], solution=[SOLUTION], prompts=["x"])[0] for function in functions]
+    assert paid == [reward([YES], [SOLUTION], mode=mode)[0] for reward in REWARDS[: len(functions)]]
+
+
+def test_unknown_mode_names_the_choices():
+    with pytest.raises(ValueError, match="released, paper, strict"):
+        reward_functions("lenient")
+
+
+@given(st.floats(0, 1))
+def test_strict_pulls_a_half_sure_model_with_half_right_tags_nowhere(location_accuracy):
+    payoff = half_sure_payoff(location_accuracy, 1 - location_accuracy, "strict")
+    assert payoff.yes == pytest.approx(payoff.no)
+    assert payoff.yes_advantage == pytest.approx(0, abs=0.02)
+
+
+@modes
+def test_better_tags_make_yes_worth_more(mode):
+    payoffs = [half_sure_payoff(share, share, mode) for share in (0, 0.25, 0.5, 0.75, 1)]
+    assert [p.yes for p in payoffs] == sorted(p.yes for p in payoffs)
+    assert len({p.no for p in payoffs}) == 1
+    assert all(p.yes_advantage == pytest.approx(-p.no_advantage) for p in payoffs)
+
+
+@modes
+def test_ten_thousand_completions_in_a_second(mode):
+    rng = random.Random(0)
+    words = [word for term in TERMS for word in term.split()]
+    kinds = [" ".join(rng.sample(words, rng.randint(1, 3))) + f" {i % 7}" for i in range(300)]
+    rows = [(f"thought {i}", rng.choice(CELLS), rng.choice(kinds)) for i in range(10_000)]
+    said = [build_answer(*row[:1], "yes", *row[1:]) for row in rows]
+    solutions = [build_solution("yes", rng.choice(CELLS), rng.choice(DEFECT_TYPES)) for _ in rows]
+    start = time.process_time()
+    for reward in REWARDS:
+        reward(said, solutions, mode=mode)
+    assert time.process_time() - start < 1
+
+
+@modes
+def test_accuracy_reports_the_share_of_yes_to_the_trainer(mode):
+    logged = {}
+    said = [build_answer("x", "no"), build_answer("x", "yes", "top", "hole"), "neither"]
+    solutions = [build_solution("no")] * 3
+    plain = accuracy_reward(said, solutions, mode=mode)
+    assert accuracy_reward(said, solutions, mode=mode, log_metric=logged.__setitem__) == plain
+    assert logged == {"share_yes": pytest.approx(1 / 3)}
