@@ -20,7 +20,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 from scipy import ndimage
 
 from iadr1_lib.answer import (
@@ -33,7 +32,7 @@ from iadr1_lib.answer import (
     cell_of_mask,
     matches_format,
 )
-from iadr1_lib.benchmarks import Sample, open_image
+from iadr1_lib.benchmarks import Sample, open_image, read_mask
 from iadr1_lib.runs import UserError
 
 
@@ -96,10 +95,15 @@ def measure(image: NDArray[np.uint8], mask: NDArray[np.bool_]) -> dict[str, Any]
     }
 
 
-@lru_cache(maxsize=256)
 def _notes(category_folder: Path) -> dict[str, dict[str, Any]]:
     path = category_folder / "notes.json"
-    return json.loads(path.read_text()) if path.exists() else {}
+    return _read_notes(path, path.stat().st_mtime_ns) if path.exists() else {}
+
+
+@lru_cache(maxsize=256)
+def _read_notes(path: Path, written: int) -> dict[str, dict[str, Any]]:
+    """The notes as of the time `written`: a world drawn again brings new ones."""
+    return json.loads(path.read_text())
 
 
 def facts_of(sample: Sample) -> Facts:
@@ -112,7 +116,9 @@ def facts_of(sample: Sample) -> Facts:
     if sample.mask is None:
         raise UserError(f"{sample.image} is defective but has no mask: the rule teacher needs one; leave the image out")
     image = np.asarray(open_image(sample.image))
-    mask = np.asarray(Image.open(sample.mask).convert("L")) > 0
+    mask = read_mask(sample.mask)
+    if not mask.any():
+        raise UserError(f"The mask {sample.mask} marks nothing: mend it or leave the image out")
     return Facts(label="yes", location=cell_of_mask(mask), defect_type=sample.type, **measure(image, mask), **seen)
 
 
@@ -226,6 +232,7 @@ def teacher_vocabulary() -> list[str]:
 def _places_named(text: str) -> set[str]:
     """Cells named in a text, the longest name first, so that "top left" is not also "top"."""
     found = set()
+    text = re.sub(r"\bon top\b", " ", text)  # says how, not where
     for cell in sorted(CELLS, key=len, reverse=True):
         if re.search(rf"\b{cell}\b", text):
             found.add(cell)
@@ -238,7 +245,10 @@ def _types_named(text: str) -> set[str]:
 
 
 def _format(record: Record) -> bool:
-    return matches_format(record.answer) == record.label
+    try:
+        return matches_format(record.answer) == record.label
+    except ValueError:  # tags that the label's pattern lacks, or has not
+        return False
 
 
 def _place(record: Record) -> bool:
@@ -246,7 +256,10 @@ def _place(record: Record) -> bool:
 
 
 def _type(record: Record) -> bool:
-    named = _types_named(record.reasoning.lower())
+    text = record.reasoning.lower()
+    if record.type and record.type not in DEFECT_TYPES:
+        text = text.replace(record.type.lower(), " ")  # a data set's own name may hold another's: "scratch head"
+    named = _types_named(text)
     known = record.type in DEFECT_TYPES
     return named <= {record.type} and (not known or record.label == "no" or record.type in named)
 
@@ -374,6 +387,6 @@ def read_rows(path: Path, made_by: str = "03_expert_ad") -> list[dict[str, Any]]
         raise UserError(
             f"{path} is not valid JSON (line {error.lineno}): build it again with notebook {made_by}"
         ) from error
-    if not isinstance(rows, list) or not rows:
+    if not isinstance(rows, list) or not rows or not all(isinstance(row, dict) for row in rows):
         raise UserError(f"{path} holds no records: build it again with notebook {made_by}")
     return rows

@@ -544,9 +544,11 @@ def draw(
 
 def drawings(families: list[Family], count: int, seed: int) -> Iterator[Drawing]:
     """`count` pictures, families and defect types in turn, every second one normal."""
+    step = (len(families) + 1) | 1  # odd, so that each family meets each type in turn
     for i in range(count):
-        family = families[(i // 2) % len(families)]
-        defect_type = DEFECT_TYPES[(i // 2 // len(families) + i // 2) % len(DEFECT_TYPES)] if i % 2 else None
+        turn, place = divmod(i // 2, len(families))
+        family = families[place]
+        defect_type = DEFECT_TYPES[(turn * step + place) % len(DEFECT_TYPES)] if i % 2 else None
         yield draw(family, zlib.crc32(f"{seed}/{i}".encode()), defect_type)
 
 
@@ -563,7 +565,7 @@ def write_world(root: Path, families: list[Family], count: int, seed: int, *, sp
     names = [f.name for f in families]
     stamp = {"families": names, "count": count, "seed": seed, "split": split, "drawn_by": drawn_by}
     done = root / "world.json"
-    if done.exists() and json.loads(done.read_text()) == stamp:
+    if done.exists() and done.read_text() == json.dumps(stamp):
         return
     shutil.rmtree(root, ignore_errors=True)  # pictures of another drawing must not mix in
     notes: dict[str, dict[str, dict[str, object]]] = {}

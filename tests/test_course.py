@@ -1,0 +1,187 @@
+"""The chain of steps, with the smoke profile: what each reads, writes, and asks for when it is not there."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterator
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from iadr1_lib import course, synthetic
+from iadr1_lib.benchmarks import Sample, content_hash, leakage
+from iadr1_lib.expert_ad import read_rows
+from iadr1_lib.runs import Run, UserError
+
+PARTS = ("pa_sft", "sc_grpo", "dev")
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
+    """A run of the smoke profile whose training world and Expert-AD are there, and no model."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("IADR1_RUNS", str(tmp_path_factory.mktemp("runs")))
+        made = Run("smoke", 0)
+        course.draw_training_world(made)
+        course.build_expert_ad(made)
+        yield made
+
+
+@pytest.fixture
+def fresh(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
+    """A run of the smoke profile in which nothing has been done."""
+    monkeypatch.setenv("IADR1_RUNS", str(tmp_path))
+    return Run("smoke", 0)
+
+
+@pytest.fixture(scope="module")
+def opened(run: Run) -> list[Sample]:
+    return course.benchmark_samples(run, "a look at the numbers")
+
+
+def hashes(samples: list[Sample]) -> list[str]:
+    return [content_hash(s.image) for s in samples]
+
+
+# ---------------------------------------------------------------------------------------------- the world
+
+
+def test_the_profile_s_numbers_of_pictures_are_drawn(run: Run) -> None:
+    world = course.world_settings(run)
+    wanted = {"pa_sft": world.pa_sft_images, "sc_grpo": world.sc_grpo_images, "dev": world.dev_images}
+    for part, count in wanted.items():
+        samples = course.training_samples(run, part)
+        assert len(samples) == count
+        assert [s.label for s in samples] == ["no", "yes"] * (count // 2)
+        assert {s.benchmark for s in samples} == {part}
+    families = {part: {s.category for s in course.training_samples(run, part)} for part in PARTS}
+    assert len(families["pa_sft"]) == world.pa_sft_families
+    assert len(families["sc_grpo"]) == world.sc_grpo_families
+
+
+def test_no_picture_and_no_family_is_in_two_parts(run: Run, opened: list[Sample]) -> None:
+    parts = {part: course.training_samples(run, part) for part in PARTS} | {"test": opened}
+    for samples in parts.values():
+        assert len(set(hashes(samples))) == len(samples)
+    for one, other in combinations(parts.values(), 2):
+        assert leakage(one, other) == {}
+        assert not {s.category for s in one} & {s.category for s in other}
+
+
+def test_another_seed_draws_other_training_pictures_and_the_same_dev_set(run: Run) -> None:
+    other = Run("smoke", 1)
+    course.draw_training_world(other)
+    assert other.folder != run.folder
+    for part in ("pa_sft", "sc_grpo"):
+        assert not set(hashes(course.training_samples(run, part))) & set(hashes(course.training_samples(other, part)))
+    assert hashes(course.training_samples(run, "dev")) == hashes(course.training_samples(other, "dev"))
+
+
+# ---------------------------------------------------------------------------------------------- the test set
+
+
+def test_the_six_benchmarks_are_drawn_with_both_labels(run: Run, opened: list[Sample]) -> None:
+    count = course.world_settings(run).test_images
+    by_label = Counter((s.benchmark, s.label) for s in opened)
+    assert {name for name, _ in by_label} == set(synthetic.test_families())
+    assert set(by_label.values()) == {count // 2}
+
+
+def test_drawing_the_training_world_does_not_open_the_test_set(fresh: Run) -> None:
+    course.draw_training_world(fresh)
+    course.build_expert_ad(fresh)
+    assert not fresh.path("world", "test").exists()
+    assert not fresh.path("test_openings.jsonl").exists()
+
+
+def test_each_opening_of_the_test_set_is_noted_with_its_reason(fresh: Run) -> None:
+    reasons = ["final numbers of PA-SFT", "final numbers of SC-GRPO"]
+    first, again = (course.benchmark_samples(fresh, why) for why in reasons)
+    assert first == again
+    notes = [json.loads(line) for line in fresh.path("test_openings.jsonl").read_text().splitlines()]
+    assert [note["why"] for note in notes] == reasons
+    assert all(note["time"] and note["commit"] for note in notes)
+
+
+# ---------------------------------------------------------------------------------------------- Expert-AD
+
+
+def test_expert_ad_covers_both_sets_and_the_control(run: Run) -> None:
+    sft, grpo, control = (read_rows(run.path("expert_ad", f"{n}.json")) for n in ("pa_sft", "sc_grpo", "control"))
+    assert [r["images"] for r in sft] == [s.image for s in course.training_samples(run, "pa_sft")]
+    assert [r["image"] for r in grpo] == [s.image for s in course.training_samples(run, "sc_grpo")]
+    assert [r["images"] for r in control] == [r["image"] for r in grpo]
+    for row, question in zip(control, grpo, strict=True):
+        assert row["messages"][1]["content"].endswith("</think>" + question["solution"])
+    digests = [{content_hash(r[key]) for r in rows} for rows, key in ((sft, "images"), (grpo, "image"))]
+    assert not digests[0] & digests[1]
+
+
+def test_expert_ad_is_the_same_when_built_again(run: Run) -> None:
+    folder = run.path("expert_ad")
+    before = {p.name: p.read_bytes() for p in folder.iterdir()}
+    assert course.build_expert_ad(run) == folder
+    assert {p.name: p.read_bytes() for p in folder.iterdir()} == before
+
+
+# ---------------------------------------------------------------------------------------------- what is missing
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_samples_before_the_world_is_drawn_name_the_notebook(fresh: Run, part: str) -> None:
+    with pytest.raises(UserError, match="02_data"):
+        course.training_samples(fresh, part)
+
+
+def test_expert_ad_before_the_world_is_drawn_names_the_notebook(fresh: Run) -> None:
+    with pytest.raises(UserError, match="02_data"):
+        course.build_expert_ad(fresh)
+
+
+@pytest.mark.parametrize(("stage", "maker"), [("pa_sft", "04_pa_sft"), ("sc_grpo", "07_"), ("control", "07_")])
+def test_a_model_that_is_not_trained_names_the_notebook(fresh: Run, stage: str, maker: str) -> None:
+    with pytest.raises(UserError, match=maker):
+        course.stage_model(fresh, stage)
+    with pytest.raises(UserError, match=maker):
+        course.predict_stage(fresh, stage, [])
+
+
+def test_the_base_model_needs_no_notebook(fresh: Run) -> None:
+    assert course.stage_model(fresh, "base").name == "mini_base"
+
+
+@pytest.mark.parametrize("stage", ["pa_sft", "sc_grpo", "control"])
+def test_training_before_expert_ad_names_the_notebook(fresh: Run, stage: str) -> None:
+    with pytest.raises(UserError, match="03_expert_ad"):
+        course.train_stage(fresh, stage)
+
+
+@pytest.mark.parametrize("stage", ["sc_grpo", "control"])
+def test_a_later_stage_before_pa_sft_names_the_notebook(run: Run, stage: str) -> None:
+    with pytest.raises(UserError, match="04_pa_sft"):
+        course.train_stage(run, stage)
+
+
+# ---------------------------------------------------------------------------------------------- the dev score
+
+
+def test_the_dev_score_is_balanced_accuracy_on_dev_pictures_in_percent(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from iadr1_lib import inference
+
+    seen: list[Any] = []
+
+    def always_yes(model: Any, processor: Any, batch: list[Any], **_: Any) -> list[tuple[str, float]]:
+        seen.extend(batch)
+        return [("<think>x</think><location>top</location><type>hole</type><answer>Yes</answer>", 0.9) for _ in batch]
+
+    monkeypatch.setattr(inference, "generate", always_yes)
+    assert course.dev_check(run)(None, None) == pytest.approx(50)
+    assert len(seen) == course.world_settings(run).dev_check_images
+    seen.clear()
+    course.dev_check(run, count=6)(None, None)
+    assert len(seen) == 6
