@@ -240,6 +240,7 @@ def _common(out: Path, seed: int, save_every: int) -> dict[str, Any]:
         "max_grad_norm": 1.0,
         "remove_unused_columns": False,
         "dataloader_pin_memory": torch.cuda.is_available(),
+        "use_cpu": not torch.cuda.is_available(),
     }
 
 

@@ -1,0 +1,147 @@
+"""Asking a model: batches, determinism, resume, what a row holds."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tiny_vlm
+import torch
+from PIL import Image
+
+from iadr1_lib import inference
+from iadr1_lib.answer import QUESTION
+from iadr1_lib.benchmarks import Sample
+from iadr1_lib.inference import generate, predict, prompt_messages
+from iadr1_lib.models import load_model
+from iadr1_lib.runs import UserError
+
+KEYS = {
+    "image", "category", "benchmark", "label", "location", "type",
+    "raw", "p_yes", "prompt", "protocol", "model", "seed",
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_vlm.save(tmp_path_factory.mktemp("tiny") / "stage" / "model")
+
+
+@pytest.fixture(scope="module")
+def samples(tmp_path_factory: pytest.TempPathFactory) -> list[Sample]:
+    return tiny_vlm.draw_samples(tmp_path_factory.mktemp("pictures"), 6)
+
+
+def rows_of(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def test_a_batch_of_mixed_sizes_gets_an_answer_each_the_same_twice(folder: Path) -> None:
+    model, processor = load_model(folder)
+    images = [[Image.new("RGB", size, "grey")] for size in ((20, 200), (96, 96), (640, 480), (1, 1))]
+    once = generate(model, processor, images, max_new_tokens=8)
+    assert once == generate(model, processor, images, max_new_tokens=8)
+    assert len(once) == 4
+    assert all(isinstance(text, str) and (p is None or 0 <= p <= 1) for text, p in once)
+
+
+def test_one_and_two_pictures_may_share_a_batch(folder: Path) -> None:
+    model, processor = load_model(folder)
+    picture = Image.new("RGB", (96, 96), "red")
+    together = generate(model, processor, [[picture], [picture, picture]], max_new_tokens=6)
+    alone = [generate(model, processor, [g], max_new_tokens=6)[0] for g in ([picture], [picture, picture])]
+    assert [text for text, _ in together] == [text for text, _ in alone]
+
+
+def test_pictures_of_any_mode_are_answered(folder: Path) -> None:
+    modes = [Image.new(mode, (30, 40)) for mode in ("L", "1", "RGBA", "P", "CMYK")]
+    assert len(inference.answer_images(folder, modes)) == 5
+
+
+def p_yes(ids: list[int], logits: torch.Tensor) -> float | None:
+    return inference._p_yes(torch.tensor(ids), logits, yes=[1, 2], no=[3, 4], tag=5)
+
+
+def test_p_yes_is_read_where_the_word_is_chosen() -> None:
+    logits = torch.zeros(4, 8)
+    logits[2, 1] = 50.0  # sure of Yes at the third place, undecided elsewhere
+    assert p_yes([0, 5, 1, 6], logits) == pytest.approx(1.0)  # after the answer tag
+    assert p_yes([3, 5, 1, 6], logits) == pytest.approx(1.0)  # the tag counts before an earlier word
+    assert p_yes([0, 3, 1, 6], logits) == pytest.approx(0.5)  # no tag: the first of the words
+    assert p_yes([0, 0, 6, 6], logits) is None
+    assert p_yes([0, 0, 6, 5], logits) is None  # the tag is the last token
+
+
+def test_an_unknown_prompt_mode_is_a_user_error() -> None:
+    with pytest.raises(UserError, match="bare, yes-no"):
+        prompt_messages("polite")
+
+
+def test_prompts_hold_pictures_first_then_the_question() -> None:
+    [message] = prompt_messages("bare", images=2)
+    assert [p["type"] for p in message["content"]] == ["image", "image", "text"]
+    assert message["content"][-1]["text"] == QUESTION
+    assert prompt_messages("yes-no")[0]["content"][-1]["text"].startswith(QUESTION)
+
+
+def test_rows_hold_truth_answer_and_origin(folder: Path, samples: list[Sample], tmp_path: Path) -> None:
+    out = predict(folder, samples, tmp_path / "a" / "p.jsonl", batch_size=4, max_new_tokens=6, seed=3, quiet=True)
+    rows = rows_of(out)
+    assert [r["image"] for r in rows] == [s.image for s in samples]
+    for row, sample in zip(rows, samples, strict=True):
+        assert set(row) == KEYS
+        assert (row["label"], row["type"], row["location"]) == (sample.label, sample.type, sample.location)
+        assert row["seed"] == 3 and row["prompt"] == "bare" and row["model"].startswith("stage/model@")
+        assert row["p_yes"] is None or 0 <= row["p_yes"] <= 1
+
+
+def test_a_killed_run_goes_on_after_its_last_whole_line(
+    folder: Path, samples: list[Sample], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options: dict[str, Any] = {"batch_size": 2, "max_new_tokens": 6, "quiet": True}
+    whole = predict(folder, samples, tmp_path / "whole.jsonl", **options).read_bytes()
+    lines = whole.splitlines(keepends=True)
+    broken = tmp_path / "broken.jsonl"
+    broken.write_bytes(b"".join(lines[:2]) + lines[2][:25])
+    asked: list[int] = []
+    honest = inference.generate
+
+    def counted(model: Any, processor: Any, images: Any, **kwargs: Any) -> Any:
+        asked.append(len(images))
+        return honest(model, processor, images, **kwargs)
+
+    monkeypatch.setattr(inference, "generate", counted)
+    predict(folder, samples, broken, **options)
+    assert sum(asked) == 4
+    assert broken.read_bytes() == whole
+    predict(folder, samples, broken, **options)
+    assert sum(asked) == 4  # nothing left to ask
+
+
+def test_answers_of_another_model_are_set_aside(folder: Path, samples: list[Sample], tmp_path: Path) -> None:
+    options: dict[str, Any] = {"max_new_tokens": 4, "quiet": True}
+    out = predict(folder, samples[:2], tmp_path / "p.jsonl", **options)
+    old = out.read_bytes()
+    model, processor = tiny_vlm.build()
+    with torch.no_grad():
+        next(model.parameters()).add_(0.1)
+    tiny_vlm.models.save_model(model, processor, tmp_path / "other" / "model")
+    predict(tmp_path / "other" / "model", samples[:2], out, **options)
+    assert out.with_name("p.jsonl.old").read_bytes() == old
+    assert {r["model"].split("@")[0] for r in rows_of(out)} == {"other/model"}
+    predict(tmp_path / "other" / "model", samples[:2], out, prompt="yes-no", **options)
+    assert {r["prompt"] for r in rows_of(out)} == {"yes-no"}  # another prompt is another run, too
+
+
+def test_a_missing_model_and_a_broken_picture_are_user_errors(
+    folder: Path, samples: list[Sample], tmp_path: Path
+) -> None:
+    with pytest.raises(UserError, match="no model folder"):
+        predict(tmp_path / "none", samples, tmp_path / "p.jsonl")
+    picture = Path(samples[0].image).read_bytes()
+    (tmp_path / "cut.png").write_bytes(picture[: len(picture) // 2])
+    cut = Sample(str(tmp_path / "cut.png"), "no", None, None, None, "c", "tiny", "test", "x")
+    with pytest.raises(UserError, match="cut.png"):
+        predict(folder, [cut], tmp_path / "p.jsonl", quiet=True)

@@ -1,0 +1,130 @@
+"""The mini VLM: saving and loading, the tokenizer and the chat template, what it must never say."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tiny_vlm
+import torch
+from PIL import Image
+from transformers import AutoModelForImageTextToText, AutoProcessor
+
+from iadr1_lib.answer import QUESTION, TAGS
+from iadr1_lib.models import IMAGE, load_model, load_processor, parameter_count
+from iadr1_lib.runs import UserError
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_vlm.save(tmp_path_factory.mktemp("tiny") / "model")
+
+
+def ask(processor: Any, images: int) -> Any:
+    parts = [{"type": "image"}] * images + [{"type": "text", "text": QUESTION}]
+    text = processor.apply_chat_template([{"role": "user", "content": parts}], add_generation_prompt=True)
+    pictures = [Image.effect_mandelbrot((50 + 40 * i, 80), (-2, -1, 1, 1), 20).convert("RGB") for i in range(images)]
+    return processor(images=[pictures], text=[text], return_tensors="pt")
+
+
+@pytest.mark.parametrize("half", [False, True])
+def test_a_saved_model_loads_as_float32_with_the_same_logits(tmp_path: Path, half: bool) -> None:
+    model, processor = tiny_vlm.build()
+    tiny_vlm.save(tmp_path, half=half)
+    loaded, its_processor = load_model(tmp_path)
+    assert {p.dtype for p in loaded.parameters()} == {torch.float32}
+    assert not loaded.training
+    inputs = ask(processor, 1)
+    again = ask(its_processor, 1)
+    assert torch.equal(inputs["input_ids"], again["input_ids"])
+    assert torch.equal(inputs["pixel_values"], again["pixel_values"])
+    with torch.no_grad():
+        before, after = model(**inputs).logits, loaded.to("cpu")(**again).logits
+    torch.testing.assert_close(before, after, atol=1e-2 if half else 1e-6, rtol=0)
+
+
+def test_half_storage_halves_the_file(tmp_path: Path) -> None:
+    sizes = [(tiny_vlm.save(tmp_path / str(h), half=h) / "model.safetensors").stat().st_size for h in (True, False)]
+    assert sizes[0] < 0.55 * sizes[1]
+
+
+def test_saving_in_half_leaves_the_model_in_float32(tmp_path: Path) -> None:
+    model, processor = tiny_vlm.build()
+    tiny_vlm.models.save_model(model, processor, tmp_path, half=True)
+    assert {p.dtype for p in model.parameters()} == {torch.float32}
+
+
+def test_each_tag_is_one_token_and_survives_decoding(folder: Path) -> None:
+    tokenizer = load_processor(folder).tokenizer
+    for tag in TAGS:
+        ids = tokenizer(tag, add_special_tokens=False).input_ids
+        assert len(ids) == 1
+        assert tokenizer.decode(ids, skip_special_tokens=True) == tag
+    text = "<think>I scan .</think><answer>No</answer>"
+    assert tokenizer.decode(tokenizer(text, add_special_tokens=False).input_ids, skip_special_tokens=True) == text
+
+
+@pytest.mark.parametrize("images", [1, 2])
+def test_each_picture_takes_64_tokens_and_the_model_answers(folder: Path, images: int) -> None:
+    model, processor = load_model(folder)
+    inputs = ask(processor, images)
+    image_token = processor.tokenizer.convert_tokens_to_ids(IMAGE)
+    assert int((inputs["input_ids"] == image_token).sum()) == 64 * images
+    assert inputs["pixel_values"].shape == (images, 3, 96, 96)
+    out = model.generate(**inputs.to(model.device), max_new_tokens=4, do_sample=False)
+    assert out.shape[1] > inputs["input_ids"].shape[1]
+
+
+def test_the_template_takes_plain_text_and_several_turns(folder: Path) -> None:
+    processor = load_processor(folder)
+    turns = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
+    assert processor.apply_chat_template(turns) == "<|user|>a<|end|><|assistant|>b<|end|>"
+
+
+def test_the_image_token_is_never_generated(folder: Path) -> None:
+    model, processor = load_model(folder)
+    image_token = processor.tokenizer.convert_tokens_to_ids(IMAGE)
+    assert image_token in model.generation_config.suppress_tokens
+    with torch.no_grad():  # now its logit is far above or far below all others, as likely the one as the other
+        model.lm_head.weight[image_token] *= 100
+    inputs = ask(processor, 1).to(model.device)
+    torch.manual_seed(0)
+    out = model.generate(**inputs, max_new_tokens=24, min_new_tokens=24, do_sample=True, temperature=2.0)
+    assert image_token not in out[0, inputs["input_ids"].shape[1] :]
+
+
+def test_pictures_go_through_pillow(folder: Path) -> None:
+    assert type(load_processor(folder).image_processor).__name__ == "SiglipImageProcessorPil"
+
+
+def test_parameters_are_counted_once(folder: Path) -> None:
+    model, _ = load_model(folder)
+    counts = parameter_count(model)
+    assert sum(counts.values()) == sum(p.numel() for p in model.parameters())
+    assert all(counts.values())
+
+
+def test_a_missing_folder_and_one_without_weights_are_user_errors(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no model folder"):
+        load_model(tmp_path / "nowhere")
+    tiny_vlm.save(tmp_path / "model")
+    (tmp_path / "model" / "model.safetensors").unlink()
+    with pytest.raises(UserError, match="no weights"):
+        load_model(tmp_path / "model")
+
+
+def test_the_shipped_base_model_is_small_whole_and_loads_plainly(root: Path) -> None:
+    base = root / "data" / "mini_base"
+    if not (base / "SHA256SUMS").exists():
+        pytest.skip(f"no {base / 'SHA256SUMS'}: make the base weights with `iadr1 build-base`")
+    assert sum(f.stat().st_size for f in base.iterdir()) <= 12e6
+    for line in (base / "SHA256SUMS").read_text().splitlines():
+        digest, name = line.split()
+        assert hashlib.sha256((base / name).read_bytes()).hexdigest() == digest
+    model = AutoModelForImageTextToText.from_pretrained(str(base)).eval()
+    processor = AutoProcessor.from_pretrained(str(base))
+    assert {p.dtype for p in model.parameters()} == {torch.float32}
+    out = model.generate(**ask(processor, 2), max_new_tokens=3, do_sample=False)
+    assert torch.is_tensor(out)

@@ -1,0 +1,247 @@
+"""Both stages on a tiny model: TRL's own trainers, a few steps, and what happens when a run is broken off."""
+
+from __future__ import annotations
+
+import errno
+import itertools
+import json
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tiny_vlm
+import torch
+from safetensors.torch import load_file
+from trl import SFTConfig, SFTTrainer
+
+from iadr1_lib import training
+from iadr1_lib.expert_ad import read_rows
+from iadr1_lib.models import load_model
+from iadr1_lib.runs import UserError, load_profile
+from iadr1_lib.training import PaSftSettings, ScGrpoSettings
+
+SFT = replace(load_profile("smoke").settings("pa_sft", PaSftSettings), batch=4, epochs=1.34, dev_every=2)  # 4-5 steps
+GRPO = replace(
+    load_profile("smoke").settings("sc_grpo", ScGrpoSettings),
+    steps=4, prompts=2, group=2, micro_batch=4, max_completion=6, dev_every=2, warmup_steps=0,
+)  # fmt: skip
+Train = Callable[..., Path]
+
+
+class Killed(Exception):
+    """Stands for whatever ends a run in the middle."""
+
+
+@pytest.fixture(scope="session")
+def world(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """A tiny model and the records of a dozen drawn pictures."""
+    folder = tmp_path_factory.mktemp("world")
+    sft, grpo = tiny_vlm.write_records(tiny_vlm.draw_samples(folder / "pictures"), folder)
+    return {"folder": folder, "model": tiny_vlm.save(folder / "model"), "pa_sft": sft, "sc_grpo": grpo}
+
+
+@pytest.fixture(params=["pa_sft", "sc_grpo"])
+def stage(request: pytest.FixtureRequest, world: dict[str, Path]) -> tuple[Train, Any]:
+    """train(out, settings, ...) of one stage, and settings for it."""
+    function: Any = {"pa_sft": training.train_pa_sft, "sc_grpo": training.train_sc_grpo}[request.param]
+
+    def train(out: Path, settings: Any, **options: Any) -> Path:
+        return function(world["model"], world[request.param], out, settings, **options)
+
+    return train, SFT if request.param == "pa_sft" else GRPO
+
+
+def weights(model: Path) -> dict[str, torch.Tensor]:
+    return load_file(model / "model.safetensors")
+
+
+def far(a: Path, b: Path) -> float:
+    """The largest difference of two models' weights."""
+    first, second = weights(a), weights(b)
+    return max(float((first[k] - second[k]).abs().max()) for k in first)
+
+
+def rising(start: int = 0) -> Callable[..., float]:
+    scores = itertools.count(start)
+    return lambda model, processor: float(next(scores))
+
+
+def log_without_times(out: Path) -> list[dict[str, str]]:
+    clock = ("time", "per_second", "runtime")
+    return [{k: v for k, v in row.items() if not any(c in k for c in clock)} for row in tiny_vlm.read_csv(out / "log.csv")]
+
+
+def test_only_the_answer_carries_loss(world: dict[str, Path], tmp_path: Path) -> None:
+    model, processor = load_model(world["model"])
+    rows = read_rows(world["pa_sft"])
+    arguments = SFTConfig(
+        output_dir=str(tmp_path), completion_only_loss=True, max_length=None, report_to="none", bf16=False
+    )
+    data = training.pa_sft_dataset(rows)
+    trainer = SFTTrainer(model=model, args=arguments, train_dataset=data, processing_class=processor)
+    batch = trainer.data_collator([data[i] for i in range(4)])
+    for ids, labels, row in zip(batch["input_ids"], batch["labels"], rows, strict=False):
+        said = processor.tokenizer.decode(ids[labels != -100])
+        assert said.replace("<|end|>", "").strip() == row["messages"][1]["content"]
+        unlearnt = ids[labels == -100]
+        assert int((unlearnt == model.config.image_token_id).sum()) == 64
+
+
+def test_a_stage_leaves_model_log_and_facts(stage: tuple[Train, Any], tmp_path: Path, world: dict[str, Path]) -> None:
+    train, settings = stage
+    model = train(tmp_path, settings)
+    assert model == tmp_path / "model"
+    load_model(model)
+    assert far(model, world["model"]) > 0
+    rows = tiny_vlm.read_csv(tmp_path / "log.csv")
+    wanted = {"loss", "mean_token_accuracy"} if settings is SFT else {"reward", "kl", "rewards/accuracy_reward/mean"}
+    assert {"step", "learning_rate"} | wanted <= set(rows[0])
+    facts = json.loads((tmp_path / "stage.json").read_text())
+    assert facts["seed"] == 0 and facts["steps"] >= 2 and facts["settings"]["dev_every"] == 2
+    assert not (tmp_path / "checkpoints").exists()
+
+
+def test_a_finished_stage_is_used_again_until_its_inputs_change(stage: tuple[Train, Any], tmp_path: Path) -> None:
+    train, settings = stage
+    settings = replace(settings, epochs=0.67) if isinstance(settings, PaSftSettings) else replace(settings, steps=1)
+    file = train(tmp_path, settings) / "model.safetensors"
+    made = file.stat().st_mtime_ns
+    train(tmp_path, settings)
+    assert file.stat().st_mtime_ns == made
+    train(tmp_path, replace(settings, learning_rate=settings.learning_rate / 2))
+    assert file.stat().st_mtime_ns != made
+    made = file.stat().st_mtime_ns
+    train(tmp_path, replace(settings, learning_rate=settings.learning_rate / 2), seed=1)
+    assert file.stat().st_mtime_ns != made
+
+
+def test_a_broken_off_run_ends_with_the_weights_of_an_unbroken_one(stage: tuple[Train, Any], tmp_path: Path) -> None:
+    train, settings = stage
+    whole = train(tmp_path / "whole", settings, dev_score=rising())
+    calls = itertools.count()
+
+    def breaks(model: Any, processor: Any) -> float:
+        if (call := next(calls)) == 1:
+            raise Killed
+        return float(call)
+
+    with pytest.raises(Killed):
+        train(tmp_path / "broken", settings, dev_score=breaks)
+    assert not (tmp_path / "broken" / "stage.json").exists()
+    assert (tmp_path / "broken" / "checkpoints" / "checkpoint-2").is_dir()
+    resumed = train(tmp_path / "broken", settings, dev_score=rising(1))
+    assert far(whole, resumed) <= 1e-5
+    steps = [[r["step"] for r in tiny_vlm.read_csv(tmp_path / n / "log.csv")] for n in ("whole", "broken")]
+    assert steps[0] == steps[1]
+
+
+@pytest.mark.slow
+def test_a_killed_process_is_resumed(tmp_path: Path, world: dict[str, Path]) -> None:
+    code = f"""
+        import os, signal
+        from dataclasses import replace
+        import test_training as t
+        scores = iter([0.0])
+        def score(model, processor):
+            value = next(scores, None)
+            if value is None:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return value
+        t.training.train_pa_sft({str(world["model"])!r}, {str(world["pa_sft"])!r}, {str(tmp_path / "broken")!r}, t.SFT,
+                                dev_score=score)
+    """
+    path = os.pathsep.join([str(Path(__file__).parent), str(Path(__file__).parents[1])])
+    run = subprocess.run([sys.executable, "-c", textwrap.dedent(code)], env=os.environ | {"PYTHONPATH": path}, timeout=300)
+    assert run.returncode == -signal.SIGKILL
+    assert (tmp_path / "broken" / "model" / "model.safetensors").exists()
+    whole = training.train_pa_sft(world["model"], world["pa_sft"], tmp_path / "whole", SFT, dev_score=rising())
+    resumed = training.train_pa_sft(world["model"], world["pa_sft"], tmp_path / "broken", SFT, dev_score=rising(1))
+    assert far(whole, resumed) <= 1e-5
+
+
+def test_the_model_with_the_best_dev_score_is_kept(stage: tuple[Train, Any], tmp_path: Path) -> None:
+    train, settings = stage
+    seen: list[dict[str, torch.Tensor]] = []
+
+    def falls(model: Any, processor: Any) -> float:
+        assert not model.training
+        seen.append({k: v.detach().clone() for k, v in model.named_parameters()})
+        return -float(len(seen))
+
+    model, _ = load_model(train(tmp_path, settings, dev_score=falls))
+    kept = dict(model.named_parameters())
+    assert len(seen) >= 2
+    assert max(float((kept[k] - seen[0][k]).abs().max()) for k in kept) == 0
+    assert max(float((kept[k] - seen[-1][k]).abs().max()) for k in kept) > 0
+    assert json.loads((tmp_path / "best.json").read_text())["step"] == 2
+    logged = [r["dev_score"] for r in tiny_vlm.read_csv(tmp_path / "log.csv") if r["dev_score"]]
+    assert [float(v) for v in logged] == [-float(i + 1) for i in range(len(seen))]
+
+
+def test_the_same_seed_gives_the_same_log_and_scoring_changes_nothing(stage: tuple[Train, Any], tmp_path: Path) -> None:
+    train, settings = stage
+
+    def noisy(model: Any, processor: Any) -> float:
+        return float(torch.rand(7).sum())
+
+    first = train(tmp_path / "a", settings, seed=3)
+    second = train(tmp_path / "b", settings, seed=3)
+    assert log_without_times(tmp_path / "a") == log_without_times(tmp_path / "b")
+    assert far(first, second) == 0
+    train(tmp_path / "c", settings, seed=3, dev_score=noisy)
+    losses = [[r["loss"] for r in log_without_times(tmp_path / n) if r["loss"]] for n in "ac"]
+    assert losses[0] == losses[1]
+
+
+def test_a_bad_solution_is_named_before_training_and_old_work_stays(world: dict[str, Path], tmp_path: Path) -> None:
+    file = training.train_sc_grpo(world["model"], world["sc_grpo"], tmp_path / "s", replace(GRPO, steps=1))
+    old = (file / "model.safetensors").read_bytes()
+    rows = read_rows(world["sc_grpo"])
+    rows[5]["solution"] = "<answer>perhaps</answer>"
+    (tmp_path / "bad.json").write_text(json.dumps(rows))
+    with pytest.raises(ValueError, match="row 5"):
+        training.train_sc_grpo(world["model"], tmp_path / "bad.json", tmp_path / "s", GRPO)
+    assert (file / "model.safetensors").read_bytes() == old
+
+
+@pytest.mark.parametrize("content", [None, "", '[{"images": ', "[]", "{}"])
+def test_missing_and_broken_records_are_user_errors(
+    stage: tuple[Train, Any], world: dict[str, Path], tmp_path: Path, content: str | None
+) -> None:
+    _, settings = stage
+    function: Any = training.train_pa_sft if settings is SFT else training.train_sc_grpo
+    if content is not None:
+        (tmp_path / "r.json").write_text(content)
+    with pytest.raises(UserError, match="r.json"):
+        function(world["model"], tmp_path / "r.json", tmp_path / "out", settings)
+
+
+def test_a_missing_start_model_is_a_user_error(world: dict[str, Path], tmp_path: Path) -> None:
+    for function, settings in ((training.train_pa_sft, SFT), (training.train_sc_grpo, GRPO)):
+        records = world["pa_sft"] if settings is SFT else world["sc_grpo"]
+        with pytest.raises(UserError, match="no model folder"):
+            function(tmp_path / "none", records, tmp_path / "out", settings)  # type: ignore[operator]
+
+
+def test_a_full_disk_leaves_the_old_model_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, processor = tiny_vlm.build()
+    training._save(model, processor, tmp_path / "model")
+    old = (tmp_path / "model" / "model.safetensors").read_bytes()
+
+    def full(folder: Path, *args: Any, **kwargs: Any) -> None:
+        Path(folder).mkdir()
+        (Path(folder) / "model.safetensors").write_bytes(b"half")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(model, "save_pretrained", full)
+    with pytest.raises(UserError, match="disk space"):
+        training._save(model, processor, tmp_path / "model")
+    assert (tmp_path / "model" / "model.safetensors").read_bytes() == old
+    assert [p.name for p in tmp_path.iterdir()] == ["model"]
