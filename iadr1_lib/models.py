@@ -175,12 +175,8 @@ def load_processor(folder: Path | str) -> ProcessorMixin:
     return AutoProcessor.from_pretrained(str(folder), backend="pil")
 
 
-def load_model(folder: Path | str) -> tuple[PreTrainedModel, ProcessorMixin]:
-    """Model (in evaluation mode, on the GPU if there is one) and processor of a saved folder.
-
-    Raises:
-        UserError: the folder is missing, or has no weights.
-    """
+def require_weights(folder: Path | str) -> Path:
+    """The folder of a saved model; UserError if it is missing or has no weights."""
     folder = Path(folder)
     if not folder.is_dir():
         raise UserError(f"there is no model folder {folder}; name a folder that a training stage wrote (…/model)")
@@ -189,6 +185,16 @@ def load_model(folder: Path | str) -> tuple[PreTrainedModel, ProcessorMixin]:
             f"the model folder {folder} holds no weights (*.safetensors); train the stage again with `iadr1 train`, "
             "or name another folder"
         )
+    return folder
+
+
+def load_model(folder: Path | str) -> tuple[PreTrainedModel, ProcessorMixin]:
+    """Model (in evaluation mode, on the GPU if there is one) and processor of a saved folder.
+
+    Raises:
+        UserError: the folder is missing, or has no weights.
+    """
+    folder = require_weights(folder)
     model = AutoModelForImageTextToText.from_pretrained(str(folder))
     device = "cuda" if torch.cuda.is_available() else "cpu"
     return model.to(device).eval(), load_processor(folder)

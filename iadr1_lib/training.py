@@ -18,14 +18,15 @@ from typing import Any
 
 import torch
 from datasets import Dataset, Image, Sequence, disable_progress_bars
+from safetensors import SafetensorError
 from transformers import PreTrainedModel, PrinterCallback, ProcessorMixin, TrainerCallback
 from transformers.trainer_utils import get_last_checkpoint
 from trl import GRPOConfig, GRPOTrainer, SFTConfig, SFTTrainer
 
 from iadr1_lib import rewards
 from iadr1_lib.expert_ad import read_rows
-from iadr1_lib.models import load_model, load_processor
-from iadr1_lib.runs import UserError
+from iadr1_lib.models import load_model, load_processor, require_weights
+from iadr1_lib.runs import UserError, write_json
 
 disable_progress_bars()
 
@@ -128,13 +129,16 @@ def _prepare(out: Path, fingerprint: str) -> str | None:
     """Make the stage folder; the checkpoint to go on from, or None. Work from other inputs is cleared away."""
     begun = out / "begun.json"
     if begun.exists() and json.loads(begun.read_text())["fingerprint"] == fingerprint:
+        for checkpoint in (out / "checkpoints").glob("checkpoint-*"):
+            if not (checkpoint / "trainer_state.json").exists():  # written last: the kill came while saving
+                shutil.rmtree(checkpoint)
         return get_last_checkpoint(str(out / "checkpoints")) if (out / "checkpoints").is_dir() else None
     for part in ("checkpoints", "model"):
         shutil.rmtree(out / part, ignore_errors=True)
     for part in ("best.json", "stage.json", "log.csv"):
         (out / part).unlink(missing_ok=True)
     out.mkdir(parents=True, exist_ok=True)
-    begun.write_text(json.dumps({"fingerprint": fingerprint}))
+    write_json(begun, {"fingerprint": fingerprint})
     return None
 
 
@@ -191,7 +195,7 @@ class _StageLog(TrainerCallback):
         print(f"step {state.global_step}: dev score {score:.1f}", flush=True)
         if best is None or score > best["dev_score"]:
             _save(model, self.processor, self.out / "model")
-            best_file.write_text(json.dumps({"step": state.global_step, "dev_score": score}))
+            write_json(best_file, {"step": state.global_step, "dev_score": score})
 
 
 def _save(model: PreTrainedModel, processor: ProcessorMixin, folder: Path) -> None:
@@ -201,7 +205,7 @@ def _save(model: PreTrainedModel, processor: ProcessorMixin, folder: Path) -> No
     try:
         model.save_pretrained(temporary)
         processor.save_pretrained(temporary)
-    except OSError as error:
+    except (OSError, SafetensorError) as error:  # the latter is what a full disk gives where weights are written
         shutil.rmtree(temporary, ignore_errors=True)
         raise UserError(f"could not write {folder} ({error}); free some disk space and run the stage again") from error
     shutil.rmtree(folder, ignore_errors=True)
@@ -212,14 +216,22 @@ def _run_stage(
     trainer: Any, out: Path, fingerprint: str, settings: Any, seed: int, resume: str | None, scored: bool
 ) -> Path:
     start = time.time()
+    # The trainer would load a checkpoint by the model's names of weights, but save_pretrained writes those of published
+    # models: for Llava nothing would match, and the run would go on from the start model with a mere warning.
+    trainer._load_from_checkpoint = lambda folder: trainer.model.load_state_dict(load_model(folder)[0].state_dict())
     trainer.remove_callback(PrinterCallback)  # _StageLog prints instead, and less often
-    trainer.train(resume_from_checkpoint=resume)
+    try:
+        trainer.train(resume_from_checkpoint=resume)
+    except SafetensorError as error:
+        raise UserError(
+            f"could not write a checkpoint in {out} ({error}); free some disk space and run the stage again"
+        ) from error
     if not scored:
         _save(trainer.accelerator.unwrap_model(trainer.model), trainer.processing_class, out / "model")
     write_log(trainer.state.log_history, out / "log.csv")
     facts = {"fingerprint": fingerprint, "settings": asdict(settings), "seed": seed}
     facts |= {"seconds": round(time.time() - start, 1), "steps": trainer.state.global_step}
-    (out / "stage.json").write_text(json.dumps(facts, indent=1))
+    write_json(out / "stage.json", facts)
     shutil.rmtree(out / "checkpoints", ignore_errors=True)
     return out / "model"
 
@@ -262,7 +274,7 @@ def train_pa_sft(
     Returns:
         The model folder.
     """
-    model_dir, records, out = Path(model_dir), Path(records), Path(out)
+    model_dir, records, out = require_weights(model_dir), Path(records), Path(out)
     rows = read_rows(records)
     fingerprint = _fingerprint(model_dir, records, settings, seed)
     if stage_is_finished(out, fingerprint):
@@ -309,11 +321,12 @@ def train_sc_grpo(
     Raises:
         ValueError: a solution names neither yes nor no (its row is told), before anything is trained.
     """
-    model_dir, records, out = Path(model_dir), Path(records), Path(out)
+    model_dir, records, out = require_weights(model_dir), Path(records), Path(out)
     rows = read_rows(records)
     fingerprint = _fingerprint(model_dir, records, settings, seed)
     if stage_is_finished(out, fingerprint):
         return out / "model"
+    dataset = sc_grpo_dataset(rows, settings.rewards)  # a bad record is told before anything old is cleared away
     resume = _prepare(out, fingerprint)
     processor = load_processor(model_dir)
     completions = settings.prompts * settings.group
@@ -355,7 +368,7 @@ def train_sc_grpo(
         model=str(model_dir),  # a path: with beta > 0 TRL loads the reference model from it
         reward_funcs=rewards.reward_functions(settings.rewards),
         args=config,
-        train_dataset=sc_grpo_dataset(rows, settings.rewards),
+        train_dataset=dataset,
         processing_class=processor,
         callbacks=[callback],
     )

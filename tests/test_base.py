@@ -84,7 +84,11 @@ def test_packed_questions_see_only_the_picture_and_themselves(
 ) -> None:
     model, processor = tiny_vlm.build()
     scene = next(s for s in scenes if s.marks)
-    pairs = [("What texture is this ?", "wood"), ("Is there a ring ?", "No"), ("What is in the image ?", "a grey disc .")]
+    pairs = [
+        ("What texture is this ?", "wood"),
+        ("Is there a ring ?", "No"),
+        ("What is in the image ?", "a grey disc ."),
+    ]
 
     def logits(said: list[tuple[str, str]]) -> tuple[torch.Tensor, torch.Tensor]:
         monkeypatch.setattr(base, "talk", lambda scene, count, rng: said)
@@ -125,8 +129,8 @@ def test_build_base_writes_a_model_with_its_origin_the_same_for_a_seed(tmp_path:
         assert hashlib.sha256((first / name).read_bytes()).hexdigest() == digest
     model, processor = load_model(first)
     assert {p.dtype for p in model.parameters()} == {torch.float32}
-    words = processor.tokenizer("I scan the whole image .", add_special_tokens=False).input_ids
-    assert len(words) == 6
+    text = f"<think>I scan the whole image .</think> {QUESTION}"
+    assert processor.decode(processor.tokenizer(text, add_special_tokens=False).input_ids) == text
     second = build_base(tmp_path / "b", seed=4, settings=SMALL)
     assert (second / "SHA256SUMS").read_text() == (first / "SHA256SUMS").read_text()
     other = build_base(tmp_path / "c", seed=5, settings=SMALL)

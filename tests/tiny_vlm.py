@@ -16,7 +16,11 @@ from iadr1_lib.answer import QUESTION, cell_of_mask
 from iadr1_lib.benchmarks import Sample
 from iadr1_lib.expert_ad import Record, pa_sft_row, sc_grpo_row
 
-CORPUS = [f"{QUESTION} Answer yes or no .", "Yes No yes no", "I scan the whole image . There is a small dark spot ."] * 4
+CORPUS = [
+    f"{QUESTION} Answer yes or no .",
+    "Yes No yes no",
+    "I scan the whole image . There is a small dark spot .",
+] * 4
 
 
 @lru_cache(maxsize=1)
@@ -54,9 +58,7 @@ def draw_samples(folder: Path, count: int = 12) -> list[Sample]:
 
 def write_records(samples: list[Sample], folder: Path) -> tuple[Path, Path]:
     """pa_sft.json and sc_grpo.json of these samples."""
-    records = [
-        Record(s.image, s.label, s.location, s.type, s.category, "I scan the whole image .") for s in samples
-    ]
+    records = [Record(s.image, s.label, s.location, s.type, s.category, "I scan the whole image .") for s in samples]
     sft, grpo = folder / "pa_sft.json", folder / "sc_grpo.json"
     sft.write_text(json.dumps([pa_sft_row(r) for r in records]))
     grpo.write_text(json.dumps([sc_grpo_row(r, i) for i, r in enumerate(records)]))
