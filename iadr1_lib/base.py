@@ -413,7 +413,7 @@ def learn_to_talk(
     seed: int,
     log: Log,
 ) -> None:
-    """Captions and questions, the whole model learning, the tower at a tenth of the rate."""
+    """Captions and questions, the whole model learning, the tower at a fifth of the rate."""
     tower = list(model.model.vision_tower.parameters())
     ours = {id(p) for p in tower}
     rest = [p for p in model.parameters() if id(p) not in ours]
