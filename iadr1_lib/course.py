@@ -58,11 +58,20 @@ def evaluation_settings(run: Run) -> EvaluationSettings:
 # ---------------------------------------------------------------------------------------------- the world
 
 
+def training_families(run: Run) -> tuple[list[synthetic.Family], list[synthetic.Family]]:
+    """Families of PA-SFT and of SC-GRPO: none in common, and SC-GRPO's are of more kinds.
+
+    That is how it goes in a factory: pictures of a new line come labelled; nobody has written reasoning for them.
+    """
+    world = world_settings(run)
+    first = synthetic.train_families(world.pa_sft_families)
+    return first, synthetic.train_families(world.sc_grpo_families, start=len(first), new_kinds=True)
+
+
 def draw_training_world(run: Run) -> None:
     """Draw the pictures of Expert-AD (PA-SFT and SC-GRPO, families apart) and of the dev set."""
     world = world_settings(run)
-    first = synthetic.train_families(world.pa_sft_families)
-    second = synthetic.train_families(world.sc_grpo_families, start=world.pa_sft_families)
+    first, second = training_families(run)
     synthetic.write_world(run.path("world", "pa_sft"), first, world.pa_sft_images, seed=100 + 2 * run.seed)
     synthetic.write_world(run.path("world", "sc_grpo"), second, world.sc_grpo_images, seed=101 + 2 * run.seed)
     synthetic.write_world(run.path("world", "dev"), synthetic.dev_families(), world.dev_images, world.fixed_seed)

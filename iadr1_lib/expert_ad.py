@@ -125,64 +125,43 @@ def facts_of(sample: Sample) -> Facts:
 # ---------------------------------------------------------------------------------------------- rule teacher
 
 _SCAN = (
-    "I scan the whole image .",
-    "I go over the surface step by step .",
+    "I scan the image .",
+    "I go over the surface .",
     "Looking from edge to edge .",
-    "I compare all regions of the image .",
+    "I compare all regions .",
 )
 _LOCATE = (
     "At the {place} I see a {size} {tone} {form} .",
     "There is a {size} {tone} {form} at the {place} .",
     "A {size} {tone} {form} stands out at the {place} .",
-    "The {place} is not like the rest : a {size} {tone} {form} .",
+    "The {place} differs : a {size} {tone} {form} .",
 )
 _NOTHING = (
-    "The texture runs on without a break .",
-    "Nothing stands out in any region .",
+    "The texture has no break .",
+    "Nothing stands out .",
     "All regions look alike .",
-    "There is no place that differs from the rest .",
+    "No place differs from the rest .",
 )
 _LOOK_ALIKE = (
     "The {what} at the {place} belongs to the item .",
     "At the {place} there is only a {what} .",
-    "I see a {what} at the {place} , which is normal .",
+    "The {what} at the {place} is normal .",
 )
 _KNOWLEDGE = {
-    "contamination": (
-        "The color is foreign to the material , so this is {type} .",
-        "A soft stain means {type} .",
-    ),
-    "presence of foreign objects": (
-        "A solid body lies on top , so this is {type} .",
-        "It does not belong here : {type} .",
-    ),
-    "scratch": (
-        "The trace is narrow and straight , so this is a {type} .",
-        "A fine line in the finish means {type} .",
-    ),
-    "missing parts": (
-        "Material is lacking there , so this is {type} .",
-        "The form is not complete , which means {type} .",
-    ),
-    "deformation": (
-        "The shape is bent and shaded , so this is {type} .",
-        "The pattern is pushed aside , which means {type} .",
-    ),
-    "hole": (
-        "It is round and deep , so this is a {type} .",
-        "The material is pierced , which means {type} .",
-    ),
-    "damage": (
-        "Cracks run out from it , so this is {type} .",
-        "The structure is broken , which means {type} .",
-    ),
-    "abrasion": ("The finish is rubbed and dull , so this is {type} .", "Fine wear marks mean {type} ."),
+    "contamination": ("The color is foreign : {type} .", "A soft stain means {type} ."),
+    "presence of foreign objects": ("A body lies on top : {type} .", "It does not belong here : {type} ."),
+    "scratch": ("The trace is straight : a {type} .", "A fine line means {type} ."),
+    "missing parts": ("Material is lacking : {type} .", "The form is not complete : {type} ."),
+    "deformation": ("The shape is bent : {type} .", "The pattern is pushed aside : {type} ."),
+    "hole": ("It is round and deep : a {type} .", "The material is pierced : a {type} ."),
+    "damage": ("Cracks run out from it : {type} .", "The structure is broken : {type} ."),
+    "abrasion": ("The finish is rubbed : {type} .", "Wear marks mean {type} ."),
 }
-_OTHER_KNOWLEDGE = ("It breaks the finish , so this is {type} .", "It does not belong to the item : {type} .")
+_OTHER_KNOWLEDGE = ("It breaks the finish : {type} .", "It does not belong to the item : {type} .")
 _INTACT = (
-    "Appearance , surface and structure are intact .",
-    "Surface and shape are as they should be .",
-    "The finish and the form are whole .",
+    "Appearance and structure are intact .",
+    "Surface and shape are fine .",
+    "The finish and form are whole .",
 )
 _SEVERE = ("It is a {severity} anomaly .", "The anomaly is {severity} .")
 _FINE = ("So the item is normal .", "I find no anomaly .")

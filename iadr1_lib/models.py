@@ -9,12 +9,14 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import torch
 from tokenizers import Tokenizer, decoders
 from tokenizers.models import BPE
 from tokenizers.pre_tokenizers import ByteLevel
 from tokenizers.trainers import BpeTrainer
+from torch import nn
 from transformers import (
     AutoModelForImageTextToText,
     AutoProcessor,
@@ -198,6 +200,30 @@ def load_model(folder: Path | str) -> tuple[PreTrainedModel, ProcessorMixin]:
     model = AutoModelForImageTextToText.from_pretrained(str(folder))
     device = "cuda" if torch.cuda.is_available() else "cpu"
     return model.to(device).eval(), load_processor(folder)
+
+
+def see_each_picture_once(tower: nn.Module) -> None:
+    """Let a vision tower look once at each distinct picture of a batch, with the same outputs and gradients.
+
+    In SC-GRPO all completions of a group bring the same picture, so that most of the tower's work would be repetition.
+    """
+    places: list[torch.Tensor] = []
+
+    def before(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any]:
+        pixels = args[0] if args else kwargs["pixel_values"]
+        distinct, place = torch.unique(pixels.flatten(1), dim=0, return_inverse=True)
+        places.append(place)
+        distinct = distinct.unflatten(1, pixels.shape[1:])
+        return ((distinct, *args[1:]), kwargs) if args else (args, kwargs | {"pixel_values": distinct})
+
+    def after(module: nn.Module, args: Any, kwargs: Any, output: Any) -> Any:
+        place = places.pop()
+        for name, value in output.items():
+            output[name] = tuple(v[place] for v in value) if isinstance(value, tuple) else value[place]
+        return output
+
+    tower.register_forward_pre_hook(before, with_kwargs=True)
+    tower.register_forward_hook(after, with_kwargs=True)
 
 
 def parameter_count(model: PreTrainedModel) -> dict[str, int]:

@@ -25,7 +25,7 @@ from trl import GRPOConfig, GRPOTrainer, SFTConfig, SFTTrainer
 
 from iadr1_lib import rewards
 from iadr1_lib.expert_ad import read_rows
-from iadr1_lib.models import load_model, load_processor, require_weights
+from iadr1_lib.models import load_model, load_processor, require_weights, see_each_picture_once
 from iadr1_lib.runs import UserError, write_json
 
 disable_progress_bars()
@@ -372,4 +372,6 @@ def train_sc_grpo(
         processing_class=processor,
         callbacks=[callback],
     )
+    if hasattr(trainer.model.model, "vision_tower"):
+        see_each_picture_once(trainer.model.model.vision_tower)
     return _run_stage(trainer, out, fingerprint, settings, seed, resume, dev_score is not None)

@@ -119,6 +119,35 @@ def test_packed_rows_are_what_the_chat_template_gives(
     torch.testing.assert_close(asked["pixel_values"], base._pixels(scenes[:1]), atol=1e-5, rtol=0)
 
 
+@pytest.mark.parametrize("shape", [(6, 6), (4, 10), (10, 4)])
+def test_muon_s_update_has_singular_values_near_one(shape: tuple[int, int]) -> None:
+    torch.manual_seed(0)
+    matrix = torch.randn(shape)
+    update = base._orthogonal(matrix)
+    sizes = torch.linalg.svdvals(update)
+    assert (sizes > 0.3).all() and (sizes < 1.4).all()
+    assert (update * matrix).sum() > 0
+
+
+def test_muon_solves_a_least_squares_problem() -> None:
+    torch.manual_seed(0)
+    weight, x = torch.nn.Parameter(torch.zeros(4, 3)), torch.randn(64, 3)
+    wanted, optimiser = x @ torch.randn(3, 4), base.Muon([weight], lr=0.02)
+    for _ in range(200):
+        optimiser.zero_grad()
+        loss = ((x @ weight.T - wanted) ** 2).mean()
+        loss.backward()
+        optimiser.step()
+    assert loss < 0.02 * (wanted**2).mean()
+
+
+def test_position_waves_are_alike_for_near_patches() -> None:
+    waves = base._position_waves(192)
+    assert waves.shape == (64, 192)
+    likeness = torch.nn.functional.cosine_similarity(waves[0], waves, dim=-1)
+    assert likeness[0] > likeness[1] > likeness[2] > likeness[63]
+
+
 def test_build_base_writes_a_model_with_its_origin_the_same_for_a_seed(tmp_path: Path) -> None:
     first = build_base(tmp_path / "a", seed=4, settings=SMALL)
     facts = json.loads((first / "build.json").read_text())

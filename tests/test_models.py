@@ -13,7 +13,7 @@ from PIL import Image
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from iadr1_lib.answer import QUESTION, TAGS
-from iadr1_lib.models import IMAGE, load_model, load_processor, parameter_count
+from iadr1_lib.models import IMAGE, load_model, load_processor, parameter_count, see_each_picture_once
 from iadr1_lib.runs import UserError
 
 
@@ -128,3 +128,25 @@ def test_the_shipped_base_model_is_small_whole_and_loads_plainly(root: Path) -> 
     assert {p.dtype for p in model.parameters()} == {torch.float32}
     out = model.generate(**ask(processor, 2), max_new_tokens=3, do_sample=False)
     assert torch.is_tensor(out)
+
+
+@pytest.mark.parametrize("by_name", [True, False])
+def test_a_tower_that_sees_each_picture_once_gives_the_same_values_and_gradients(by_name: bool) -> None:
+    torch.manual_seed(1)
+    rows = torch.tensor([2, 0, 2, 1, 0, 2])
+    pixels, pull = torch.randn(3, 3, 96, 96)[rows], torch.randn(6, 64, 96)
+    seen: list[int] = []
+
+    def run(tower: Any) -> tuple[torch.Tensor, list[torch.Tensor]]:
+        called = {"pixel_values": pixels} if by_name else {}
+        states = tower(*([] if by_name else [pixels]), **called, output_hidden_states=True).hidden_states[-1]
+        (states * pull).sum().backward()
+        return states, [p.grad for p in tower.parameters() if p.grad is not None]
+
+    plain, once = (tiny_vlm.build()[0].model.vision_tower for _ in range(2))
+    see_each_picture_once(once)
+    once.embeddings.register_forward_hook(lambda module, args, output: seen.append(len(output)))
+    (states, gradients), (states_once, gradients_once) = run(plain), run(once)
+    assert seen == [3]
+    torch.testing.assert_close(states_once, states)
+    torch.testing.assert_close(gradients_once, gradients, atol=1e-4, rtol=1e-4)

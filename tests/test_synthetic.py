@@ -19,7 +19,7 @@ SURFACE, PART = synthetic.train_families(3)[0], synthetic.train_families(4)[3]
 COUNT = 36
 
 ALL = {
-    "train": synthetic.train_families(96),
+    "train": synthetic.train_families(96) + synthetic.train_families(132, start=96, new_kinds=True),
     "dev": synthetic.dev_families(),
     "test": [f for families in synthetic.test_families().values() for f in families],
 }
@@ -158,6 +158,12 @@ def test_each_split_has_one_ink_range_and_unique_names() -> None:
 
 def test_training_families_numbered_from_a_start_are_others() -> None:
     assert synthetic.train_families(4, start=4) == synthetic.train_families(8)[4:]
+
+
+def test_new_kinds_come_beside_the_old_ones() -> None:
+    old, new = synthetic.train_families(80), synthetic.train_families(132, start=80, new_kinds=True)
+    assert {f.texture for f in old} < {f.texture for f in new}
+    assert {f.outline for f in new} - {f.outline for f in old}
 
 
 def test_there_are_six_benchmarks_of_surfaces_and_parts() -> None:
