@@ -50,6 +50,7 @@ MARKS = (
     "spot", "line", "ring", "plus", "frame", "bars", "star",
     "hatching", "blotch", "pebble", "dent", "notch", "band", "eye",
 )  # fmt: skip
+OUTLINES = (None, "disc", None, "plate", "capsule", None, "triangle", "cross", None, "ellipse")
 YES_NO = " Answer yes or no ."
 FEW, MANY = (0, 1, 1, 2), (3, 4, 5, 6)  # marks in a picture to talk about, and in one to learn seeing from
 
@@ -271,8 +272,7 @@ def tokenizer_corpus(seed: int) -> list[str]:
 
 def base_families(count: int) -> list[synthetic.Family]:
     """Families for the base alone: the training split's generators with seeds and colours of their own."""
-    outlines = synthetic.TRAIN_OUTLINES
-    textures = synthetic.TRAIN_TEXTURES
+    outlines, textures = OUTLINES, synthetic.TRAIN_TEXTURES
     return [
         synthetic.Family(
             f"base_{i}",

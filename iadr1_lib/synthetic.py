@@ -255,6 +255,7 @@ OUTLINES: dict[str, Callable[[Array, Array], Array]] = {
     "clover": lambda x, y: np.hypot(x, y) - 33 - 7 * np.cos(4 * np.arctan2(y, x)),
     "link": lambda x, y: np.maximum(_box(x, y, 43, 28, 26), 7 - np.hypot(np.abs(x) - 21, y)),
     "hexagon": lambda x, y: _polygon(x, y, 6, 38),
+    "nut": lambda x, y: np.maximum(_polygon(x, y, 6, 38), 13 - np.hypot(x, y)),
     "bracket": lambda x, y: np.minimum(_box(x + 20, y, 20, 42), _box(x, y - 22, 42, 20)),
     "washer": lambda x, y: np.maximum(np.hypot(x, y) - 43, 12 - np.hypot(x, y)),
     "gear": lambda x, y: np.hypot(x, y) - 37 - 4 * np.tanh(3 * np.sin(10 * np.arctan2(y, x))),
@@ -267,7 +268,7 @@ OUTLINES: dict[str, Callable[[Array, Array], Array]] = {
 _INK_TRAIN, _INK_DEV, _INK_TEST = (0.0, 0.45), (0.45, 0.6), (0.6, 0.95)
 
 TRAIN_TEXTURES = ("grain", "cloud", "stripes", "wood", "weave", "dots", "speckle", "ripple")
-TRAIN_OUTLINES = (None, "disc", None, "plate", "capsule", None, "triangle", "cross", None, "ellipse")
+TRAIN_OUTLINES = (None, "disc", None, "plate", "capsule", None, "triangle", "cross", None, "ellipse", "frame")
 # Kinds that no written reasoning exists for: new lines of a factory, where pictures are labelled but not described.
 NEW_TEXTURES = (*TRAIN_TEXTURES, "cells", "plaid", "camouflage", "scales")
 NEW_OUTLINES = (None, "frame", "disc", None, "horseshoe", "triangle", None, "clover", "plate", None, "link")
@@ -302,9 +303,8 @@ def train_families(count: int, start: int = 0, *, new_kinds: bool = False) -> li
 
 
 def dev_families() -> list[Family]:
-    """Eight families for every choice of a setting; none of their textures and outlines is in train or test."""
-    kinds = [(t, o) for t in ("leather", "herringbone") for o in (None, "hexagon", "bracket")]
-    kinds += [("grass", None), ("grass", "hexagon")]
+    """Twelve families for every choice of a setting; none of their textures and outlines is in train or test."""
+    kinds = [(t, o) for t in ("leather", "herringbone", "grass") for o in (None, "hexagon", "bracket", "nut")]
     return [Family(f"dev_{i}", "dev", t, o, seed=5000 + i, ink=_INK_DEV) for i, (t, o) in enumerate(kinds)]
 
 

@@ -372,6 +372,7 @@ def train_sc_grpo(
         processing_class=processor,
         callbacks=[callback],
     )
-    if hasattr(trainer.model.model, "vision_tower"):
-        see_each_picture_once(trainer.model.model.vision_tower)
+    for policy in (trainer.model, trainer.ref_model):
+        if policy is not None and hasattr(policy.model, "vision_tower"):
+            see_each_picture_once(policy.model.vision_tower)
     return _run_stage(trainer, out, fingerprint, settings, seed, resume, dev_score is not None)
