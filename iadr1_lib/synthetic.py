@@ -136,7 +136,7 @@ def _ripple(rng: np.random.Generator) -> Array:
 
 def _cells(rng: np.random.Generator) -> Array:
     seeds = rng.uniform(0, TILE, (int(rng.integers(500, 1100)), 2))
-    places = np.stack(np.mgrid[0:TILE, 0:TILE], -1).reshape(-1, 2)
+    places = np.mgrid[0:TILE, 0:TILE].reshape(2, -1).T
     near, far = cKDTree(seeds).query(places, k=2)[0].T
     return np.clip(far - near, 0, 3).reshape(TILE, TILE) + 0.3 * rng.standard_normal((TILE, TILE))
 
