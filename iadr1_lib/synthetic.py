@@ -579,7 +579,8 @@ def draw(
     if defect_type is not None:
         on_edge = defect_type == "missing parts" and family.outline is not None
         image, mask = DEFECTS[defect_type](rng, canvas, *_somewhere(rng, canvas, on_edge), severity)
-    noisy = image + rng.normal(0, 0.012, image.shape)
+    exposure = rng.uniform(0.8, 1.0)  # so that a picture's mean brightness does not tell whether something was added
+    noisy = image * exposure + rng.normal(0, 0.012, image.shape)
     pixels = (np.clip(noisy, 0, 1) * 255).round().astype(np.uint8)
     return Drawing(pixels, mask, defect_type, severity if defect_type else 0.0, look_alike, look_alike_mask, family)
 
