@@ -92,12 +92,18 @@ def test_a_defect_changes_the_pixels_in_its_mask_and_more_when_it_is_severe(
         for severity, changes in change.items():
             broken = synthetic.draw(family, seed, defect_type, severity=severity, look_alike=None)
             assert broken.mask.any()
-            difference = np.abs(broken.image - clean).mean(-1)
+            exposure = np.median(broken.image[~broken.mask]) / np.median(clean[~broken.mask])
+            difference = np.abs(broken.image - clean * exposure).mean(-1)
             changes.append(difference[broken.mask].sum())
             noise.append(np.median(difference[~broken.mask]))
     faint, medium, glaring = (float(np.mean(changes)) for changes in change.values())
     assert faint < medium < glaring
-    assert np.median(noise) < 6  # of 255: away from the defect only the camera's noise differs
+    assert np.median(noise) < 6  # of 255: away from the defect only exposure and the camera's noise differ
+
+
+def test_exposure_hides_from_the_mean_brightness_whether_there_is_a_defect() -> None:
+    means = [synthetic.draw(SURFACE, seed, look_alike=None).image.mean() for seed in range(24)]
+    assert np.std(means) > 0.03 * np.mean(means)
 
 
 def test_a_defect_stands_in_all_cells_of_the_grid() -> None:
