@@ -309,7 +309,7 @@ def _draw_scenes(settings: BaseSettings, counts: tuple[int, ...], seed: int) -> 
 
 
 def _start_tower(tower: Any, scenes: list[Scene]) -> None:
-    """Start values that spare the tower its first hundreds of steps (measured in the lab log).
+    """Start values that give the tower a lead in its first hundreds of steps (the lab log has the numbers).
 
     A transformer from random weights has to find out that near patches belong together and that a patch differs from
     its mean brightness. Whitened patches, positions as waves and attention that starts out local tell it so.
@@ -370,7 +370,7 @@ def _near_identity(width: int, identity: float, noise: float) -> torch.Tensor:
 class Muon(torch.optim.Optimizer):
     """Momentum whose update is orthogonalised by Newton-Schulz steps (Jordan 2024), for weight matrices.
 
-    torch.optim.Muon does the same in bfloat16, which a processor without it computes fifty times slower than float32.
+    torch.optim.Muon does the same in bfloat16, far too slow on a processor without units for it (lab log).
     """
 
     def __init__(self, matrices: Iterable[nn.Parameter], lr: float, momentum: float = 0.95, decay: float = 0.01):

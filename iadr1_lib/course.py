@@ -138,8 +138,8 @@ def dev_check(run: Run, count: int | None = None):  # type: ignore[no-untyped-de
 def train_stage(run: Run, stage: str) -> Path:
     """Train "pa_sft", "sc_grpo" or "control" (or take the finished stage) and return its model folder.
 
-    The control is PA-SFT continued on SC-GRPO's pictures, with records written for them, for about as long as SC-GRPO
-    takes: what the same time buys without reinforcement.
+    The control is PA-SFT continued on SC-GRPO's pictures, with records written for them: what time buys
+    without reinforcement. Its length is the profile's.
     """
     from iadr1_lib import training
 

@@ -269,7 +269,7 @@ _INK_TRAIN, _INK_DEV, _INK_TEST = (0.0, 0.45), (0.45, 0.6), (0.6, 0.95)
 
 TRAIN_TEXTURES = ("grain", "cloud", "stripes", "wood", "weave", "dots", "speckle", "ripple")
 TRAIN_OUTLINES = (None, "disc", None, "plate", "capsule", None, "triangle", "cross", None, "ellipse", "frame")
-# Kinds that no written reasoning exists for: new lines of a factory, where pictures are labelled but not described.
+# The kinds of SC-GRPO: more than PA-SFT has records for, as where a factory opens lines and only labels their output.
 NEW_TEXTURES = (*TRAIN_TEXTURES, "cells", "plaid", "camouflage", "scales")
 NEW_OUTLINES = (None, "frame", "disc", None, "horseshoe", "triangle", None, "clover", "plate", None, "link")
 
@@ -286,7 +286,7 @@ BENCHMARKS: dict[str, tuple[tuple[str, str | None], ...]] = {
 def train_families(count: int, start: int = 0, *, new_kinds: bool = False) -> list[Family]:
     """`count` families for Expert-AD, from number `start` on, so that PA-SFT and SC-GRPO may use different ones.
 
-    `new_kinds` adds textures and outlines that the others do not have.
+    `new_kinds` draws from NEW_TEXTURES and NEW_OUTLINES, which bring some that the others do not have.
     """
     textures, outlines = (NEW_TEXTURES, NEW_OUTLINES) if new_kinds else (TRAIN_TEXTURES, TRAIN_OUTLINES)
     return [

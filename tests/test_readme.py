@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 from pathlib import Path
@@ -40,6 +41,20 @@ def test_results_are_those_of_the_shipped_metrics() -> None:
     # Numbers with a decimal point outside the marks would be results that nothing checks.
     loose = re.findall(r"(?<![\d.])\d+\.\d+ ?(?:%|points|GiB|min)", before + after)
     assert loose == []
+
+
+def test_what_is_said_of_the_real_pictures_is_what_was_measured() -> None:
+    def measured(name: str) -> dict[str, dict[str, float]]:
+        rows = json.loads((ROOT / "data" / "reference" / "mini" / name).read_text())["rows"]
+        return {row["name"].split("/")[1]: row for row in rows}
+
+    screw, plate = measured("real_screw.json"), measured("real_metal_plate.json")
+    assert "worse than\nguessing" in README and screw["balanced_accuracy"]["high"] < 50
+    assert "a fault in every good one" in README and screw["accuracy_normal"]["value"] == 0
+    assert "better than guessing" in README and plate["balanced_accuracy"]["low"] > 50
+    assert "rarely names the place" in README and plate["location"]["high"] < 50
+    assert "some twenty pictures" in README
+    assert all(15 <= one["balanced_accuracy"]["n"] <= 25 for one in (screw, plate))
 
 
 def test_make_verbs_that_are_named_exist() -> None:

@@ -101,7 +101,7 @@ def test_a_defect_changes_the_pixels_in_its_mask_and_more_when_it_is_severe(
     assert np.median(noise) < 6  # of 255: away from the defect only exposure and the camera's noise differ
 
 
-def test_exposure_hides_from_the_mean_brightness_whether_there_is_a_defect() -> None:
+def test_normal_pictures_of_one_family_differ_in_exposure() -> None:
     means = [synthetic.draw(SURFACE, seed, look_alike=None).image.mean() for seed in range(24)]
     assert np.std(means) > 0.03 * np.mean(means)
 
