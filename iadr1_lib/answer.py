@@ -13,6 +13,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import product
 from typing import Literal
 
 import numpy as np
@@ -89,11 +90,26 @@ CELLS = (
     "bottom right",
 )
 
-# Words that place something, each with (row step, column step) away from the centre. "middle left" is the
-# left cell: a centre word adds nothing where a direction is given.
+# Names of rows and columns in a grid of 1 to 5; the middle one has no name, and the middle of both is the center.
+_ROW_NAMES: dict[int, tuple[str, ...]] = {
+    1: ("",),
+    2: ("top", "bottom"),
+    3: ("top", "", "bottom"),
+    4: ("top", "upper", "lower", "bottom"),
+    5: ("top", "upper", "", "lower", "bottom"),
+}
+_COLUMN_NAMES: dict[int, tuple[str, ...]] = {
+    1: ("",),
+    2: ("left", "right"),
+    3: ("left", "", "right"),
+    4: ("far left", "left", "right", "far right"),
+    5: ("far left", "left", "", "right", "far right"),
+}
+
+# Words that place something. "middle left" is the left cell: a centre word adds nothing where a direction is given.
 _CENTRE_WORDS = frozenset({"center", "centre", "central", "middle"})
-_ROW_WORDS = {"top": -1, "upper": -1, "bottom": 1, "lower": 1}
-_COLUMN_WORDS = {"left": -1, "right": 1}
+_ROW_WORDS = ("top", "upper", "bottom", "lower")
+_COLUMN_WORDS = ("left", "right")
 
 _ANY_TAG = rf"</?(?:{'|'.join(TAG_NAMES)})>"
 # Text without any of the eight tags: runs of non-"<", or a "<" that opens no tag. Linear in the text's
@@ -178,12 +194,11 @@ def matches_format(text: str) -> Label | None:
 
 
 def cell_names(grid: int = 3) -> tuple[str, ...]:
-    """The ``grid`` × ``grid`` cells row by row: CELLS for 3, else "row 1 column 1" …, for grid 1 to 5."""
+    """The ``grid`` × ``grid`` cells row by row, grid 1 to 5: CELLS for 3, "upper far left" and the like for 4 and 5."""
     if not 1 <= grid <= 5:
         raise ValueError(f"grid must be 1 to 5, got {grid}")
-    if grid == 3:
-        return CELLS
-    return tuple(f"row {row} column {column}" for row in range(1, grid + 1) for column in range(1, grid + 1))
+    pairs = product(_ROW_NAMES[grid], _COLUMN_NAMES[grid])
+    return tuple(f"{row} {column}".strip() or "center" for row, column in pairs)
 
 
 def cell_of_point(x: float, y: float, width: float, height: float, grid: int = 3) -> str:
@@ -231,20 +246,37 @@ def cell_box(cell: str, width: int, height: int, grid: int = 3) -> tuple[int, in
 
 
 @lru_cache(maxsize=4096)
-def cell_of_words(text: str) -> str | None:
-    """The cell of the 3 × 3 grid that words name ("in the upper-left corner" → "top left"), or None.
+def cell_of_words(text: str, grid: int = 3) -> str | None:
+    """The cell of the grid that words name ("in the upper-left corner" → "top left"), or None.
 
     Whole words only, so "copyright" names nothing. A text without a place names nothing either, and so does
-    one that names opposite places ("left and right"): saying everything must not be right.
+    one that names opposite places ("left and right"): saying everything must not be right. With an even grid
+    a name needs both directions, since there is no middle; with a grid of 1 every place is the one cell.
     """
+    names = cell_names(grid)
     words = set(re.findall(r"[^\W_]+", text.lower()))
-    rows = {step for word, step in _ROW_WORDS.items() if word in words}
-    columns = {step for word, step in _COLUMN_WORDS.items() if word in words}
+    if not words & {*_ROW_WORDS, *_COLUMN_WORDS, *_CENTRE_WORDS}:
+        return None
+    rows = {_row_of_word(word, grid) for word in _ROW_WORDS if word in words}
+    columns = {_column_of_word(word, "far" in words, grid) for word in _COLUMN_WORDS if word in words}
     if len(rows) > 1 or len(columns) > 1:
         return None
-    if not rows and not columns and not words & _CENTRE_WORDS:
+    if grid % 2 == 0 and not (rows and columns):
         return None
-    return CELLS[(1 + sum(rows)) * 3 + 1 + sum(columns)]
+    row, column = ((steps or {grid // 2}).pop() for steps in (rows, columns))
+    return names[row * grid + column]
+
+
+def _row_of_word(word: str, grid: int) -> int:
+    """Row from 0 that a direction means; below 4 rows "upper" is "top" and "lower" is "bottom"."""
+    inner = min(word in ("upper", "lower"), grid // 4)
+    return inner if word in ("top", "upper") else grid - 1 - inner
+
+
+def _column_of_word(word: str, far: bool, grid: int) -> int:
+    """Column from 0 that a direction means; from 4 columns on, the outer ones are "far"."""
+    inner = 0 if far else grid // 4
+    return inner if word == "left" else grid - 1 - inner
 
 
 def category_of_words(text: str) -> str | None:

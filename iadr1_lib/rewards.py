@@ -1,9 +1,10 @@
-"""The four rewards of SC-GRPO, R = R_con + R_acc + R_loc + R_type, in three modes whose differences are data.
+"""The four rewards of SC-GRPO, R = R_con + R_acc + R_loc + R_type, in modes whose differences are data.
 
 - ``released``: what the paper's released code pays, its slips included; accuracy, location and type come as
   one sum.
 - ``paper``: the four rewards as the paper words them; location and type are paid only after a right answer.
 - ``strict``: hardened. Every slip is closed, and the totals pull an undecided model to neither answer.
+- ``semantic``: as ``strict``, but types are compared by what a small sentence model makes of them (extra ``semantic``).
 
 Each reward takes TRL's arguments and gives one finite float per completion, whatever the completion holds.
 """
@@ -14,8 +15,8 @@ import difflib
 import math
 import re
 from collections import Counter
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import lru_cache, partial, update_wrapper
 from typing import Any, NamedTuple
 
@@ -43,10 +44,11 @@ class Mode:
     flat_tags: bool  # a repeated or nested pair is worth nothing (else the first pair counts)
     whole_words: bool  # in places and types; a text without a place has none (else it is the centre)
     flat_levels: bool  # type similarity in the paper's flat steps (else graded by confidence)
+    by_meaning: bool  # type similarity is that of sentence embeddings (else of words in the table)
     needs_right_answer: bool  # location and type are paid only under a right answer
     for_right_no: float  # what location and type each pay a right No, which has no tags to be right about
-    summed: bool  # accuracy is answer + (type + location) / 2, and the trainer gets it and consistency only
-    weights: tuple[float, ...]  # of what the trainer gets, in order
+    summed: bool  # accuracy is answer + (type + location) / 2
+    weights: Mapping[str, float]  # what the trainer gets, in order, and how much each counts
 
 
 MODES: dict[str, Mode] = {
@@ -56,10 +58,11 @@ MODES: dict[str, Mode] = {
         flat_tags=False,
         whole_words=False,
         flat_levels=False,
+        by_meaning=False,
         needs_right_answer=False,
         for_right_no=0.0,
         summed=True,
-        weights=(1.0, 1.0),
+        weights={"consistency": 1.0, "accuracy": 1.0},
     ),
     "paper": Mode(
         whole_output=True,
@@ -67,10 +70,11 @@ MODES: dict[str, Mode] = {
         flat_tags=False,
         whole_words=False,
         flat_levels=True,
+        by_meaning=False,
         needs_right_answer=True,
         for_right_no=0.0,
         summed=False,
-        weights=(1.0, 1.0, 1.0, 1.0),
+        weights={"consistency": 1.0, "accuracy": 1.0, "location": 1.0, "type": 1.0},
     ),
     # A right Yes earns 0 to 1 for each of location and type, so the midpoint for a right No; half weights
     # keep a right answer with wrong tags (2 of 3) well above a wrong one (0). See half_sure_payoff.
@@ -80,12 +84,14 @@ MODES: dict[str, Mode] = {
         flat_tags=True,
         whole_words=True,
         flat_levels=False,
+        by_meaning=False,
         needs_right_answer=True,
         for_right_no=0.5,
         summed=False,
-        weights=(1.0, 1.0, 0.5, 0.5),
+        weights={"consistency": 1.0, "accuracy": 1.0, "location": 0.5, "type": 0.5},
     ),
 }
+MODES["semantic"] = replace(MODES["strict"], by_meaning=True)
 
 
 def mode_named(name: str) -> Mode:
@@ -111,7 +117,7 @@ def consistency_reward(
 
 
 def accuracy_reward(
-    completions: Sequence[Any], solution: Sequence[str], *, mode: str = "strict", **kwargs: Any
+    completions: Sequence[Any], solution: Sequence[str], *, mode: str = "strict", grid: int = 3, **kwargs: Any
 ) -> list[float]:
     """R_acc: 1 if the answer is right, else 0; ``released`` adds (R_type + R_loc) / 2 on defective images.
 
@@ -123,16 +129,16 @@ def accuracy_reward(
     for said, truth in read:
         reward = float(said.answer == truth.answer)
         if mode_named(mode).summed and truth.answer == "yes":
-            reward += (_tag_score("type", said, truth, mode) + _tag_score("location", said, truth, mode)) / 2
+            reward += (_tag_score("type", said, truth, mode) + _tag_score("location", said, truth, mode, grid)) / 2
         rewards.append(reward)
     return rewards
 
 
 def location_reward(
-    completions: Sequence[Any], solution: Sequence[str], *, mode: str = "strict", **kwargs: Any
+    completions: Sequence[Any], solution: Sequence[str], *, mode: str = "strict", grid: int = 3, **kwargs: Any
 ) -> list[float]:
     """R_loc: on a defective image the location score; gates and what a right No earns are the mode's."""
-    return [_tag_reward("location", said, truth, mode) for said, truth in _read(completions, solution, mode)]
+    return [_tag_reward("location", said, truth, mode, grid) for said, truth in _read(completions, solution, mode)]
 
 
 def type_reward(
@@ -142,17 +148,33 @@ def type_reward(
     return [_tag_reward("type", said, truth, mode) for said, truth in _read(completions, solution, mode)]
 
 
-def reward_functions(mode: str = "strict") -> list[RewardFunction]:
-    """What the trainer gets: consistency and accuracy in ``released``, all four otherwise. They pickle."""
-    functions: list[RewardFunction] = [consistency_reward, accuracy_reward]
-    if not mode_named(mode).summed:
-        functions += [location_reward, type_reward]
-    return [update_wrapper(partial(function, mode=mode), function) for function in functions]
+def reward_functions(mode: str = "strict", parts: Sequence[str] = (), grid: int = 3) -> list[RewardFunction]:
+    """What the trainer gets: consistency and accuracy in ``released``, all four otherwise. They pickle.
+
+    ``parts`` keeps some of them only, by name, for ablations; ValueError for one that the mode does not have.
+    """
+    chosen = [_REWARDS[part] for part in _parts(mode, parts)]
+    return [update_wrapper(partial(reward, mode=mode, grid=grid), reward) for reward in chosen]
 
 
-def reward_weights(mode: str = "strict") -> list[float]:
-    """The weight of each of ``reward_functions(mode)`` in the total."""
-    return list(mode_named(mode).weights)
+def reward_weights(mode: str = "strict", parts: Sequence[str] = ()) -> list[float]:
+    """The weight of each of ``reward_functions(mode, parts)`` in the total."""
+    return [mode_named(mode).weights[part] for part in _parts(mode, parts)]
+
+
+def _parts(mode: str, wanted: Sequence[str]) -> list[str]:
+    weights = mode_named(mode).weights
+    if unknown := [part for part in wanted if part not in weights]:
+        raise ValueError(f"mode {mode} has no reward {unknown[0]!r}; choose from {', '.join(weights)}")
+    return [part for part in weights if not wanted or part in wanted]
+
+
+_REWARDS: dict[str, RewardFunction] = {
+    "consistency": consistency_reward,
+    "accuracy": accuracy_reward,
+    "location": location_reward,
+    "type": type_reward,
+}
 
 
 def check_solutions(solutions: Sequence[str], *, mode: str = "strict") -> None:
@@ -267,34 +289,37 @@ def _tags_in_order(text: str, label: str | None) -> bool:
     return True
 
 
-def _tag_reward(tag: str, said: _Said, truth: _Said, mode: str) -> float:
+def _tag_reward(tag: str, said: _Said, truth: _Said, mode: str, grid: int = 3) -> float:
     rules = mode_named(mode)
     if rules.needs_right_answer and said.answer != truth.answer:
         return 0.0
     if truth.answer == "no":
         return rules.for_right_no if getattr(said, tag) is None else 0.0
-    return _tag_score(tag, said, truth, mode)
+    return _tag_score(tag, said, truth, mode, grid)
 
 
-def _tag_score(tag: str, said: _Said, truth: _Said, mode: str) -> float:
+def _tag_score(tag: str, said: _Said, truth: _Said, mode: str, grid: int = 3) -> float:
     predicted, true = getattr(said, tag), getattr(truth, tag)
     if predicted is None or true is None:
         return 0.0
-    return (location_score if tag == "location" else type_score)(predicted, true, mode=mode)
+    if tag == "location":
+        return location_score(predicted, true, mode=mode, grid=grid)
+    return type_score(predicted, true, mode=mode)
 
 
 # ---------------------------------------------------------------------------------------- location similarity
 
 
-def location_score(predicted: str, truth: str, *, mode: str = "strict") -> float:
-    """1 if both texts name the same cell of the 3 × 3 grid, else 0. Symmetric in every mode.
+def location_score(predicted: str, truth: str, *, mode: str = "strict", grid: int = 3) -> float:
+    """1 if both texts name the same cell of the grid, else 0. Symmetric in every mode.
 
     In ``strict`` whole words count and a text without a place names no cell; otherwise substrings count and a
-    text without a direction is the centre (so "unclear" is right whenever the truth is the centre).
+    text without a direction is the centre (so "unclear" is right whenever the truth is the centre). The loose
+    rule is made for 3 × 3 cells: other grids (paper, Figure 3) are read by whole words in every mode.
     """
-    if mode_named(mode).whole_words:
-        cell = cell_of_words(predicted)
-        return float(cell is not None and cell == cell_of_words(truth))
+    if mode_named(mode).whole_words or grid != 3:
+        cell = cell_of_words(predicted, grid)
+        return float(cell is not None and cell == cell_of_words(truth, grid))
     return float(_loose_cell(predicted) == _loose_cell(truth))
 
 
@@ -328,9 +353,12 @@ def type_score(predicted: str, truth: str, *, mode: str = "strict") -> float:
 
     ``released`` grades levels by confidence, ``paper`` pays flat steps at the same levels. ``strict`` is
     symmetric, reads whole words, and pays nothing for a text without a word of two letters or naming several
-    categories.
+    categories. ``semantic`` pays nothing for those either, else the cosine of the two texts' embeddings; it
+    raises UserError where its extra is not installed.
     """
     rules = mode_named(mode)
+    if rules.by_meaning:
+        return _meaning_score(predicted, truth)
     if rules.whole_words:
         return _strict_type_score(predicted, truth)
     return _loose_type_score(predicted, truth, rules.flat_levels)
@@ -436,6 +464,25 @@ def _strict_kind(text: str) -> _Kind | None:
         return _kind(text, None, 0.0)
     named = sum(len(match.group()) for match in _STRICT_PHRASE.finditer(text))
     return _kind(text, terms[0], named / len(text))
+
+
+@lru_cache(maxsize=65536)
+def _meaning_score(predicted: str, truth: str) -> float:
+    a, b = _strict_kind(predicted), _strict_kind(truth)
+    if a is None or b is None:
+        return 0.0
+    if a.text == b.text:
+        return EXACT
+    similarity = sum(x * y for x, y in zip(_meaning(a.text), _meaning(b.text), strict=True))
+    return min(EXACT, max(0.0, similarity))  # opposite directions are no more wrong than unrelated ones
+
+
+@lru_cache(maxsize=4096)
+def _meaning(text: str) -> tuple[float, ...]:
+    """The text's embedding, of length 1."""
+    from iadr1_lib.models import sentence_embeddings  # imports torch: only when this mode is used
+
+    return tuple(map(float, sentence_embeddings([text])[0]))
 
 
 # --------------------------------------------------------------------------------- what an unsure model earns

@@ -11,6 +11,7 @@ import hashlib
 import json
 import shutil
 import time
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -53,6 +54,7 @@ class ScGrpoSettings:
     """Settings of SC-GRPO. `prompts` questions with `group` completions each make one step.
 
     `micro_batch` completions go through the backward pass at a time; it changes memory, not the result.
+    `rewards` is the mode of the rewards, `reward_parts` the names of those that are paid (none: all of the mode's).
     """
 
     learning_rate: float
@@ -69,6 +71,7 @@ class ScGrpoSettings:
     schedule: str
     rewards: str
     dev_every: int
+    reward_parts: tuple[str, ...] = ()
     bf16: bool = False
     loss_type: str = "grpo"
     scale_rewards: str = "group"
@@ -212,6 +215,38 @@ def _save(model: PreTrainedModel, processor: ProcessorMixin, folder: Path) -> No
     temporary.rename(folder)
 
 
+class _StepClock(TrainerCallback):
+    """Logs where the seconds of a step of SC-GRPO go, beside the whole, which the trainer logs as step_time."""
+
+    def __init__(self, trainer: Any):
+        self.trainer = trainer
+        self.seconds: Counter[str] = Counter()
+        self.watch(trainer, "_generate", lambda: "generation")
+        self.watch(trainer, "_calculate_rewards", lambda: "rewards")
+        self.watch(
+            trainer, "_get_per_token_logps_and_entropies", lambda: "policy" if torch.is_grad_enabled() else "reference"
+        )
+        self.watch(trainer.accelerator, "backward", lambda: "backward")
+
+    def watch(self, owner: Any, method: str, part: Callable[[], str]) -> None:
+        """Let `owner.method` add its seconds to the part that `part()` names."""
+        original = getattr(owner, method)
+
+        def timed(*args: Any, **kwargs: Any) -> Any:
+            start = time.perf_counter()
+            try:
+                return original(*args, **kwargs)
+            finally:
+                self.seconds[part()] += time.perf_counter() - start
+
+        setattr(owner, method, timed)
+
+    def on_step_end(self, args, state, control, **kwargs):  # type: ignore[no-untyped-def]
+        for part, seconds in self.seconds.items():
+            self.trainer._metrics["train"][f"seconds/{part}"].append(seconds)
+        self.seconds.clear()
+
+
 def _run_stage(
     trainer: Any, out: Path, fingerprint: str, settings: Any, seed: int, resume: str | None, scored: bool
 ) -> Path:
@@ -349,7 +384,7 @@ def train_sc_grpo(
         max_completion_length=settings.max_completion,
         loss_type=settings.loss_type,
         scale_rewards=settings.scale_rewards,
-        reward_weights=rewards.reward_weights(settings.rewards),
+        reward_weights=rewards.reward_weights(settings.rewards, settings.reward_parts),
         warmup_steps=settings.warmup_steps,
         weight_decay=0.0,
         lr_scheduler_type=settings.schedule,
@@ -366,12 +401,13 @@ def train_sc_grpo(
     callback = _StageLog(out, processor, dev_score, settings.dev_every, shown)
     trainer = GRPOTrainer(
         model=str(model_dir),  # a path: with beta > 0 TRL loads the reference model from it
-        reward_funcs=rewards.reward_functions(settings.rewards),
+        reward_funcs=rewards.reward_functions(settings.rewards, settings.reward_parts),
         args=config,
         train_dataset=dataset,
         processing_class=processor,
         callbacks=[callback],
     )
+    trainer.add_callback(_StepClock(trainer))
     for policy in (trainer.model, trainer.ref_model):
         if policy is not None and hasattr(policy.model, "vision_tower"):
             see_each_picture_once(policy.model.vision_tower)

@@ -131,6 +131,32 @@ def test_every_cell_of_three_by_three_by_its_middle():
         assert cell_of_words(cell) == cell
 
 
+@pytest.mark.parametrize("grid", range(1, 6))
+def test_words_of_every_grid_name_their_cell(grid):
+    names = cell_names(grid)
+    assert len(set(names)) == grid**2
+    assert [cell_of_words(f"In the {name.upper()} .", grid) for name in names] == list(names)
+    assert cell_of_words("somewhere", grid) is None
+
+
+@pytest.mark.parametrize(
+    "words, grid, cell",
+    [
+        ("left", 1, "center"),
+        ("left", 2, None),  # an even grid has no middle row
+        ("lower right corner", 2, "bottom right"),
+        ("upper left", 4, "upper left"),
+        ("top far left", 4, "top far left"),
+        ("upper top left", 4, None),  # two rows
+        ("far left", 5, "far left"),
+        ("upper", 5, "upper"),
+        ("far left and right", 5, None),
+    ],
+)
+def test_places_in_other_grids(words, grid, cell):
+    assert cell_of_words(words, grid) == cell
+
+
 def test_mask_of_two_far_spots_is_in_the_larger_one():
     mask = np.zeros((90, 120), dtype=bool)
     mask[2:12, 2:12] = True

