@@ -196,11 +196,10 @@ class _Said(NamedTuple):
     answer: str | None
     location: str | None
     type: str | None
+    marks: frozenset[str] = frozenset()  # names of the tags that occur at all, opened or closed
 
 
-_TAG = re.compile(rf"</?(?:{'|'.join(TAG_NAMES)})>")
-_ONE_LINE = {name: re.compile(rf"<{name}>(.*?)</{name}>") for name in TAG_NAMES}
-_ANY_LINES = {name: re.compile(rf"<{name}>(.*?)</{name}>", re.DOTALL) for name in TAG_NAMES}
+_TAG = re.compile(rf"</?({'|'.join(TAG_NAMES)})>")
 
 
 def _text(completion: Any) -> str:
@@ -233,7 +232,8 @@ def _truths(completions: Sequence[Any], solution: Sequence[str], mode: str) -> l
 def _output(text: str, mode: str) -> _Said:
     rules = mode_named(mode)
     tags = _flat_tags(text) if rules.flat_tags else _first_tags(text, rules.tags_cross_lines)
-    return _Said(tags.get("answer"), tags.get("location"), tags.get("type"))
+    marks = frozenset(_TAG.findall(text))
+    return _Said(tags.get("answer"), tags.get("location"), tags.get("type"), marks)
 
 
 @lru_cache(maxsize=16384)
@@ -245,9 +245,17 @@ def _solution(text: str, mode: str) -> _Said:
 
 
 def _first_tags(text: str, cross_lines: bool) -> dict[str, str]:
-    patterns = _ANY_LINES if cross_lines else _ONE_LINE
-    found = {name: pattern.search(text) for name, pattern in patterns.items() if name != "think"}
-    return {name: match.group(1).lower().strip() for name, match in found.items() if match}
+    """What the first pair of each tag holds; found by search, since a pattern would go back for each unclosed tag."""
+    pieces = [text] if cross_lines else text.split("\n")
+    found = {}
+    for name in TAG_NAMES[1:]:
+        for piece in pieces:
+            _, opening, rest = piece.partition(f"<{name}>")
+            inside, closing, _ = rest.partition(f"</{name}>")
+            if opening and closing:
+                found[name] = inside.lower().strip()
+                break
+    return found
 
 
 def _flat_tags(text: str) -> dict[str, str]:
@@ -265,9 +273,13 @@ def _flat_tags(text: str) -> dict[str, str]:
 
 
 def _is_inside(names: Sequence[str], at: int) -> bool:
-    """Whether another pair opens before the tag at ``at`` and closes after it."""
+    """Whether another pair is open at the tag ``at`` and closes after it."""
     before, after = names[:at], names[at + 2 :]
-    return any(before.count(f"<{n}>") > before.count(f"</{n}>") and f"</{n}>" in after for n in TAG_NAMES)
+    for name in TAG_NAMES:
+        nearest = next((mark for mark in reversed(before) if mark.strip("</>") == name), "")
+        if nearest == f"<{name}>" and f"</{name}>" in after:
+            return True
+    return False
 
 
 def _tags_in_order(text: str, label: str | None) -> bool:
@@ -294,7 +306,7 @@ def _tag_reward(tag: str, said: _Said, truth: _Said, mode: str, grid: int = 3) -
     if rules.needs_right_answer and said.answer != truth.answer:
         return 0.0
     if truth.answer == "no":
-        return rules.for_right_no if getattr(said, tag) is None else 0.0
+        return 0.0 if tag in said.marks else rules.for_right_no
     return _tag_score(tag, said, truth, mode, grid)
 
 
@@ -344,8 +356,16 @@ _TERMS = [(term, category) for category, terms in SYNONYMS.items() for term in (
 
 # Everyday words that the paper's table lacks, so that it scores "dent" 0 against "deformation". Strict only.
 _MORE_TERMS = {"dent": "deformation", "bend": "deformation", "bent": "deformation", "crack": "damage"}
-_STRICT_TERMS = dict(_TERMS) | _MORE_TERMS
-_STRICT_PHRASE = re.compile(rf"\b({'|'.join(map(re.escape, sorted(_STRICT_TERMS, key=len, reverse=True)))})(?:e?s)?\b")
+
+
+def _forms(term: str) -> list[str]:
+    """A term as one and as many, with blanks for hyphens: "cavity", "cavities"."""
+    plain = term.replace("-", " ")
+    return [plain, plain[:-1] + "ies"] if plain.endswith("y") else [plain, plain + "s", plain + "es"]
+
+
+_STRICT_TERMS = {form: category for term, category in (dict(_TERMS) | _MORE_TERMS).items() for form in _forms(term)}
+_STRICT_PHRASE = re.compile(rf"\b(?:{'|'.join(map(re.escape, sorted(_STRICT_TERMS, key=len, reverse=True)))})\b")
 
 
 def type_score(predicted: str, truth: str, *, mode: str = "strict") -> float:
@@ -454,16 +474,16 @@ def _strict_type_score(predicted: str, truth: str) -> float:
 @lru_cache(maxsize=4096)
 def _strict_kind(text: str) -> _Kind | None:
     """None if the text is worthless: no word of two letters, or terms of several categories."""
-    text = tidy(_normalise(text))
+    text = tidy(_normalise(text).replace("-", " "))
     if not re.search(r"[^\W\d_]{2}", text):
         return None
-    terms = [_STRICT_TERMS[phrase] for phrase in _STRICT_PHRASE.findall(text)]
-    if len(set(terms)) > 1:
+    phrases = _STRICT_PHRASE.findall(text)
+    categories = {_STRICT_TERMS[phrase] for phrase in phrases}
+    if len(categories) > 1:
         return None
-    if not terms:
+    if not categories:
         return _kind(text, None, 0.0)
-    named = sum(len(match.group()) for match in _STRICT_PHRASE.finditer(text))
-    return _kind(text, terms[0], named / len(text))
+    return _kind(text, categories.pop(), sum(map(len, phrases)) / len(text))
 
 
 @lru_cache(maxsize=65536)

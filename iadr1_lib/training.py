@@ -11,7 +11,7 @@ import hashlib
 import json
 import shutil
 import time
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -44,6 +44,7 @@ class PaSftSettings:
     warmup_steps: int
     weight_decay: float
     schedule: str
+    max_grad_norm: float
     dev_every: int
     bf16: bool = False
     freeze_tower: bool = False
@@ -69,12 +70,15 @@ class ScGrpoSettings:
     max_completion: int
     warmup_steps: int
     schedule: str
+    weight_decay: float
+    max_grad_norm: float
+    loss_type: str
+    scale_rewards: str
+    iterations: int
     rewards: str
     dev_every: int
     reward_parts: tuple[str, ...] = ()
     bf16: bool = False
-    loss_type: str = "grpo"
-    scale_rewards: str = "group"
 
 
 # ---------------------------------------------------------------------------------------------- data
@@ -220,7 +224,7 @@ class _StepClock(TrainerCallback):
 
     def __init__(self, trainer: Any):
         self.trainer = trainer
-        self.seconds: Counter[str] = Counter()
+        self.seconds: defaultdict[str, float] = defaultdict(float)
         self.watch(trainer, "_generate", lambda: "generation")
         self.watch(trainer, "_calculate_rewards", lambda: "rewards")
         self.watch(
@@ -271,20 +275,25 @@ def _run_stage(
     return out / "model"
 
 
-def _common(out: Path, seed: int, save_every: int) -> dict[str, Any]:
+def _common(out: Path, seed: int, settings: PaSftSettings | ScGrpoSettings) -> dict[str, Any]:
     """Arguments both trainers share."""
     return {
         "output_dir": str(out / "checkpoints"),
         "seed": seed,
         "data_seed": seed,
         "save_strategy": "steps",
-        "save_steps": save_every,
+        "save_steps": settings.dev_every,
         "save_total_limit": 1,
         "report_to": "none",
         "disable_tqdm": True,
+        "bf16": settings.bf16,
+        "learning_rate": settings.learning_rate,
+        "warmup_steps": settings.warmup_steps,
+        "lr_scheduler_type": settings.schedule,
+        "weight_decay": settings.weight_decay,
+        "max_grad_norm": settings.max_grad_norm,
         "gradient_checkpointing": False,  # recomputes every activation; the mini VLM's fit in memory
         "dataloader_num_workers": 0,
-        "max_grad_norm": 1.0,
         "remove_unused_columns": False,
         "dataloader_pin_memory": torch.cuda.is_available(),
         "use_cpu": not torch.cuda.is_available(),
@@ -318,14 +327,9 @@ def train_pa_sft(
     model, processor = load_model(model_dir)
     model.model.vision_tower.requires_grad_(not settings.freeze_tower)
     config = SFTConfig(
-        **_common(out, seed, settings.dev_every),
-        bf16=settings.bf16,
-        learning_rate=settings.learning_rate,
+        **_common(out, seed, settings),
         num_train_epochs=settings.epochs,
         per_device_train_batch_size=settings.batch,
-        warmup_steps=settings.warmup_steps,
-        weight_decay=settings.weight_decay,
-        lr_scheduler_type=settings.schedule,
         max_length=None,  # the default of 1024 would cut image tokens of the large models
         completion_only_loss=True,
         logging_steps=2,
@@ -367,16 +371,14 @@ def train_sc_grpo(
     completions = settings.prompts * settings.group
     accumulation = completions // settings.micro_batch
     config = GRPOConfig(
-        **_common(out, seed, settings.dev_every),
+        **_common(out, seed, settings),
         model_init_kwargs={"dtype": "float32"},
-        bf16=settings.bf16,
-        learning_rate=settings.learning_rate,
         max_steps=settings.steps,
         per_device_train_batch_size=settings.micro_batch,
         gradient_accumulation_steps=accumulation,
         steps_per_generation=accumulation,
         num_generations=settings.group,
-        num_iterations=1,
+        num_iterations=settings.iterations,
         beta=settings.beta,
         temperature=settings.temperature,
         top_p=settings.top_p,
@@ -385,9 +387,6 @@ def train_sc_grpo(
         loss_type=settings.loss_type,
         scale_rewards=settings.scale_rewards,
         reward_weights=rewards.reward_weights(settings.rewards, settings.reward_parts),
-        warmup_steps=settings.warmup_steps,
-        weight_decay=0.0,
-        lr_scheduler_type=settings.schedule,
         logging_steps=2,
         log_completions=False,
     )

@@ -158,10 +158,26 @@ def test_repeated_and_nested_tags_earn_nothing():
     assert pay(YES.replace("a line", "<type>scratch</type>"))[3] == 0
 
 
-def test_a_right_no_with_a_stray_tag_is_not_paid_for_it():
-    stray = NO.replace("<answer>", "<location>top</location><answer>")
+@pytest.mark.parametrize(
+    "stray",
+    ["<location>top</location>", "<location>top</location><location>left</location>", "<location>", "</location>"],
+)
+def test_a_right_no_with_a_stray_tag_is_not_paid_for_it(stray):
     assert pay(NO, "No") == [1, 1, 0.5, 0.5]
-    assert pay(stray, "No") == [0, 1, 0, 0.5]
+    assert pay(NO.replace("<answer>", stray + "<answer>"), "No") == [0, 1, 0, 0.5]
+    assert pay(NO.replace("all fine", stray), "No") == [0, 1, 0, 0.5]
+
+
+def test_nesting_is_seen_behind_a_stray_closing_tag():
+    inside = "</think><think>" + YES.replace("<think>a line</think>", "") + "</think>"
+    assert pay(inside) == [0, 0, 0, 0]
+
+
+def test_thousands_of_unclosed_tags_cost_no_time():
+    """A pattern that goes back for every unclosed tag would need minutes here."""
+    text = "<answer><location><type>" * 20_000
+    for mode in LEXICAL:
+        assert pay(text, mode=mode) == [0, 0, 0, 0]
 
 
 # --- levels of similarity -------------------------------------------------------------------------------
@@ -174,6 +190,8 @@ def test_type_levels():
     assert type_score("surface anomaly", "scratch", mode="strict") == 0.3
     assert type_score("scratches", "scratch", mode="strict") >= 0.6
     assert type_score("crack", "rust", mode="strict") == 0
+    for many, one in (("cavities", "hole"), ("foreign bodies", "debris"), ("color-anomaly", "stain")):
+        assert type_score(many, one, mode="strict") >= 0.6
 
 
 TERMS = sorted({*SYNONYMS, *(term for terms in SYNONYMS.values() for term in terms)})

@@ -24,7 +24,7 @@ from hypothesis import strategies as st
 from pydantic import BaseModel
 
 from iadr1_lib import batch, runs
-from iadr1_lib.runs import Run, UserError, WrongUse, load_profile
+from iadr1_lib.runs import Run, UserError, WrongUse, load_profile, profile_names
 
 Course = Callable[..., Path]
 
@@ -117,10 +117,11 @@ def test_settings_name_the_wrong_key(course: Course, text: str, named: str) -> N
         load_profile("bad").section("control")
 
 
-def test_shipped_profiles_load(root: Path) -> None:
-    for name in ("smoke", "mini"):
-        profile = load_profile(name)
-        assert all(source.strip() for source in profile.sources.values())
+@pytest.mark.parametrize("name", profile_names())
+def test_every_value_of_a_shipped_profile_is_stated_somewhere_or_has_its_reason(name: str) -> None:
+    for key, source in load_profile(name).sources.items():
+        where, _, what = source.partition(" ")
+        assert where in ("paper,", "released", "why:") and what.strip(), f"{name}: {key} says {source!r}"
 
 
 def test_run_folder_and_what_is_missing_in_it(course: Course) -> None:

@@ -11,7 +11,7 @@ import subprocess
 import sys
 import textwrap
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ from trl import SFTConfig, SFTTrainer
 from iadr1_lib import training
 from iadr1_lib.expert_ad import read_rows
 from iadr1_lib.models import load_model
-from iadr1_lib.runs import UserError, load_profile
+from iadr1_lib.runs import UserError, load_profile, profile_names
 from iadr1_lib.training import PaSftSettings, ScGrpoSettings
 
 SFT = replace(load_profile("smoke").settings("pa_sft", PaSftSettings), batch=4, epochs=1.34, dev_every=2)  # 4-5 steps
@@ -53,7 +53,7 @@ def stage(request: pytest.FixtureRequest, world: dict[str, Path], monkeypatch: p
     """train(out, settings, ...) of one stage, and settings for it."""
     function: Any = {"pa_sft": training.train_pa_sft, "sc_grpo": training.train_sc_grpo}[request.param]
     honest = training.rewards.reward_functions
-    monkeypatch.setattr(training.rewards, "reward_functions", lambda mode: [consistency_reward, *honest(mode)[1:]])
+    monkeypatch.setattr(training.rewards, "reward_functions", lambda *args: [consistency_reward, *honest(*args)[1:]])
 
     def train(out: Path, settings: Any, **options: Any) -> Path:
         return function(world["model"], world[request.param], out, settings, **options)
@@ -82,10 +82,18 @@ def rising(start: int = 0) -> Callable[..., float]:
 
 
 def log_without_times(out: Path) -> list[dict[str, str]]:
-    clock = ("time", "per_second", "runtime")
+    clock = ("time", "per_second", "runtime", "seconds/")
     return [
         {k: v for k, v in row.items() if not any(c in k for c in clock)} for row in tiny_vlm.read_csv(out / "log.csv")
     ]
+
+
+@pytest.mark.parametrize("name", profile_names())
+def test_no_hyper_parameter_of_a_stage_is_left_to_a_default(name: str) -> None:
+    switches = {"bf16", "freeze_tower", "reward_parts"}
+    for stage, settings in {"pa_sft": PaSftSettings, "control": PaSftSettings, "sc_grpo": ScGrpoSettings}.items():
+        named = {field.name for field in fields(settings)}
+        assert named - switches <= set(load_profile(name).section(stage))
 
 
 def test_only_the_answer_carries_loss(world: dict[str, Path], tmp_path: Path) -> None:
@@ -113,6 +121,10 @@ def test_a_stage_leaves_model_log_and_facts(stage: tuple[Train, Any], tmp_path: 
     rows = tiny_vlm.read_csv(tmp_path / "log.csv")
     wanted = {"loss", "mean_token_accuracy"} if settings is SFT else {"reward", "kl", "rewards/accuracy_reward/mean"}
     assert {"step", "learning_rate"} | wanted <= set(rows[0])
+    if settings is GRPO:
+        parts = {"generation", "rewards", "policy", "reference", "backward"}
+        assert {f"seconds/{part}" for part in parts} <= set(rows[0])
+        assert sum(float(rows[0][f"seconds/{part}"]) for part in parts) <= float(rows[0]["step_time"]) * 1.01
     facts = json.loads((tmp_path / "stage.json").read_text())
     assert facts["seed"] == 0 and facts["steps"] >= 2 and facts["settings"]["dev_every"] == 2
     assert not (tmp_path / "checkpoints").exists()
@@ -161,7 +173,7 @@ def test_a_broken_off_run_ends_with_the_weights_of_an_unbroken_one(
 def test_a_killed_process_is_resumed(tmp_path: Path, world: dict[str, Path]) -> None:
     code = f"""
         import os, signal
-        from dataclasses import replace
+        from dataclasses import fields, replace
         import test_training as t
         scores = iter([0.0])
         def score(model, processor):
