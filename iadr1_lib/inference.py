@@ -98,6 +98,25 @@ def answer_images(model_dir: Path | str, images: Sequence[Image.Image], prompt: 
     return [text for text, _ in generate(model, processor, [[image.convert("RGB")] for image in images], prompt=prompt)]
 
 
+def sample_answers(
+    model_dir: Path | str,
+    images: Sequence[Image.Image],
+    *,
+    temperature: float,
+    top_p: float,
+    top_k: int,
+    max_completion: int,
+    seed: int,
+) -> list[str]:
+    """One sampled raw answer per picture, drawn as SC-GRPO draws its completions."""
+    model, processor = load_model(model_dir)
+    model.generation_config.update(do_sample=True, top_p=top_p, top_k=top_k)
+    torch.manual_seed(seed)
+    questions = [[image] for image in images]
+    made = generate(model, processor, questions, max_new_tokens=max_completion, temperature=temperature)
+    return [text for text, _ in made]
+
+
 def model_name(model_dir: Path | str) -> str:
     """Folder and the first digits of the weights' hash: a model trained again is another model."""
     digest = hashlib.sha256()

@@ -1,5 +1,6 @@
 """Rewards: the released outputs to the digit, every known trap, and what must hold for any text."""
 
+import csv
 import json
 import math
 import pickle
@@ -309,9 +310,19 @@ def test_semantic_scores(embeddings):
     assert type_score("Scratch ", "scratch", mode="semantic") == 1
     assert type_score("crack", "fissure", mode="semantic") == pytest.approx(0.37, abs=0.01)
     assert type_score("scratch", "crack", mode="semantic") == pytest.approx(0.46, abs=0.01)
+    assert type_score("rust", "corrosion", mode="semantic") == pytest.approx(0.67, abs=0.01)
+    assert type_score("scratch mark", "wear mark", mode="semantic") == pytest.approx(0.67, abs=0.01)
     for worthless in ("a", ".", "", "scratch hole"):
         assert type_score(worthless, "scratch", mode="semantic") == 0
     assert pay(YES.replace(">scratch<", ">scrape<"), mode="semantic")[:3] == [1, 1, 1]
+
+
+def test_shipped_table_of_semantic_scores_is_what_the_embeddings_give(embeddings):
+    with (Path(__file__).parents[1] / "data" / "reference" / "semantic_types.csv").open(newline="") as file:
+        for row in csv.DictReader(file):
+            assert type_score(row["said"], row["true"], mode="semantic") == pytest.approx(
+                float(row["semantic"]), abs=0.01
+            )
 
 
 @given(texts, texts)

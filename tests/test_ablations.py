@@ -1,0 +1,83 @@
+"""Ablations: every variant from every seed's start, measured on the same pictures, and taken up where it stopped."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import tiny_vlm
+from conftest import read_json
+from typer.testing import CliRunner
+
+from iadr1_lib import ablations, cli, course, report
+from iadr1_lib.runs import Run, UserError, WrongUse, write_json
+
+VARIANTS = list(ablations.STUDIES["rewards"])
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> list[Run]:
+    """Two runs of smoke that have a (tiny, untaught) PA-SFT model and records."""
+    folder = tmp_path_factory.mktemp("runs")
+    made = [Run("smoke", seed, folder / f"smoke-s{seed}") for seed in (0, 1)]
+    for run in made:
+        tiny_vlm.save(run.path("pa_sft", "model"))
+        run.path("expert_ad").mkdir()
+        tiny_vlm.write_records(tiny_vlm.draw_samples(run.path("pictures")), run.path("expert_ad"))
+    return made
+
+
+@pytest.fixture
+def benchmark(runs: list[Run], monkeypatch: pytest.MonkeyPatch) -> None:
+    """A dozen pictures stand for the six benchmarks."""
+    samples = tiny_vlm.draw_samples(runs[0].path("test"))
+    monkeypatch.setattr(course, "benchmark_samples", lambda run, why: samples)
+
+
+def test_a_study_measures_every_variant_and_goes_on_where_it_stopped(
+    runs: list[Run], benchmark: None, tmp_path: Path
+) -> None:
+    found = ablations.run_study("rewards", runs, say=lambda line: None)
+    rows = {row["name"]: row for row in found["rows"]}
+    for variant in VARIANTS:
+        row = rows[f"{variant}/balanced_accuracy/mean"]
+        assert row["n"] == 2 and row["low"] <= row["value"] <= row["high"]
+        assert {f"difference/{variant}/{metric}" for metric in ablations.PAIRED} <= set(rows)
+        assert rows[f"{variant}/seconds per step"]["value"] > 0
+    assert [one["seed"] for one in found["provenance"]["runs"]] == [0, 1]
+    table = ablations.table(found["rows"])
+    assert list(table["trained with"]) == [ablations.BASELINE, *VARIANTS]
+
+    stages = sorted(runs[0].path("ablations").rglob("stage.json"))
+    times = [stage.stat().st_mtime_ns for stage in stages]
+    assert len(stages) == len(VARIANTS)
+    again = ablations.run_study("rewards", runs, say=lambda line: None)
+    assert [stage.stat().st_mtime_ns for stage in stages] == times
+    assert again["rows"] == found["rows"]
+    assert read_json(write_json(tmp_path / "rows.json", found))["rows"] == found["rows"]
+
+
+def test_variants_train_on_what_they_say(runs: list[Run], benchmark: None) -> None:
+    ablations.train_variant(runs[0], "rewards", "accuracy only")
+    log = tiny_vlm.read_csv(runs[0].path("ablations", "rewards", "accuracy_only", "log.csv"))
+    assert {key for key in log[0] if key.endswith("_reward/mean")} == {"rewards/accuracy_reward/mean"}
+
+
+def test_shipped_results_are_complete() -> None:
+    found = ablations.shipped("rewards")
+    table = ablations.table(found["rows"])
+    assert list(table["trained with"]) == [ablations.BASELINE, *VARIANTS]
+    assert len(found["provenance"]["runs"]) == 3
+    assert set(report.paper_table(3)["strategy"]) == {"PA-SFT", "accuracy-only GRPO", "SC-GRPO"}
+
+
+def test_bad_input_is_told_in_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(WrongUse, match="rewards"):
+        ablations.study_named("weather")
+    monkeypatch.setenv("IADR1_RUNS", str(tmp_path))
+    with pytest.raises(UserError, match="04_pa_sft"):
+        ablations.run_study("rewards", [Run("smoke", 0)])
+    for words, status in ((["weather"], 2), (["rewards", "--seeds", "a,b"], 2), (["rewards", "--profile", "smoke"], 1)):
+        result = CliRunner().invoke(cli.app, ["ablate", *words])
+        assert result.exit_code == status
+        assert len(result.stderr.strip().splitlines()) == 1
