@@ -28,17 +28,16 @@ STUDIES: dict[str, dict[str, dict[str, Any]]] = {
     }
 }
 BASELINE = "PA-SFT"  # what every variant starts from
-LEVELS = (
-    "balanced_accuracy",
-    "accuracy_normal",
-    "accuracy_defective",
-    "share_yes",
-    "share_unparsed",
-    "location",
-    "type",
-)
 PAIRED = ("balanced_accuracy", "location", "type")
-REFERENCE = Path("data") / "reference" / "mini"
+SHOWN = {
+    "balanced_accuracy": "balanced accuracy",
+    "accuracy_normal": "normal images accepted",
+    "accuracy_defective": "defects found",
+    "share_unparsed": "answers not readable",
+    "location": "location right",
+    "type": "type right",
+}
+SHIPPED = Path("data") / "reference" / "mini"
 
 
 def study_named(name: str) -> dict[str, dict[str, Any]]:
@@ -71,7 +70,10 @@ def run_study(study: str, runs: Sequence[Run], say: Callable[[str], None] = prin
             seconds.setdefault(variant, {})[run.seed] = facts["seconds"] / facts["steps"]
     parser = course.evaluation_settings(runs[0]).parser
     rows = [row for variant, tables in answers.items() for row in _levels(variant, tables, parser)]
-    rows += [row for variant in variants for row in _differences(variant, answers, parser)]
+    first = next(iter(variants))
+    for variant in variants:
+        rows += _differences(variant, BASELINE, answers, parser)
+        rows += _differences(variant, first, answers, parser) if variant != first else []
     rows += [_row(f"{variant}/seconds per step", list(by_seed.values()), "s") for variant, by_seed in seconds.items()]
     return {"rows": rows, "provenance": _provenance(study, runs)}
 
@@ -94,7 +96,7 @@ def _levels(variant: str, tables: dict[int, pd.DataFrame], parser: str) -> list[
     return [
         _row(f"{variant}/{metric}/{benchmark}", [float(values[metric, benchmark]) for values in scored], "%")
         for metric, benchmark in scored[0].index
-        if metric in LEVELS and (metric == "balanced_accuracy" or benchmark == scoring.MEAN)
+        if metric in SHOWN and (metric == "balanced_accuracy" or benchmark == scoring.MEAN)
     ]
 
 
@@ -103,15 +105,18 @@ def _row(name: str, values: list[float], unit: str) -> dict[str, Any]:
     return {"name": name, **ends, "n": len(values), "unit": unit, "interval": "lowest and highest seed"}
 
 
-def _differences(variant: str, answers: dict[str, dict[int, pd.DataFrame]], parser: str) -> list[dict[str, Any]]:
-    """difference/variant/metric: against the start, paired image by image, over all seeds."""
+def _differences(
+    variant: str, baseline: str, answers: dict[str, dict[int, pd.DataFrame]], parser: str
+) -> list[dict[str, Any]]:
+    """difference/variant/baseline/metric: paired image by image, the mean over the seeds."""
     rows = []
     for metric in PAIRED:
-        model, baseline = list(answers[variant].values()), list(answers[BASELINE].values())
-        made = scoring.paired_difference(model, baseline, metric, parser)
+        made = scoring.paired_difference(
+            list(answers[variant].values()), list(answers[baseline].values()), metric, parser
+        )
         numbers = {"value": made.value, "low": made.low, "high": made.high, "n": made.n, "unit": "points"}
         interval = "95 %, paired stratified bootstrap over images, mean of the seeds"
-        rows.append({"name": f"difference/{variant}/{metric}", **numbers, "interval": interval})
+        rows.append({"name": f"difference/{variant}/{baseline}/{metric}", **numbers, "interval": interval})
     return rows
 
 
@@ -131,38 +136,49 @@ def _provenance(study: str, runs: Sequence[Run]) -> dict[str, Any]:
 # ---------------------------------------------------------------------------------------------- what is shown
 
 
-def shipped(study: str) -> dict[str, Any]:
-    """The results of a study that the project ships; UserError naming the command that makes them."""
+def reference(study: str) -> dict[str, Any] | None:
+    """The results of a study that the project ships, or None where they have not been measured yet."""
     study_named(study)
-    path = project_root() / REFERENCE / f"ablation_{study}.json"
-    found: dict[str, Any] | None = read_json(path)
+    found: dict[str, Any] | None = read_json(project_root() / SHIPPED / f"ablation_{study}.json")
+    return found
+
+
+def shipped(study: str) -> dict[str, Any]:
+    """As `reference`, or a UserError naming the command that makes them."""
+    found = reference(study)
     if found is None:
-        raise UserError(f"{path} is not there: make it with `iadr1 ablate {study} --out {path.name}`")
+        raise UserError(f"the results of {study} are not there: make them with `iadr1 ablate {study}`")
     return found
 
 
 def table(rows: Sequence[dict[str, Any]]) -> pd.DataFrame:
-    """One row per variant: balanced accuracy on each benchmark and their mean, place and type, change against PA-SFT.
+    """One column per variant: balanced accuracy on each benchmark and their mean, place, type, and what changed.
 
-    In %, means over the seeds; square brackets hold 95 % intervals, in points.
+    Levels in %, the mean over the seeds with the lowest and the highest in round brackets; changes in points, with 95 %
+    intervals in square ones.
     """
     by_name = {row["name"]: row for row in rows}
-    names = [name.split("/") for name in by_name if "/balanced_accuracy/" in name and not name.startswith("difference")]
-    variants, benchmarks = (list(dict.fromkeys(parts[place] for parts in names)) for place in (0, 2))
+    levels = [name.split("/") for name in by_name if len(name.split("/")) == 3]
+    variants = list(dict.fromkeys(parts[0] for parts in levels))
+    measured = list(dict.fromkeys((parts[1], parts[2]) for parts in levels if parts[1] in SHOWN))
+    measured.sort(key=lambda pair: list(SHOWN).index(pair[0]))
     lines = []
-    for variant in variants:
-        line = {"trained with": variant}
-        line |= {b: f"{by_name[f'{variant}/balanced_accuracy/{b}']['value']:.1f}" for b in benchmarks}
-        line |= {
-            m: f"{by_name[f'{variant}/{m}/{scoring.MEAN}']['value']:.1f}" for m in ("location", "type", "share_yes")
-        }
+    for metric, benchmark in measured:
+        title = benchmark if metric == "balanced_accuracy" and benchmark != scoring.MEAN else SHOWN[metric]
+        cells = {variant: _level(by_name.get(f"{variant}/{metric}/{benchmark}")) for variant in variants}
+        lines.append({"%": title, **cells})
+    for baseline in (BASELINE, variants[1]):
         for metric in PAIRED:
-            change = by_name.get(f"difference/{variant}/{metric}")
-            line[f"{metric}: change"] = _signed(change) if change else "–"
-        lines.append(line)
-    renamed = {"share_yes": "share of Yes", "balanced_accuracy: change": "balanced accuracy: change"}
-    return pd.DataFrame(lines).rename(columns=renamed)
+            changes = {v: _signed(by_name.get(f"difference/{v}/{baseline}/{metric}")) for v in variants}
+            lines.append({"%": f"{SHOWN[metric]}, minus {baseline}", **changes})
+    return pd.DataFrame(lines)
 
 
-def _signed(row: dict[str, Any]) -> str:
+def _level(row: dict[str, Any] | None) -> str:
+    return "–" if row is None else f"{row['value']:.1f} ({row['low']:.0f} to {row['high']:.0f})"
+
+
+def _signed(row: dict[str, Any] | None) -> str:
+    if row is None:
+        return "–"
     return f"{row['value']:+.1f} [{row['low']:+.1f}, {row['high']:+.1f}]".replace("-", "−")

@@ -284,12 +284,17 @@ def category_of_words(text: str) -> str | None:
     return _CATEGORY_OF.get(tidy(text).strip(" .!"))
 
 
+def term_forms(term: str) -> list[str]:
+    """A term of the vocabulary as one and as many, with blanks for hyphens: "cavity", "cavities"."""
+    plain = term.replace("-", " ")
+    return [plain, plain[:-1] + "ies"] if plain.endswith("y") else [plain, plain + "s", plain + "es"]
+
+
 _PLACE_WORD = "|".join((*_ROW_WORDS, *_COLUMN_WORDS, *sorted(_CENTRE_WORDS)))
 # "lies on top" says how, not where.
 _PLACE_PHRASE = re.compile(rf"\b(?!(?<=\bon )top\b)(?:{_PLACE_WORD})(?:[\s-]+(?:{_PLACE_WORD}))*\b", re.IGNORECASE)
-_TYPE_PHRASE = re.compile(
-    rf"\b({'|'.join(map(re.escape, sorted(_CATEGORY_OF, key=len, reverse=True)))})(?:e?s)?\b", re.IGNORECASE
-)
+_CATEGORY_OF_FORM = {form: category for term, category in _CATEGORY_OF.items() for form in term_forms(term)}
+_TYPE_PHRASE = re.compile(rf"\b(?:{'|'.join(map(re.escape, sorted(_CATEGORY_OF_FORM, key=len, reverse=True)))})\b")
 
 
 def place_in_reasoning(reasoning: str) -> str | None:
@@ -300,5 +305,5 @@ def place_in_reasoning(reasoning: str) -> str | None:
 
 def type_in_reasoning(reasoning: str) -> str | None:
     """The category that a running text names last, by its name or a synonym, plurals included, or None."""
-    phrases = _TYPE_PHRASE.findall(tidy(reasoning))
-    return _CATEGORY_OF[phrases[-1].lower()] if phrases else None
+    phrases = _TYPE_PHRASE.findall(tidy(reasoning.replace("-", " ")))
+    return _CATEGORY_OF_FORM[phrases[-1]] if phrases else None

@@ -211,13 +211,8 @@ def load_mvtec(root: str | Path, benchmark: str | None = None, *, strict: bool =
         benchmark = Path(os.path.normpath(data_set)).name
     samples = [sample for folder in folders for sample in _read_category(folder, root, benchmark)]
     if strict:
-        _require_sound(samples)
+        require_sound(samples)
     return samples
-
-
-# Further layouts are added here: a reader each, found by the name a user gives.
-Reader = Callable[[str | Path], list[Sample]]
-READERS: dict[str, Reader] = {"mvtec": load_mvtec}
 
 
 def _category_folders(root: Path) -> list[Path]:
@@ -226,11 +221,11 @@ def _category_folders(root: Path) -> list[Path]:
         raise UserError(f"There is no folder {root}: check the path of the data set.")
     if _is_category(root, root):
         return [root]
-    children = list(_folders(root, root))
+    children = list(list_folders(root, root))
     categories = [child for child in children if _is_category(child, root)]
     if categories:
         return categories
-    deeper = [child for child in children if any(_is_category(below, root) for below in _folders(child, root))]
+    deeper = [child for child in children if any(_is_category(below, root) for below in list_folders(child, root))]
     if deeper:
         raise UserError(f"{root} holds several data sets: name one of them, such as {deeper[0]}.")
     if not any(_entries(root, root)):
@@ -242,27 +237,27 @@ def _category_folders(root: Path) -> list[Path]:
 
 
 def _is_category(folder: Path, root: Path) -> bool:
-    kinds = (kind for split in SPLITS for kind in _folders(folder / split, root))
-    return any(any(_pictures(kind, root)) for kind in kinds)
+    kinds = (kind for split in SPLITS for kind in list_folders(folder / split, root))
+    return any(any(list_pictures(kind, root)) for kind in kinds)
 
 
 def _read_category(folder: Path, root: Path, benchmark: str) -> Iterator[Sample]:
     # "." and ".." name a folder only once they are made absolute
     category = Path(os.path.normpath(folder.absolute())).name
     for split in SPLITS:
-        for kind in _folders(folder / split, root):
+        for kind in list_folders(folder / split, root):
             good = kind.name.casefold() == GOOD
             if split == "train" and not good:
                 raise UserError(f"{kind} lies beside train/good, where only good pictures belong: move it to test/.")
             masks = {} if good else _masks(folder / "ground_truth" / kind.name, root)
-            for picture in _pictures(kind, root):
+            for picture in list_pictures(kind, root):
                 mask = masks.get(f"{picture.stem}_mask") or masks.get(picture.stem)
                 yield Sample(
                     image=str(picture),
                     label="no" if good else "yes",
                     mask=str(mask) if mask else None,
                     type=None if good else _type_name(kind.name),
-                    location=_location(mask) if mask else None,
+                    location=mask_location(mask) if mask else None,
                     category=category,
                     benchmark=benchmark,
                     split=split,
@@ -271,7 +266,7 @@ def _read_category(folder: Path, root: Path, benchmark: str) -> Iterator[Sample]
 
 
 def _masks(folder: Path, root: Path) -> dict[str, Path]:
-    return {path.stem: path for path in _pictures(folder, root)}
+    return {path.stem: path for path in list_pictures(folder, root)}
 
 
 def _type_name(folder_name: str) -> str:
@@ -280,7 +275,7 @@ def _type_name(folder_name: str) -> str:
     return name.lower() if name.lower() in DEFECT_TYPES else name
 
 
-def _location(mask: Path) -> str | None:
+def mask_location(mask: Path) -> str | None:
     """The mask's grid cell; None for an empty mask and for one that cannot be read (the checks name both)."""
     try:
         pixels = read_mask(mask)
@@ -289,11 +284,11 @@ def _location(mask: Path) -> str | None:
     return cell_of_mask(pixels) if pixels.any() else None
 
 
-def _folders(folder: Path, root: Path) -> list[Path]:
+def list_folders(folder: Path, root: Path) -> list[Path]:
     return [entry for entry in _entries(folder, root) if entry.is_dir()]
 
 
-def _pictures(folder: Path, root: Path) -> list[Path]:
+def list_pictures(folder: Path, root: Path) -> list[Path]:
     return [entry for entry in _entries(folder, root) if entry.suffix.lower() in IMAGE_SUFFIXES and entry.is_file()]
 
 
@@ -347,8 +342,9 @@ def check_health(samples: Iterable[Sample]) -> list[Problem]:
     """Decode every picture and mask and list what is wrong. Reads the samples' files, so it takes a while.
 
     Kinds: "unreadable" (picture or mask), "mask size" (differs from its picture), "empty mask" and "defect
-    without mask" (defective pictures only), "duplicate" (same bytes as an earlier picture of the split) and
-    "duplicate across splits". ``Counter(problem.kind for problem in problems)`` counts them.
+    without mask" and "good in path" (defective pictures only), "duplicate" (same bytes as an earlier picture of the
+    split), "duplicate across splits" and "duplicate across data sets". ``Counter(problem.kind for problem in
+    problems)`` counts them.
     """
     samples = list(samples)
     problems = [problem for sample in samples for problem in _sample_problems(sample)]
@@ -377,6 +373,9 @@ def _sample_problems(sample: Sample) -> list[Problem]:
         problems.append(Problem("unreadable", sample.image, str(error)))
     if sample.label == "no":
         return problems
+    if GOOD in sample.image.casefold():
+        message = f"{sample.image} is defective, but its path says good: the released evaluation counts it as normal."
+        problems.append(Problem("good in path", sample.image, message))
     if sample.mask is None:
         return [*problems, Problem("defect without mask", sample.image, f"{sample.image} has no mask.")]
     try:
@@ -390,7 +389,7 @@ def _sample_problems(sample: Sample) -> list[Problem]:
     return problems
 
 
-def _require_sound(samples: list[Sample]) -> None:
+def require_sound(samples: list[Sample]) -> None:
     """Raise for the first picture or mask whose header cannot be read, or whose sizes do not agree."""
     for sample in samples:
         size = image_size(sample.image)
@@ -424,6 +423,7 @@ def _duplicates(samples: list[Sample]) -> list[Problem]:
     for first, *others in _by_content(samples).values():
         for other in others:
             kind = "duplicate" if other.split == first.split else "duplicate across splits"
+            kind = kind if other.benchmark == first.benchmark else "duplicate across data sets"
             problems.append(Problem(kind, other.image, f"{other.image} has the same content as {first.image}."))
     return problems
 

@@ -187,22 +187,23 @@ def report(
 @app.command()
 def evaluate(
     model: ModelOption,
-    data: Annotated[Path, typer.Option(help="Data set root or one category, in MVTec-AD's layout.")],
+    data: Annotated[Path, typer.Option(help="Data set's root, one category of it, or an index file.")],
     out: Annotated[Path | None, typer.Option(help="Metrics file; predictions lie beside it.")] = None,
     parser: Annotated[str, typer.Option(help="How answers are read: fair, strict, ...")] = "fair",
     prompt: PromptOption = Prompt.BARE,
+    layout: Annotated[str | None, typer.Option(help="Such as mvtec or visa; by default found by looking.")] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Pictures per forward pass.")] = 32,
     seed: SeedOption = 0,
 ) -> None:
-    """Score the test pictures of any folder in MVTec-AD's layout; writes predictions and metrics.
+    """Score the test pictures of any data set whose layout is known; writes predictions and metrics.
 
     A run that was stopped goes on; one that was finished is made anew.
     """
-    from iadr1_lib import benchmarks, scoring
+    from iadr1_lib import benchmarks, scoring, sources
 
     if parser not in scoring.PARSERS:
         raise WrongUse(f"unknown parser {parser}: choose from {', '.join(scoring.PARSERS)}")
-    samples = [sample for sample in benchmarks.load_mvtec(data) if sample.split == "test"]
+    samples = [sample for sample in sources.load_samples(data, layout) if sample.split == "test"]
     benchmarks.require_both_labels(samples, data)
     from iadr1_lib import inference
 
@@ -217,7 +218,7 @@ def evaluate(
     table = scoring.score(scoring.read_predictions(predictions), parser, seed)
     said = {"model": str(model), "data": str(data), "parser": parser, "prompt": prompt.value}
     rows = scoring.metric_rows(table, data.resolve().name)
-    write_json(out, {"rows": rows, "provenance": stamp(said, seed, [data])})
+    write_json(out, {"rows": rows, "provenance": stamp(said, seed, [data if data.is_dir() else data.parent])})
     _console().print(_score_table(table))
     print(f"{len(samples)} pictures; metrics in {out}, predictions in {predictions}")
 

@@ -3,7 +3,8 @@
 - ``released``: what the paper's released code pays, its slips included; accuracy, location and type come as
   one sum.
 - ``paper``: the four rewards as the paper words them; location and type are paid only after a right answer.
-- ``strict``: hardened. Every slip is closed, and the totals pull an undecided model to neither answer.
+- ``strict``: hardened. The traps of the released code are closed, and a model that is half sure and gets half of its
+  tags right earns the same by Yes and by No.
 - ``semantic``: as ``strict``, but types are compared by what a small sentence model makes of them (extra ``semantic``).
 
 Each reward takes TRL's arguments and gives one finite float per completion, whatever the completion holds.
@@ -29,6 +30,7 @@ from iadr1_lib.answer import (
     build_solution,
     cell_of_words,
     matches_format,
+    term_forms,
     tidy,
 )
 
@@ -46,7 +48,7 @@ class Mode:
     flat_levels: bool  # type similarity in the paper's flat steps (else graded by confidence)
     by_meaning: bool  # type similarity is that of sentence embeddings (else of words in the table)
     needs_right_answer: bool  # location and type are paid only under a right answer
-    for_right_no: float  # what location and type each pay a right No, which has no tags to be right about
+    for_right_no: float  # what location and type each pay a well-formed right No, which has no tags to be right about
     summed: bool  # accuracy is answer + (type + location) / 2
     weights: Mapping[str, float]  # what the trainer gets, in order, and how much each counts
 
@@ -178,7 +180,12 @@ _REWARDS: dict[str, RewardFunction] = {
 
 
 def check_solutions(solutions: Sequence[str], *, mode: str = "strict") -> None:
-    """ValueError with the row (from 0) of the first solution that names neither yes nor no."""
+    """Whether training can start: ValueError with the row (from 0) of the first solution that names neither yes nor no.
+
+    UserError where the mode needs a package that is not installed.
+    """
+    if mode_named(mode).by_meaning:
+        _meaning("scratch")
     for row, solution in enumerate(solutions):
         if not isinstance(solution, str) or _solution(solution, mode).answer is None:
             raise ValueError(
@@ -196,10 +203,10 @@ class _Said(NamedTuple):
     answer: str | None
     location: str | None
     type: str | None
-    marks: frozenset[str] = frozenset()  # names of the tags that occur at all, opened or closed
+    form: str | None = None  # which of the two patterns the whole output is
 
 
-_TAG = re.compile(rf"</?({'|'.join(TAG_NAMES)})>")
+_TAG = re.compile(rf"</?(?:{'|'.join(TAG_NAMES)})>")
 
 
 def _text(completion: Any) -> str:
@@ -232,8 +239,7 @@ def _truths(completions: Sequence[Any], solution: Sequence[str], mode: str) -> l
 def _output(text: str, mode: str) -> _Said:
     rules = mode_named(mode)
     tags = _flat_tags(text) if rules.flat_tags else _first_tags(text, rules.tags_cross_lines)
-    marks = frozenset(_TAG.findall(text))
-    return _Said(tags.get("answer"), tags.get("location"), tags.get("type"), marks)
+    return _Said(tags.get("answer"), tags.get("location"), tags.get("type"), matches_format(text))
 
 
 @lru_cache(maxsize=16384)
@@ -306,7 +312,7 @@ def _tag_reward(tag: str, said: _Said, truth: _Said, mode: str, grid: int = 3) -
     if rules.needs_right_answer and said.answer != truth.answer:
         return 0.0
     if truth.answer == "no":
-        return 0.0 if tag in said.marks else rules.for_right_no
+        return rules.for_right_no if said.form == "no" else 0.0
     return _tag_score(tag, said, truth, mode, grid)
 
 
@@ -356,15 +362,7 @@ _TERMS = [(term, category) for category, terms in SYNONYMS.items() for term in (
 
 # Everyday words that the paper's table lacks, so that it scores "dent" 0 against "deformation". Strict only.
 _MORE_TERMS = {"dent": "deformation", "bend": "deformation", "bent": "deformation", "crack": "damage"}
-
-
-def _forms(term: str) -> list[str]:
-    """A term as one and as many, with blanks for hyphens: "cavity", "cavities"."""
-    plain = term.replace("-", " ")
-    return [plain, plain[:-1] + "ies"] if plain.endswith("y") else [plain, plain + "s", plain + "es"]
-
-
-_STRICT_TERMS = {form: category for term, category in (dict(_TERMS) | _MORE_TERMS).items() for form in _forms(term)}
+_STRICT_TERMS = {form: category for term, category in (dict(_TERMS) | _MORE_TERMS).items() for form in term_forms(term)}
 _STRICT_PHRASE = re.compile(rf"\b(?:{'|'.join(map(re.escape, sorted(_STRICT_TERMS, key=len, reverse=True)))})\b")
 
 

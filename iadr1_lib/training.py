@@ -46,8 +46,8 @@ class PaSftSettings:
     schedule: str
     max_grad_norm: float
     dev_every: int
-    bf16: bool = False
-    freeze_tower: bool = False
+    bf16: bool
+    freeze_tower: bool
 
 
 @dataclass(frozen=True)
@@ -77,8 +77,8 @@ class ScGrpoSettings:
     iterations: int
     rewards: str
     dev_every: int
+    bf16: bool
     reward_parts: tuple[str, ...] = ()
-    bf16: bool = False
 
 
 # ---------------------------------------------------------------------------------------------- data
@@ -115,7 +115,10 @@ def sc_grpo_dataset(rows: list[dict[str, Any]], mode: str) -> Dataset:
 
 
 def _fingerprint(model_dir: Path, records: Path, settings: Any, seed: int) -> str:
-    """Hash of everything a stage's result depends on: weights, records, settings, seed."""
+    """Hash of what a stage is made from: weights, records, settings, seed.
+
+    Not of the pictures that records name, nor of code and library versions: after a change there, use --force.
+    """
     digest = hashlib.sha256()
     for file in sorted(model_dir.glob("*.safetensors")):
         digest.update(file.read_bytes())
@@ -139,7 +142,10 @@ def _prepare(out: Path, fingerprint: str) -> str | None:
         for checkpoint in (out / "checkpoints").glob("checkpoint-*"):
             if not (checkpoint / "trainer_state.json").exists():  # written last: the kill came while saving
                 shutil.rmtree(checkpoint)
-        return get_last_checkpoint(str(out / "checkpoints")) if (out / "checkpoints").is_dir() else None
+        last = get_last_checkpoint(str(out / "checkpoints")) if (out / "checkpoints").is_dir() else None
+        if last is None:
+            write_json(begun, {"fingerprint": fingerprint})
+        return last
     for part in ("checkpoints", "model"):
         shutil.rmtree(out / part, ignore_errors=True)
     for part in ("best.json", "stage.json", "log.csv"):
@@ -147,6 +153,12 @@ def _prepare(out: Path, fingerprint: str) -> str | None:
     out.mkdir(parents=True, exist_ok=True)
     write_json(begun, {"fingerprint": fingerprint})
     return None
+
+
+def _seconds_so_far(out: Path) -> float:
+    """How long a broken-off run had trained when it saved its last checkpoint."""
+    seconds: float = json.loads((out / "begun.json").read_text()).get("seconds", 0.0)
+    return seconds
 
 
 def write_log(history: list[dict[str, Any]], path: Path) -> None:
@@ -171,7 +183,11 @@ class _StageLog(TrainerCallback):
             every,
             show,
         )
-        self.start = time.time()
+        self.start = time.time() - _seconds_so_far(out)
+
+    def on_save(self, args, state, control, **kwargs):  # type: ignore[no-untyped-def]
+        begun = self.out / "begun.json"
+        write_json(begun, json.loads(begun.read_text()) | {"seconds": time.time() - self.start})
 
     def on_log(self, args, state, control, logs=None, **kwargs):  # type: ignore[no-untyped-def]
         write_log(state.log_history, self.out / "log.csv")
@@ -254,7 +270,7 @@ class _StepClock(TrainerCallback):
 def _run_stage(
     trainer: Any, out: Path, fingerprint: str, settings: Any, seed: int, resume: str | None, scored: bool
 ) -> Path:
-    start = time.time()
+    start = time.time() - _seconds_so_far(out)
     # The trainer would load a checkpoint by the model's names of weights, but save_pretrained writes those of published
     # models: for Llava nothing would match, and the run would go on from the start model with a mere warning.
     trainer._load_from_checkpoint = lambda folder: trainer.model.load_state_dict(load_model(folder)[0].state_dict())
@@ -298,6 +314,18 @@ def _common(out: Path, seed: int, settings: PaSftSettings | ScGrpoSettings) -> d
         "dataloader_pin_memory": torch.cuda.is_available(),
         "use_cpu": not torch.cuda.is_available(),
     }
+
+
+def _accumulation(settings: ScGrpoSettings) -> int:
+    """Micro-batches per step; UserError if they do not make up the step exactly."""
+    completions = settings.prompts * settings.group
+    accumulation, rest = divmod(completions, settings.micro_batch)
+    if rest or not accumulation:
+        raise UserError(
+            f"sc_grpo.micro_batch {settings.micro_batch} does not divide the {completions} completions of a step "
+            f"(prompts {settings.prompts} x group {settings.group}): set one that does"
+        )
+    return accumulation
 
 
 def train_pa_sft(
@@ -359,6 +387,7 @@ def train_sc_grpo(
 
     Raises:
         ValueError: a solution names neither yes nor no (its row is told), before anything is trained.
+        UserError: `micro_batch` does not divide the completions of a step.
     """
     model_dir, records, out = require_weights(model_dir), Path(records), Path(out)
     rows = read_rows(records)
@@ -366,10 +395,9 @@ def train_sc_grpo(
     if stage_is_finished(out, fingerprint):
         return out / "model"
     dataset = sc_grpo_dataset(rows, settings.rewards)  # a bad record is told before anything old is cleared away
+    accumulation = _accumulation(settings)
     resume = _prepare(out, fingerprint)
     processor = load_processor(model_dir)
-    completions = settings.prompts * settings.group
-    accumulation = completions // settings.micro_batch
     config = GRPOConfig(
         **_common(out, seed, settings),
         model_init_kwargs={"dtype": "float32"},

@@ -42,11 +42,11 @@ def test_a_study_measures_every_variant_and_goes_on_where_it_stopped(
     for variant in VARIANTS:
         row = rows[f"{variant}/balanced_accuracy/mean"]
         assert row["n"] == 2 and row["low"] <= row["value"] <= row["high"]
-        assert {f"difference/{variant}/{metric}" for metric in ablations.PAIRED} <= set(rows)
+        assert {f"difference/{variant}/{ablations.BASELINE}/{metric}" for metric in ablations.PAIRED} <= set(rows)
         assert rows[f"{variant}/seconds per step"]["value"] > 0
     assert [one["seed"] for one in found["provenance"]["runs"]] == [0, 1]
-    table = ablations.table(found["rows"])
-    assert list(table["trained with"]) == [ablations.BASELINE, *VARIANTS]
+    assert rows["difference/paper/strict/type"]["unit"] == "points"
+    assert list(ablations.table(found["rows"]))[1:] == [ablations.BASELINE, *VARIANTS]
 
     stages = sorted(runs[0].path("ablations").rglob("stage.json"))
     times = [stage.stat().st_mtime_ns for stage in stages]
@@ -57,16 +57,27 @@ def test_a_study_measures_every_variant_and_goes_on_where_it_stopped(
     assert read_json(write_json(tmp_path / "rows.json", found))["rows"] == found["rows"]
 
 
-def test_variants_train_on_what_they_say(runs: list[Run], benchmark: None) -> None:
-    ablations.train_variant(runs[0], "rewards", "accuracy only")
-    log = tiny_vlm.read_csv(runs[0].path("ablations", "rewards", "accuracy_only", "log.csv"))
-    assert {key for key in log[0] if key.endswith("_reward/mean")} == {"rewards/accuracy_reward/mean"}
+@pytest.mark.parametrize(
+    "variant, mode, paid",
+    [
+        ("strict", "strict", {"consistency", "accuracy", "location", "type"}),
+        ("paper", "paper", {"consistency", "accuracy", "location", "type"}),
+        ("released", "released", {"consistency", "accuracy"}),
+        ("accuracy only", "strict", {"accuracy"}),
+    ],
+)
+def test_variants_train_on_what_they_say(runs: list[Run], variant: str, mode: str, paid: set[str]) -> None:
+    folder = ablations.train_variant(runs[0], "rewards", variant)
+    log = tiny_vlm.read_csv(folder / "log.csv")
+    assert {key for key in log[0] if key.endswith("_reward/mean")} == {f"rewards/{name}_reward/mean" for name in paid}
+    settings = read_json(folder / "stage.json")["settings"]
+    short = runs[0].profile.section("ablations")
+    assert settings["rewards"] == mode and settings["steps"] == short["steps"] and settings["group"] == short["group"]
 
 
 def test_shipped_results_are_complete() -> None:
     found = ablations.shipped("rewards")
-    table = ablations.table(found["rows"])
-    assert list(table["trained with"]) == [ablations.BASELINE, *VARIANTS]
+    assert list(ablations.table(found["rows"]))[1:] == [ablations.BASELINE, *VARIANTS]
     assert len(found["provenance"]["runs"]) == 3
     assert set(report.paper_table(3)["strategy"]) == {"PA-SFT", "accuracy-only GRPO", "SC-GRPO"}
 

@@ -189,6 +189,17 @@ def test_pooled_levels_are_means_over_the_seeds(folders: list[Path]) -> None:
     assert rows["sc_grpo/seconds"]["value"] == 60.5
 
 
+def test_the_time_of_some_notebooks_does_not_count_for_the_course(world: Path, tmp_path: Path) -> None:
+    part = write_run(tmp_path / "smoke-s2", world, 2, logs=False)
+    whole = write_run(tmp_path / "smoke-s3", world, 3, logs=False)
+    for run, seconds, notebooks in ((part, 5.0, 3), (whole, 700.0, 10)):
+        batch = [{"name": "course seconds", "value": seconds, "n": notebooks, "unit": "s"}]
+        runs.record_metrics(run, report.BATCH, batch)
+    for order in ([part.folder, whole.folder], [whole.folder, part.folder]):
+        rows = {row["name"]: row for row in report.pool_seeds(order)}
+        assert rows["course seconds"]["seeds"] == {"3": 700.0}
+
+
 def test_pooled_differences_are_those_of_the_pairs(folders: list[Path]) -> None:
     rows = {row["name"]: row for row in report.pool_seeds(folders)}
     answers = [report.predictions(folder) for folder in folders]

@@ -5,6 +5,7 @@ import json
 import math
 import pickle
 import random
+import re
 import sys
 from pathlib import Path
 
@@ -71,8 +72,10 @@ def test_released_total_is_the_sum_of_its_ungated_parts():
         location_reward(texts, solutions, mode="released"),
         type_reward(texts, solutions, mode="released"),
     ]
-    for row, place, kind in zip(rows, *parts, strict=True):
-        assert row["accuracy"] - (place + kind) / 2 == pytest.approx(round(row["accuracy"] - (place + kind) / 2))
+    right = [re.search("<answer>(.*?)</answer>", text) for text in texts]
+    for row, place, kind, said in zip(rows, *parts, right, strict=True):
+        answered = float(said is not None and said.group(1).strip().lower() == "yes")
+        assert row["accuracy"] - (place + kind) / 2 == pytest.approx(answered)
 
 
 # --- the traps: what the released code pays, and strict does not --------------------------------------
@@ -165,8 +168,12 @@ def test_repeated_and_nested_tags_earn_nothing():
 )
 def test_a_right_no_with_a_stray_tag_is_not_paid_for_it(stray):
     assert pay(NO, "No") == [1, 1, 0.5, 0.5]
-    assert pay(NO.replace("<answer>", stray + "<answer>"), "No") == [0, 1, 0, 0.5]
-    assert pay(NO.replace("all fine", stray), "No") == [0, 1, 0, 0.5]
+    assert pay(NO.replace("<answer>", stray + "<answer>"), "No") == [0, 1, 0, 0]
+    assert pay(NO.replace("all fine", stray), "No") == [0, 1, 0, 0]
+
+
+def test_bare_answers_out_of_form_earn_the_same_for_yes_and_for_no():
+    assert total_reward("<answer>No</answer>", "No") == total_reward("<answer>Yes</answer>", SOLUTION) == 1
 
 
 def test_nesting_is_seen_behind_a_stray_closing_tag():

@@ -90,10 +90,17 @@ def log_without_times(out: Path) -> list[dict[str, str]]:
 
 @pytest.mark.parametrize("name", profile_names())
 def test_no_hyper_parameter_of_a_stage_is_left_to_a_default(name: str) -> None:
-    switches = {"bf16", "freeze_tower", "reward_parts"}
+    switches = {"reward_parts"}
     for stage, settings in {"pa_sft": PaSftSettings, "control": PaSftSettings, "sc_grpo": ScGrpoSettings}.items():
         named = {field.name for field in fields(settings)}
         assert named - switches <= set(load_profile(name).section(stage))
+
+
+def test_a_micro_batch_that_does_not_divide_the_step_is_refused(world: dict[str, Path], tmp_path: Path) -> None:
+    for micro_batch in (3, 8):
+        with pytest.raises(UserError, match="micro_batch"):
+            training.train_sc_grpo(world["model"], world["sc_grpo"], tmp_path, replace(GRPO, micro_batch=micro_batch))
+    assert not any(tmp_path.iterdir())
 
 
 def test_only_the_answer_carries_loss(world: dict[str, Path], tmp_path: Path) -> None:
@@ -163,8 +170,10 @@ def test_a_broken_off_run_ends_with_the_weights_of_an_unbroken_one(
     assert (checkpoints / "checkpoint-2").is_dir()
     (checkpoints / "checkpoint-4").mkdir(exist_ok=True)  # as a kill while saving would leave it
     assert far(world["model"], checkpoints / "checkpoint-2") > 0
+    before = json.loads((tmp_path / "broken" / "begun.json").read_text())["seconds"]
     resumed = train(tmp_path / "broken", settings, dev_score=rising(1))
     assert far(whole, resumed) <= 1e-5
+    assert json.loads((tmp_path / "broken" / "stage.json").read_text())["seconds"] >= round(before, 1) > 0
     steps = [[r["step"] for r in tiny_vlm.read_csv(tmp_path / n / "log.csv")] for n in ("whole", "broken")]
     assert steps[0] == steps[1]
 
