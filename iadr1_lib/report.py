@@ -688,7 +688,7 @@ def reward_block(found: dict[str, Any] | None) -> str:
         f"commit {', '.join(sorted({run['commit'] for run in runs}))}."
     )
     paper = paper_table(3).map(lambda cell: f"{cell:.1f}" if isinstance(cell, float) else cell)
-    paper.columns = [f"paper: {name.replace('_', ' ')}" for name in paper]
+    paper.columns = [f"paper: {str(name).replace('_', ' ')}" for name in paper]
     return "\n\n".join([_markdown(ablations.table(found["rows"])), _markdown(paper), source])
 
 
