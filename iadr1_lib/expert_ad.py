@@ -253,7 +253,10 @@ def _no_contradiction(record: Record) -> bool:
 
 
 def _length(record: Record) -> bool:
-    return 8 <= len(record.reasoning.split()) <= 120
+    """Three layers take three whole sentences, so a text that was cut off is too short; and none is endless."""
+    text = record.reasoning.strip()
+    sentences = re.findall(r"[.!?](?=\s|$)", text)
+    return len(sentences) >= 3 and text.endswith((".", "!", "?")) and 8 <= len(text.split()) <= 120
 
 
 CHECKS: dict[str, Callable[[Record], bool]] = {

@@ -266,6 +266,12 @@ def test_a_planted_fault_is_found_by_its_check_and_by_no_other(record: Record, c
     assert failed_checks(record) == [check]
 
 
+def test_no_record_that_was_cut_in_half_passes(records: list[Record]) -> None:
+    for record in records:
+        words = record.reasoning.split()
+        assert failed_checks(replace(record, reasoning=" ".join(words[: len(words) // 2]))), record.reasoning
+
+
 @pytest.mark.parametrize("gap", ["location", "type"])
 def test_a_defect_without_place_or_type_is_rejected(gap: str) -> None:
     assert "format" in failed_checks(replace(GOOD_YES, **{gap: None}))
