@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,7 @@ import numpy as np
 import pandas as pd
 
 from iadr1_lib import course, scoring
-from iadr1_lib.runs import Run, UserError, WrongUse, project_root, provenance, read_json
+from iadr1_lib.runs import Run, UserError, WrongUse, pooled_provenance, project_root, provenance, read_json
 
 # study -> variant -> what it changes in the settings of SC-GRPO
 STUDIES: dict[str, dict[str, dict[str, Any]]] = {
@@ -28,15 +27,6 @@ STUDIES: dict[str, dict[str, dict[str, Any]]] = {
     }
 }
 BASELINE = "PA-SFT"  # what every variant starts from
-PAIRED = ("balanced_accuracy", "location", "type")
-SHOWN = {
-    "balanced_accuracy": "balanced accuracy",
-    "accuracy_normal": "normal images accepted",
-    "accuracy_defective": "defects found",
-    "share_unparsed": "answers not readable",
-    "location": "location right",
-    "type": "type right",
-}
 SHIPPED = Path("data") / "reference" / "mini"
 
 
@@ -96,7 +86,7 @@ def _levels(variant: str, tables: dict[int, pd.DataFrame], parser: str) -> list[
     return [
         _row(f"{variant}/{metric}/{benchmark}", [float(values[metric, benchmark]) for values in scored], "%")
         for metric, benchmark in scored[0].index
-        if metric in SHOWN and (metric == "balanced_accuracy" or benchmark == scoring.MEAN)
+        if metric in scoring.METRICS and (metric == "balanced_accuracy" or benchmark == scoring.MEAN)
     ]
 
 
@@ -110,7 +100,7 @@ def _differences(
 ) -> list[dict[str, Any]]:
     """difference/variant/baseline/metric: paired image by image, the mean over the seeds."""
     rows = []
-    for metric in PAIRED:
+    for metric in scoring.PAIRED:
         made = scoring.paired_difference(
             list(answers[variant].values()), list(answers[baseline].values()), metric, parser
         )
@@ -124,13 +114,7 @@ def _provenance(study: str, runs: Sequence[Run]) -> dict[str, Any]:
     profile = runs[0].profile
     said = {"study": study, "profile": profile.name, "variants": STUDIES[study]}
     said |= {section: profile.section(section) for section in ("sc_grpo", "ablations", "evaluation")}
-    each = ("seed", "commit", "data_hash", "time", "versions", "hardware")
-    blocks = [provenance(run) for run in runs]
-    return {
-        "parameters": said,
-        "runs": [{key: block[key] for key in each} for block in blocks],
-        "time": datetime.now(UTC).isoformat(timespec="seconds"),
-    }
+    return pooled_provenance(said, [provenance(run) for run in runs])
 
 
 # ---------------------------------------------------------------------------------------------- what is shown
@@ -160,25 +144,19 @@ def table(rows: Sequence[dict[str, Any]]) -> pd.DataFrame:
     by_name = {row["name"]: row for row in rows}
     levels = [name.split("/") for name in by_name if len(name.split("/")) == 3]
     variants = list(dict.fromkeys(parts[0] for parts in levels))
-    measured = list(dict.fromkeys((parts[1], parts[2]) for parts in levels if parts[1] in SHOWN))
-    measured.sort(key=lambda pair: list(SHOWN).index(pair[0]))
+    measured = list(dict.fromkeys((parts[1], parts[2]) for parts in levels if parts[1] in scoring.METRICS))
+    measured.sort(key=lambda pair: list(scoring.METRICS).index(pair[0]))
     lines = []
     for metric, benchmark in measured:
-        title = benchmark if metric == "balanced_accuracy" and benchmark != scoring.MEAN else SHOWN[metric]
+        title = benchmark if metric == "balanced_accuracy" and benchmark != scoring.MEAN else scoring.METRICS[metric]
         cells = {variant: _level(by_name.get(f"{variant}/{metric}/{benchmark}")) for variant in variants}
         lines.append({"%": title, **cells})
     for baseline in (BASELINE, variants[1]):
-        for metric in PAIRED:
-            changes = {v: _signed(by_name.get(f"difference/{v}/{baseline}/{metric}")) for v in variants}
-            lines.append({"%": f"{SHOWN[metric]}, minus {baseline}", **changes})
+        for metric in scoring.PAIRED:
+            changes = {v: scoring.signed(by_name.get(f"difference/{v}/{baseline}/{metric}")) for v in variants}
+            lines.append({"%": f"{scoring.METRICS[metric]}, minus {baseline}", **changes})
     return pd.DataFrame(lines)
 
 
 def _level(row: dict[str, Any] | None) -> str:
     return "–" if row is None else f"{row['value']:.1f} ({row['low']:.0f} to {row['high']:.0f})"
-
-
-def _signed(row: dict[str, Any] | None) -> str:
-    if row is None:
-        return "–"
-    return f"{row['value']:+.1f} [{row['low']:+.1f}, {row['high']:+.1f}]".replace("-", "−")

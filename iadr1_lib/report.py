@@ -23,22 +23,10 @@ from matplotlib.figure import Figure
 from statsmodels.stats.proportion import proportion_confint
 
 from iadr1_lib import ablations, plots, scoring
-from iadr1_lib.runs import Run, UserError, project_root, read_json, require, write_text
+from iadr1_lib.runs import Run, UserError, pooled_provenance, project_root, read_json, require, write_text
 
 STAGES = plots.STAGES  # name in files -> title
 COMPARISONS = (("pa_sft", "base"), ("sc_grpo", "pa_sft"), ("control", "pa_sft"), ("sc_grpo", "control"))
-PAIRED = ("balanced_accuracy", "location", "type")
-METRICS = {
-    "balanced_accuracy": "balanced accuracy",
-    "accuracy_normal": "normal images accepted",
-    "accuracy_defective": "defects found",
-    "share_unparsed": "answers not readable",
-    "share_yes": "share of Yes",
-    "location": "location right",
-    "type": "type right",
-    "place_agrees": "reasoning and location tag agree",
-    "type_agrees": "reasoning and type tag agree",
-}
 COST = {
     "course seconds": "whole course",
     "peak memory": "peak memory, all processes",
@@ -95,13 +83,16 @@ def stage_scores(metrics: dict[str, Any]) -> pd.DataFrame:
 def headline(metrics: dict[str, Any]) -> pd.DataFrame:
     """One row per metric, one column per stage: mean of the mini benchmarks with its 95 % interval."""
     scores = stage_scores(metrics)
-    means = scores[(scores["benchmark"] == scoring.MEAN) & scores["metric"].isin(METRICS)]
+    means = scores[(scores["benchmark"] == scoring.MEAN) & scores["metric"].isin(scoring.METRICS)]
     table = {
         STAGES[str(stage)]: {row["metric"]: _interval(row) for row in rows.to_dict("records")}
         for stage, rows in means.groupby("stage", sort=False)
     }
     return (
-        pd.DataFrame(table).reindex([m for m in METRICS if m in set(means["metric"])]).rename(index=METRICS).fillna("–")
+        pd.DataFrame(table)
+        .reindex([m for m in scoring.METRICS if m in set(means["metric"])])
+        .rename(index=scoring.METRICS)
+        .fillna("–")
     )
 
 
@@ -110,7 +101,7 @@ def differences(metrics: dict[str, Any]) -> pd.DataFrame:
     by_name = {row["name"]: row for row in metrics["rows"] if row["notebook"] == EVALUATION}
     rows = []
     for pair in (f"{model}-{baseline}" for model, baseline in COMPARISONS):
-        for metric in PAIRED:
+        for metric in scoring.PAIRED:
             row = by_name.get(f"difference/{pair}/{metric}")
             if row:
                 said = {"comparison": comparison_title(pair), "metric": metric}
@@ -391,7 +382,7 @@ def _sentence(metrics: dict[str, Any]) -> str:
     means = stage_scores(metrics).query("metric == 'balanced_accuracy' and benchmark == @scoring.MEAN")
     levels = ", ".join(f"{STAGES[row['stage']]} {_interval(row)}" for row in means.to_dict("records"))
     gains = differences(metrics).query("metric == 'balanced_accuracy'").to_dict("records")
-    said = "; ".join(f"{row['comparison']} {_signed(row)}" for row in gains)
+    said = "; ".join(f"{row['comparison']} {scoring.signed(row)}" for row in gains)
     missing = [title for stage, title in STAGES.items() if stage not in set(means["stage"])]
     lines = [f"Balanced accuracy, mean of the six mini benchmarks, in percent: {levels}."]
     if said:
@@ -407,10 +398,6 @@ def _interval(row: dict[Any, Any]) -> str:
     if pd.isna(row["value"]):
         return "–"
     return f"{row['value']:.1f}" + ("" if pd.isna(row["low"]) else f" [{row['low']:.1f}, {row['high']:.1f}]")
-
-
-def _signed(row: dict[Any, Any]) -> str:
-    return f"{row['value']:+.1f} [{row['low']:+.1f}, {row['high']:+.1f}]".replace("-", "−")
 
 
 def baseline_table(rows: Iterable[dict[str, Any]]) -> pd.DataFrame:
@@ -497,7 +484,8 @@ def pool_seeds(run_folders: Sequence[str | Path]) -> list[dict[str, Any]]:
     for model, baseline in COMPARISONS:
         if all({model, baseline} <= set(one) for one in answers):
             pairs = {seed: (one[model], one[baseline]) for seed, one in zip(found, answers, strict=True)}
-            for metric in PAIRED[:1] if baseline == "base" else PAIRED:  # the base names no place and type
+            metrics = scoring.PAIRED[:1] if baseline == "base" else scoring.PAIRED  # the base names no place and type
+            for metric in metrics:
                 rows += _difference_rows(f"difference/{model}-{baseline}/{metric}", pairs, metric, parser)
     return rows
 
@@ -580,16 +568,8 @@ def _difference_rows(
 def pooled_metrics(run_folders: Sequence[str | Path]) -> dict[str, Any]:
     """The rows of `pool_seeds` with every run's provenance: what data/reference/mini/metrics.json holds."""
     rows = pool_seeds(run_folders)
-    runs = [recorded(Path(folder))["provenance"] for folder in run_folders]
-    each = ("seed", "commit", "data_hash", "time", "versions", "hardware")
-    return {
-        "rows": rows,
-        "provenance": {
-            "parameters": runs[0]["parameters"],
-            "runs": [{key: said[key] for key in each} for said in runs],
-            "time": datetime.now(UTC).isoformat(timespec="seconds"),
-        },
-    }
+    blocks = [recorded(Path(folder))["provenance"] for folder in run_folders]
+    return {"rows": rows, "provenance": pooled_provenance(blocks[0]["parameters"], blocks)}
 
 
 def pooled_table(rows: Iterable[dict[str, Any]]) -> pd.DataFrame:
@@ -597,7 +577,7 @@ def pooled_table(rows: Iterable[dict[str, Any]]) -> pd.DataFrame:
     by_name = {row["name"]: row for row in rows}
     stages = [stage for stage in STAGES if f"{stage}/balanced_accuracy/{scoring.MEAN}" in by_name]
     table = []
-    for metric, title in METRICS.items():
+    for metric, title in scoring.METRICS.items():
         cells = [by_name.get(f"{stage}/{metric}/{scoring.MEAN}") for stage in stages]
         if any(cells):
             table.append([title, *(_spread(row) for row in cells)])
@@ -610,8 +590,8 @@ def difference_table(rows: Iterable[dict[str, Any]]) -> pd.DataFrame:
     for row in rows:
         parts = row["name"].split("/")
         if parts[0] == "difference":
-            key = f"{comparison_title(parts[1])}, {METRICS[parts[2]]}"
-            table.setdefault(key, {})[parts[3]] = _signed(row)
+            key = f"{comparison_title(parts[1])}, {scoring.METRICS[parts[2]]}"
+            table.setdefault(key, {})[parts[3]] = scoring.signed(row)
     frame = pd.DataFrame.from_dict(table, orient="index").rename_axis("difference (points)")
     return frame.reset_index().fillna("–")
 

@@ -113,7 +113,7 @@ def consistency_reward(
     rules = mode_named(mode)
     truths = _truths(completions, solution, mode)
     return [
-        float(matches_format(text) == truth.answer if rules.whole_output else _tags_in_order(text, truth.answer))
+        float(_output(text, mode).form == truth.answer if rules.whole_output else _tags_in_order(text, truth.answer))
         for text, truth in zip(map(_text, completions), truths, strict=True)
     ]
 

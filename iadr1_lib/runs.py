@@ -17,7 +17,7 @@ import random
 import re
 import subprocess
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib import metadata
@@ -337,6 +337,16 @@ def provenance(run: Run, parameters: Mapping[str, Any] | None = None) -> dict[st
 
 
 # --------------------------------------------------------------------------------------------- records
+
+
+def pooled_provenance(parameters: Mapping[str, Any], blocks: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Return one block for results of several runs: what they have in common, then what each run's own block says."""
+    each = ("seed", "commit", "data_hash", "time", "versions", "hardware")
+    return {
+        "parameters": dict(parameters),
+        "runs": [{key: block[key] for key in each} for block in blocks],
+        "time": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
 
 
 def write_text(path: Path, text: str) -> Path:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -346,6 +346,27 @@ def metric_rows(table: pd.DataFrame, prefix: str) -> list[dict[str, Any]]:
 # ------------------------------------------------------------------------------------------ paired comparison
 
 
+# The metrics that tables show, in their order, with their titles.
+METRICS = {
+    "balanced_accuracy": "balanced accuracy",
+    "accuracy_normal": "normal images accepted",
+    "accuracy_defective": "defects found",
+    "share_unparsed": "answers not readable",
+    "share_yes": "share of Yes",
+    "location": "location right",
+    "type": "type right",
+    "place_agrees": "reasoning and location tag agree",
+    "type_agrees": "reasoning and type tag agree",
+}
+
+
+def signed(row: Mapping[Any, Any] | None) -> str:
+    """A difference with its interval as text, a dash where there is none."""
+    if row is None:
+        return "–"
+    return f"{row['value']:+.1f} [{row['low']:+.1f}, {row['high']:+.1f}]".replace("-", "−")
+
+
 class PairedDifference(NamedTuple):
     """Model minus baseline in percentage points, its 95 % interval, the images, McNemar's exact p."""
 
@@ -357,6 +378,7 @@ class PairedDifference(NamedTuple):
 
 
 _METRIC_COLUMNS = {"balanced_accuracy": "correct", "location": "location_right", "type": "type_right"}
+PAIRED = tuple(_METRIC_COLUMNS)
 
 
 def paired_difference(

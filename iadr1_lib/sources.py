@@ -232,7 +232,7 @@ def _read_tiles(root: Path, benchmark: str) -> Iterator[Sample]:
             yield _sample(picture, label, told, name.lower(), "magnetic tile", benchmark, "test", "magnetic-tile")
 
 
-# Real-IAD's folder codes (its paper, table of defect types), in the words of `answer.DEFECT_TYPES`.
+# Real-IAD's type codes in the words of `answer.DEFECT_TYPES`. Not checked against the data set, which was not at hand.
 REAL_IAD_TYPES = {
     "AK": "hole",
     "BX": "deformation",

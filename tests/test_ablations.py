@@ -9,7 +9,7 @@ import tiny_vlm
 from conftest import read_json
 from typer.testing import CliRunner
 
-from iadr1_lib import ablations, cli, course, report
+from iadr1_lib import ablations, cli, course, report, scoring
 from iadr1_lib.runs import Run, UserError, WrongUse, write_json
 
 VARIANTS = list(ablations.STUDIES["rewards"])
@@ -42,7 +42,7 @@ def test_a_study_measures_every_variant_and_goes_on_where_it_stopped(
     for variant in VARIANTS:
         row = rows[f"{variant}/balanced_accuracy/mean"]
         assert row["n"] == 2 and row["low"] <= row["value"] <= row["high"]
-        assert {f"difference/{variant}/{ablations.BASELINE}/{metric}" for metric in ablations.PAIRED} <= set(rows)
+        assert {f"difference/{variant}/{ablations.BASELINE}/{metric}" for metric in scoring.PAIRED} <= set(rows)
         assert rows[f"{variant}/seconds per step"]["value"] > 0
     assert [one["seed"] for one in found["provenance"]["runs"]] == [0, 1]
     assert rows["difference/paper/strict/type"]["unit"] == "points"

@@ -46,7 +46,7 @@ def write_run(
                 write_log(run.path(stage, "log.csv"))
     for model, baseline in report.COMPARISONS:
         if {model, baseline} <= set(stages):
-            for metric in report.PAIRED:
+            for metric in scoring.PAIRED:
                 made = scoring.paired_difference(answers[model], answers[baseline], metric)
                 numbers = {key: getattr(made, key) for key in ("value", "low", "high", "n")}
                 rows.append({"name": f"difference/{model}-{baseline}/{metric}", **numbers, "unit": "points"})
