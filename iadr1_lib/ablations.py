@@ -1,13 +1,13 @@
-"""Ablations: short runs of SC-GRPO that differ in one thing, over several seeds, on the six mini benchmarks.
+"""Ablations: runs of a stage that differ in one thing, over several seeds, on the six mini benchmarks.
 
-A study starts from the PA-SFT models of finished course runs, one per seed. Every variant is a stage folder of its own
-below <run>/ablations/<study>/, so that a study that was stopped goes on where it was.
+A study compares with the PA-SFT models of finished course runs, one per seed. Every variant is a stage folder of its
+own below <run>/ablations/<study>/, so that a study that was stopped goes on where it was.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,23 +15,49 @@ import numpy as np
 import pandas as pd
 
 from iadr1_lib import course, scoring
-from iadr1_lib.runs import Run, UserError, WrongUse, pooled_provenance, project_root, provenance, read_json
+from iadr1_lib.runs import (
+    Run,
+    UserError,
+    WrongUse,
+    base_model_dir,
+    pooled_provenance,
+    project_root,
+    provenance,
+    read_json,
+)
 
-# study -> variant -> what it changes in the settings of SC-GRPO
-STUDIES: dict[str, dict[str, dict[str, Any]]] = {
-    "rewards": {
-        "strict": {"rewards": "strict"},
-        "paper": {"rewards": "paper"},
-        "released": {"rewards": "released"},
-        "accuracy only": {"rewards": "strict", "reward_parts": ("accuracy",)},
-    }
+
+@dataclass(frozen=True)
+class Study:
+    """What is compared: a stage, the records it learns from, and per variant what it changes in the settings.
+
+    SC-GRPO's variants are short runs from PA-SFT (profile section `ablations`), PA-SFT's as long as PA-SFT itself.
+    """
+
+    stage: str
+    records: str
+    variants: dict[str, dict[str, Any]]
+
+
+STUDIES = {
+    "rewards": Study(
+        "sc_grpo",
+        "sc_grpo.json",
+        {
+            "strict": {"rewards": "strict"},
+            "paper": {"rewards": "paper"},
+            "released": {"rewards": "released"},
+            "accuracy only": {"rewards": "strict", "reward_parts": ("accuracy",)},
+        },
+    ),
+    "reasoning": Study("pa_sft", "variants/pa_sft_answer_only.json", {"answers only": {}}),
 }
-BASELINE = "PA-SFT"  # what every variant starts from
+BASELINE = "PA-SFT"  # what every variant is compared with
 SHIPPED = Path("data") / "reference" / "mini"
 
 
-def study_named(name: str) -> dict[str, dict[str, Any]]:
-    """The variants of a study; WrongUse naming the choices."""
+def study_named(name: str) -> Study:
+    """A study; WrongUse naming the choices."""
     if name not in STUDIES:
         raise WrongUse(f"unknown study {name}: choose from {', '.join(STUDIES)}")
     return STUDIES[name]
@@ -42,7 +68,7 @@ def run_study(study: str, runs: Sequence[Run], say: Callable[[str], None] = prin
 
     Raises UserError for a run without PA-SFT.
     """
-    variants = study_named(study)
+    variants = study_named(study).variants
     for run in runs:
         course.stage_model(run, "pa_sft")  # all of them must be there before the first is trained
     answers: dict[str, dict[int, pd.DataFrame]] = {}
@@ -69,14 +95,23 @@ def run_study(study: str, runs: Sequence[Run], say: Callable[[str], None] = prin
 
 
 def train_variant(run: Run, study: str, variant: str) -> Path:
-    """The stage folder of one variant of one run; a finished one is used again. The last model is kept."""
+    """The stage folder of one variant of one run; a finished one is used again.
+
+    Short runs of SC-GRPO keep the last model, PA-SFT the one with the best dev score, as the course's own.
+    """
     from iadr1_lib import training
 
-    settings = run.profile.settings("sc_grpo", training.ScGrpoSettings)
-    settings = replace(settings, **run.profile.section("ablations"), **study_named(study)[variant])
-    records = run.require(run.path("expert_ad", "sc_grpo.json"), "03_expert_ad")
+    chosen = study_named(study)
+    changes = chosen.variants[variant]
+    records = run.require(run.path("expert_ad", chosen.records), "03_expert_ad")
     out = run.path("ablations", study, variant.replace(" ", "_"))
-    training.train_sc_grpo(course.stage_model(run, "pa_sft"), records, out, settings, run.seed)
+    if chosen.stage == "pa_sft":
+        sft = replace(run.profile.settings("pa_sft", training.PaSftSettings), **changes)
+        training.train_pa_sft(base_model_dir(), records, out, sft, run.seed, course.dev_check(run))
+    else:
+        grpo = run.profile.settings("sc_grpo", training.ScGrpoSettings)
+        grpo = replace(grpo, **run.profile.section("ablations"), **changes)
+        training.train_sc_grpo(course.stage_model(run, "pa_sft"), records, out, grpo, run.seed)
     return out
 
 
@@ -112,8 +147,8 @@ def _differences(
 
 def _provenance(study: str, runs: Sequence[Run]) -> dict[str, Any]:
     profile = runs[0].profile
-    said = {"study": study, "profile": profile.name, "variants": STUDIES[study]}
-    said |= {section: profile.section(section) for section in ("sc_grpo", "ablations", "evaluation")}
+    said = {"study": study, "profile": profile.name, "variants": STUDIES[study].variants}
+    said |= {section: profile.section(section) for section in ("pa_sft", "sc_grpo", "ablations", "evaluation")}
     return pooled_provenance(said, [provenance(run) for run in runs])
 
 
@@ -151,7 +186,7 @@ def table(rows: Sequence[dict[str, Any]]) -> pd.DataFrame:
         title = benchmark if metric == "balanced_accuracy" and benchmark != scoring.MEAN else scoring.METRICS[metric]
         cells = {variant: _level(by_name.get(f"{variant}/{metric}/{benchmark}")) for variant in variants}
         lines.append({"%": title, **cells})
-    for baseline in (BASELINE, variants[1]):
+    for baseline in variants[: len(variants) - 1][:2]:  # PA-SFT, and the first variant if there are others
         for metric in scoring.PAIRED:
             changes = {v: scoring.signed(by_name.get(f"difference/{v}/{baseline}/{metric}")) for v in variants}
             lines.append({"%": f"{scoring.METRICS[metric]}, minus {baseline}", **changes})

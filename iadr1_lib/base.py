@@ -29,7 +29,6 @@ from transformers import LlavaForConditionalGeneration, LlavaProcessor
 
 from iadr1_lib import synthetic
 from iadr1_lib.answer import CELLS, DEFECT_TYPES, QUESTION, cell_of_mask
-from iadr1_lib.expert_ad import teacher_vocabulary
 from iadr1_lib.models import (
     ASSISTANT,
     END,
@@ -42,6 +41,7 @@ from iadr1_lib.models import (
     save_model,
 )
 from iadr1_lib.runs import write_json, write_text
+from iadr1_lib.teachers import teacher_vocabulary
 
 SIZE = IMAGE_SIZE
 PATCHES = SIZE // PATCH_SIZE

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.progress import Progress
 from rich.table import Table
 
 from iadr1_lib.runs import Run, UserError, WrongUse, project_root, raise_if_full, stamp, write_json
@@ -18,6 +19,9 @@ from iadr1_lib.runs import Run, UserError, WrongUse, project_root, raise_if_full
 if TYPE_CHECKING:
     import pandas as pd
     from PIL import Image
+
+    from iadr1_lib.benchmarks import Sample
+    from iadr1_lib.teachers import Teacher
 
 FAILED, WRONG_USE, STOPPED = 1, 2, 130
 REPORTED = (
@@ -121,12 +125,12 @@ def train(
 
 @app.command()
 def ablate(
-    study: Annotated[str, typer.Argument(help="What to vary: rewards.")],
+    study: Annotated[str, typer.Argument(help="What to vary: rewards or reasoning.")],
     profile: ProfileOption = "mini",
     seeds: Annotated[str, typer.Option(help="Seeds of course runs that have PA-SFT, such as 0,1,2.")] = "0,1,2",
     out: Annotated[Path | None, typer.Option(help="Metrics file to write: rows and provenance.")] = None,
 ) -> None:
-    """Compare variants of SC-GRPO in short runs from each seed's PA-SFT; what is finished is used again."""
+    """Compare variants of a stage with each seed's PA-SFT; what is finished is used again."""
     from iadr1_lib import ablations
 
     ablations.study_named(study)
@@ -136,6 +140,126 @@ def ablate(
     found = ablations.run_study(study, chosen, say=lambda line: print(line, flush=True))
     _print_table(ablations.table(found["rows"]))
     print(f"metrics in {write_json(out or Path(f'ablation_{study}.json'), found)}")
+
+
+class TeacherKind(StrEnum):
+    """Who writes the reasoning: rules from measurements, a model behind an API, or a recording of its replies."""
+
+    RULE = "rule"
+    API = "api"
+    REPLAY = "replay"
+
+
+class Provider(StrEnum):
+    """Whose protocol an API speaks; vLLM and many others speak OpenAI's."""
+
+    ANTHROPIC = "anthropic"
+    OPENAI = "openai"
+
+
+@app.command("expert-ad")
+def expert_ad(
+    data: Annotated[
+        list[Path], typer.Option(help="Data set with masks: root, one category, or index file. Repeatable.")
+    ],
+    out: Annotated[Path, typer.Option(help="Folder to write; a stopped run goes on there.")],
+    teacher: Annotated[TeacherKind, typer.Option(help="Who writes the reasoning.")] = TeacherKind.RULE,
+    test: Annotated[list[Path] | None, typer.Option(help="Test set whose pictures must stay out. Repeatable.")] = None,
+    pa_sft: Annotated[int | None, typer.Option(min=2, help="Pictures with reasoning; with --sc-grpo.")] = None,
+    sc_grpo: Annotated[int | None, typer.Option(min=2, help="Pictures with labels only; with --pa-sft.")] = None,
+    grid: Annotated[int, typer.Option(min=1, max=5, help="Rows and columns of the grid of places.")] = 3,
+    tries: Annotated[int, typer.Option(min=1, help="Drafts per picture.")] = 3,
+    layout: Annotated[str | None, typer.Option(help="Such as mvtec or visa; by default found by looking.")] = None,
+    workers: Annotated[int, typer.Option(min=1, help="Processes that measure pictures.")] = 2,
+    parquet: Annotated[bool, typer.Option(help="Also write Parquet files with the pictures inside.")] = True,
+    replay: Annotated[Path | None, typer.Option(help="Recorded replies, for --teacher replay.")] = None,
+    record: Annotated[Path | None, typer.Option(help="File to record the teacher's replies in.")] = None,
+    provider: Annotated[Provider, typer.Option(help="For --teacher api.")] = Provider.ANTHROPIC,
+    model: Annotated[str | None, typer.Option(help="For --teacher api: the model's name at its provider.")] = None,
+    base_url: Annotated[str | None, typer.Option(help="For --teacher api: another server, such as vLLM's.")] = None,
+    cost_cap: Annotated[float | None, typer.Option(help="For --teacher api: US dollars to spend at most.")] = None,
+    seed: SeedOption = 0,
+) -> None:
+    """Build Expert-AD from pictures with masks: worked answers for PA-SFT, questions for SC-GRPO, report and card."""
+    from iadr1_lib import benchmarks, data_card, expert_ad, sources
+    from iadr1_lib.records import labelled
+
+    if (pa_sft is None) != (sc_grpo is None):
+        raise WrongUse("--pa-sft and --sc-grpo go together: give both or neither")
+    writer = _teacher(teacher, seed, out, replay, provider, model, base_url, cost_cap)
+    if record is not None:
+        from iadr1_lib.api_teachers import record_to
+
+        writer = record_to(record, writer)
+    samples = [s for folder in data for s in sources.load_samples(folder, layout)]
+    tests = [s for folder in test or [] for s in sources.load_samples(folder)]
+    drawn = expert_ad.draw_sets(samples, seed, (pa_sft, sc_grpo) if pa_sft and sc_grpo else None, tests)
+    with _progress() as progress:
+        task = progress.add_task("records", total=len(drawn.pa_sft))
+        built = expert_ad.build_records(
+            drawn.pa_sft,
+            writer,
+            tries=tries,
+            grid=grid,
+            workers=workers,
+            journal=out / "journal.jsonl",
+            said=lambda done: progress.advance(task, done),
+        )
+    questions = [labelled(sample, grid) for sample in drawn.sc_grpo]
+    report = expert_ad.export(built, questions, out, seed=seed, drawn=drawn)
+    if parquet:
+        data_card.write_parquet(built.records, out / "pa_sft.parquet")
+        data_card.write_parquet(questions, out / "sc_grpo.parquet")
+    data_card.write_card(out, report)
+    for name in ("label", "type", "category"):
+        _print_table(expert_ad.tally_table(report, name))
+    _print_table(expert_ad.rejections_table(report))
+    print(f"{report['records']} records, {report['rejected']} rejected, {len(questions)} questions: all in {out}")
+    if unknown := _unmapped(samples):
+        print(f"types that the table does not know count as other: {unknown}")
+    problems = benchmarks.health_table(getattr(samples, "passed_over", []))
+    if len(problems):
+        _print_table(problems)
+
+
+def _teacher(
+    kind: TeacherKind,
+    seed: int,
+    out: Path,
+    replay: Path | None,
+    provider: Provider,
+    model: str | None,
+    base_url: str | None,
+    cost_cap: float | None,
+) -> Teacher:
+    if kind is TeacherKind.RULE:
+        from iadr1_lib.teachers import RuleTeacher
+
+        return RuleTeacher(seed)
+    from iadr1_lib.api_teachers import ApiTeacher, ReplayTeacher
+
+    if kind is TeacherKind.REPLAY:
+        if replay is None:
+            raise WrongUse("--teacher replay needs --replay FILE with recorded replies")
+        return ReplayTeacher(replay)
+    if model is None:
+        raise WrongUse("--teacher api needs --model, the model's name at its provider")
+    from iadr1_lib.remote import Endpoint, Remote
+
+    endpoint = Endpoint(provider.value, model, base_url=base_url)
+    return ApiTeacher(Remote(endpoint, out / "replies", cost_cap))
+
+
+def _unmapped(samples: list[Sample]) -> str:
+    from iadr1_lib.type_names import unmapped
+
+    return ", ".join(f"{name} ({data_set}, {count})" for (data_set, name), count in unmapped(samples).items())
+
+
+def _progress() -> Progress:
+    """A progress bar on a terminal, nothing in a log."""
+    console = Console(stderr=True)
+    return Progress(console=console, disable=not console.is_terminal)
 
 
 @app.command("build-base")

@@ -14,7 +14,9 @@ from pathlib import Path
 
 from iadr1_lib import expert_ad, synthetic
 from iadr1_lib.benchmarks import Sample, load_mvtec
-from iadr1_lib.runs import Run, base_model_dir, commit
+from iadr1_lib.records import labelled, pa_sft_row
+from iadr1_lib.runs import Run, base_model_dir, commit, write_json
+from iadr1_lib.teachers import RuleTeacher
 
 STAGES = ("base", "pa_sft", "sc_grpo", "control")
 STAGE_TITLES = {"base": "base", "pa_sft": "PA-SFT", "sc_grpo": "SC-GRPO", "control": "PA-SFT continued"}
@@ -105,11 +107,16 @@ def build_expert_ad(run: Run) -> Path:
     with reasoning. Returns the folder."""
     folder = run.path("expert_ad")
     second = training_samples(run, "sc_grpo")
-    records, rejected = expert_ad.build_records(training_samples(run, "pa_sft"), run.seed)
-    expert_ad.export(records, second, rejected, folder)
-    again, _ = expert_ad.build_records(second, run.seed)
-    (folder / "control.json").write_text(json.dumps([expert_ad.pa_sft_row(r) for r in again], indent=1))
+    built = build_short_records(run, training_samples(run, "pa_sft"))
+    expert_ad.export(built, [labelled(sample) for sample in second], folder, seed=run.seed)
+    again = build_short_records(run, second)
+    write_json(folder / "control.json", [pa_sft_row(r) for r in again.records])
     return folder
+
+
+def build_short_records(run: Run, samples: Sequence[Sample]) -> expert_ad.Built:
+    """Records in the few words that the mini VLM knows, which come again in many of them."""
+    return expert_ad.build_records(samples, RuleTeacher(run.seed, short=True), repeats=True)
 
 
 # ---------------------------------------------------------------------------------------------- stages

@@ -2,373 +2,430 @@
 
 The paper (section "Expert-AD") lets the reasoning go through three layers: *perception* (scan, locate), *knowledge*
 (appearance, surface, structure, hence a type) and *decision* (anomaly or not, how severe). It does not say who wrote
-the text. Here a *rule teacher* writes it from facts measured on the picture and its mask, and from nothing else.
+the text or how it was checked. Here a teacher (`teachers`, `api_teachers`) writes it, `verification` checks it, and
+this module makes the set: who is drawn, what is built, what is written where.
+
+    drawn = draw_sets(samples, seed=0)
+    built = build_records(drawn.pa_sft, RuleTeacher(0))
+    export(built, [labelled(s) for s in drawn.sc_grpo], Path("expert_ad"), seed=0)
 """
 
 from __future__ import annotations
 
 import json
 import random
-import re
-import zlib
-from collections import Counter
-from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass, replace
-from functools import lru_cache
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, dataclass, field, replace
+from functools import partial
+from itertools import chain, zip_longest
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
-from scipy import ndimage
+import pandas as pd
 
-from iadr1_lib.answer import (
-    CELLS,
-    DEFECT_TYPES,
-    QUESTION,
-    Label,
-    build_answer,
-    build_solution,
-    cell_of_mask,
-    matches_format,
-)
-from iadr1_lib.benchmarks import Sample, open_image, read_mask
-from iadr1_lib.runs import UserError
+from iadr1_lib.benchmarks import Sample, content_hash
+from iadr1_lib.facts import Facts, facts_of
+from iadr1_lib.records import Record, answer_only, one_shot_row, pa_sft_row, sc_grpo_row
+from iadr1_lib.runs import UserError, write_json, write_text
+from iadr1_lib.teachers import Task, Teacher
+from iadr1_lib.verification import Verifier
+
+PAPER_SIZES = (2900, 3000)  # PA-SFT with reasoning, SC-GRPO without (paper, section "Expert-AD")
+SHARES = (20, 40, 60, 80)  # percent of PA-SFT's records in the subsets (released code)
+CHUNK = 256  # samples that are measured and written together
+NO_DRAFT = "no draft"  # not a rule: the teacher had no answer, and is asked again by the next run
+
+# ---------------------------------------------------------------------------------------------- who is drawn
 
 
 @dataclass(frozen=True)
-class Facts:
-    """What can be measured: the only things the rule teacher may speak of.
+class Drawn:
+    """Samples of the two stages, those left over, and why the others were turned away (one row per picture)."""
 
-    `area` is the mask's share of the picture; `contrast` the mean absolute difference in grey level (0 to 1) between
-    the mask and a ring around it; `tone` the sign of that difference; `elongation` the ratio of the mask's axes.
+    pa_sft: list[Sample]
+    sc_grpo: list[Sample]
+    spare: list[Sample]
+    turned_away: list[dict[str, Any]]
+
+
+def draw_sets(
+    samples: Sequence[Sample],
+    seed: int,
+    sizes: tuple[int, int] | None = None,
+    tests: Iterable[Sample] = (),
+) -> Drawn:
+    """Draw the pictures of PA-SFT and of SC-GRPO: half normal and half defective, categories even, types as they come.
+
+    No picture is in both, and none has the content of one of `tests` or of another picture. A defective picture without
+    a mask that marks something cannot be placed and is turned away.
+
+    Args:
+        sizes: pictures of PA-SFT and SC-GRPO; by default the paper's, or as many as there are in its ratio.
+
+    Raises:
+        UserError: there are no normal or no defective pictures, or fewer than `sizes` asks for.
     """
-
-    label: Label
-    location: str | None = None
-    defect_type: str | None = None
-    area: float = 0.0
-    contrast: float = 0.0
-    tone: str = ""
-    elongation: float = 1.0
-    look_alike: str | None = None
-    look_alike_cell: str | None = None
-
-
-@dataclass(frozen=True)
-class Record:
-    """One Expert-AD record: a sample's picture, labels and the reasoning written for it."""
-
-    image: str
-    label: Label
-    location: str | None
-    type: str | None
-    category: str
-    reasoning: str
-
-    @property
-    def answer(self) -> str:
-        return build_answer(self.reasoning, self.label, self.location, self.type)
-
-    @property
-    def solution(self) -> str:
-        return build_solution(self.label, self.location, self.type)
+    usable, turned_away = _usable(samples, {content_hash(sample.image) for sample in tests})
+    rng = random.Random(seed)
+    queues = {label: _evenly([s for s in usable if s.label == label], rng) for label in ("no", "yes")}
+    fewest = min(len(queue) for queue in queues.values())
+    if not fewest:
+        raise UserError("Expert-AD needs normal pictures and defective ones with masks: one of the two is missing")
+    if sizes is None:
+        whole = min(2 * fewest, sum(PAPER_SIZES))
+        first = round(whole * PAPER_SIZES[0] / sum(PAPER_SIZES) / 2) * 2
+        sizes = (first, whole - first)
+    halves = [-(-size // 2) for size in sizes]
+    if sum(halves) > fewest:
+        raise UserError(
+            f"{sizes[0]} + {sizes[1]} pictures need {sum(halves)} of each label, and there are "
+            f"{len(queues['no'])} normal and {len(queues['yes'])} defective ones: ask for fewer, or add a data set"
+        )
+    sets = []
+    for size in sizes:
+        both = [queues["no"][: size // 2], queues["yes"][: -(-size // 2)]]
+        queues = {"no": queues["no"][size // 2 :], "yes": queues["yes"][-(-size // 2) :]}
+        sets.append([sample for pair in zip_longest(*both) for sample in pair if sample])
+    return Drawn(sets[0], sets[1], [*queues["no"], *queues["yes"]], turned_away)
 
 
-# ---------------------------------------------------------------------------------------------- facts
-
-
-def measure(image: NDArray[np.uint8], mask: NDArray[np.bool_]) -> dict[str, Any]:
-    """Area, contrast, tone and elongation of a mask on an RGB picture (height, width, 3)."""
-    grey = image.mean(-1) / 255
-    reach = max(2, round(0.04 * max(mask.shape)))
-    ring = ndimage.binary_dilation(mask, iterations=reach) & ~ndimage.binary_dilation(mask, iterations=1)
-    around = grey[ring].mean() if ring.any() else grey.mean()
-    difference = float(grey[mask].mean() - around)
-    rows, columns = np.nonzero(mask)
-    axes = np.linalg.eigvalsh(np.cov(np.stack([columns, rows]))) if len(rows) > 2 else np.ones(2)
-    return {
-        "area": float(mask.mean()),
-        "contrast": float(np.abs(grey[mask] - around).mean()),
-        "tone": "dark" if difference < -0.03 else "bright" if difference > 0.03 else "faint",
-        "elongation": float(np.sqrt(max(axes[1], 1e-6) / max(axes[0], 1e-6))),
-    }
-
-
-def _notes(category_folder: Path) -> dict[str, dict[str, Any]]:
-    path = category_folder / "notes.json"
-    return _read_notes(path, path.stat().st_mtime_ns) if path.exists() else {}
-
-
-@lru_cache(maxsize=256)
-def _read_notes(path: Path, written: int) -> dict[str, dict[str, Any]]:
-    """The notes as of the time `written`: a world drawn again brings new ones."""
-    return json.loads(path.read_text())
-
-
-def facts_of(sample: Sample) -> Facts:
-    """Measure a sample. Drawn pictures bring notes on look-alikes; real ones have none, and nothing is assumed."""
-    folder = Path(sample.image).parents[2]
-    note = _notes(folder).get(Path(sample.image).relative_to(folder).as_posix(), {})
-    seen: dict[str, Any] = {k: note.get(k) for k in ("look_alike", "look_alike_cell")}
-    if sample.label == "no":
-        return Facts(label="no", **seen)
-    if sample.mask is None:
-        raise UserError(f"{sample.image} is defective but has no mask: the rule teacher needs one; leave the image out")
-    image = np.asarray(open_image(sample.image))
-    mask = read_mask(sample.mask)
-    if not mask.any():
-        raise UserError(f"The mask {sample.mask} marks nothing: mend it or leave the image out")
-    return Facts(label="yes", location=cell_of_mask(mask), defect_type=sample.type, **measure(image, mask), **seen)
-
-
-# ---------------------------------------------------------------------------------------------- rule teacher
-
-_SCAN = (
-    "I scan the image .",
-    "I go over the surface .",
-    "Looking from edge to edge .",
-    "I compare all regions .",
-)
-_LOCATE = (
-    "At the {place} I see a {size} {tone} {form} .",
-    "There is a {size} {tone} {form} at the {place} .",
-    "A {size} {tone} {form} stands out at the {place} .",
-    "The {place} differs : a {size} {tone} {form} .",
-)
-_NOTHING = (
-    "The texture has no break .",
-    "Nothing stands out .",
-    "All regions look alike .",
-    "No place differs from the rest .",
-)
-_LOOK_ALIKE = (
-    "The {what} at the {place} belongs to the item .",
-    "At the {place} there is only a {what} .",
-    "The {what} at the {place} is normal .",
-)
-_KNOWLEDGE = {
-    "contamination": ("The color is foreign : {type} .", "A soft stain means {type} ."),
-    "presence of foreign objects": ("A body lies on top : {type} .", "It does not belong here : {type} ."),
-    "scratch": ("The trace is straight : a {type} .", "A fine line means {type} ."),
-    "missing parts": ("Material is lacking : {type} .", "The form is not complete : {type} ."),
-    "deformation": ("The shape is bent : {type} .", "The pattern is pushed aside : {type} ."),
-    "hole": ("It is round and deep : a {type} .", "The material is pierced : a {type} ."),
-    "damage": ("Cracks run out from it : {type} .", "The structure is broken : {type} ."),
-    "abrasion": ("The finish is rubbed : {type} .", "Wear marks mean {type} ."),
-}
-_OTHER_KNOWLEDGE = ("It breaks the finish : {type} .", "It does not belong to the item : {type} .")
-_INTACT = (
-    "Appearance and structure are intact .",
-    "Surface and shape are fine .",
-    "The finish and form are whole .",
-)
-_SEVERE = ("It is a {severity} anomaly .", "The anomaly is {severity} .")
-_FINE = ("So the item is normal .", "I find no anomaly .")
-
-
-def _size(area: float) -> str:
-    return "small" if area < 0.008 else "large" if area > 0.03 else "medium"
-
-
-def _form(elongation: float) -> str:
-    return "line" if elongation > 3.5 else "streak" if elongation > 1.8 else "patch"
-
-
-def rule_teacher(facts: Facts, rng: random.Random) -> str:
-    """Three-layer reasoning in one of many wordings, drawn by `rng`, stating measured facts only."""
-    scan = rng.choice(_SCAN)
-    look_alike = ""
-    if facts.look_alike and facts.look_alike_cell:
-        look_alike = rng.choice(_LOOK_ALIKE).format(what=facts.look_alike, place=facts.look_alike_cell)
-    if facts.label == "no":
-        return " ".join([scan, look_alike or rng.choice(_NOTHING), rng.choice(_INTACT), rng.choice(_FINE)])
-    seen = rng.choice(_LOCATE).format(
-        place=facts.location, size=_size(facts.area), tone=facts.tone, form=_form(facts.elongation)
-    )
-    known = rng.choice(_KNOWLEDGE.get(facts.defect_type or "", _OTHER_KNOWLEDGE)).format(type=facts.defect_type)
-    severity = "clear" if facts.contrast > 0.12 else "slight"
-    return " ".join([scan, seen, known, rng.choice(_SEVERE).format(severity=severity)])
-
-
-def teacher_vocabulary() -> list[str]:
-    """Every sentence the rule teacher can write, slots filled: the tokenizer is trained on these words too."""
-    frames: list[str] = [*_SCAN, *_NOTHING, *_INTACT, *_FINE]
-    frames += [s.format(severity=v) for s in _SEVERE for v in ("clear", "slight")]
-    frames += [s.format(what="printed mark seam shadow knot", place=c) for s in _LOOK_ALIKE for c in CELLS]
-    frames += [
-        s.format(place=c, size="small medium large", tone="dark bright faint", form="line streak patch")
-        for s in _LOCATE
-        for c in CELLS
-    ]
-    frames += [s.format(type=t) for t in DEFECT_TYPES for s in (*_KNOWLEDGE[t], *_OTHER_KNOWLEDGE)]
-    return frames
-
-
-# ---------------------------------------------------------------------------------------------- verification
-
-
-def _places_named(text: str) -> set[str]:
-    """Cells named in a text, the longest name first, so that "top left" is not also "top"."""
-    found = set()
-    text = re.sub(r"\bon top\b", " ", text)  # says how, not where
-    for cell in sorted(CELLS, key=len, reverse=True):
-        if re.search(rf"\b{cell}\b", text):
-            found.add(cell)
-            text = re.sub(rf"\b{cell}\b", " ", text)
-    return found
-
-
-def _types_named(text: str) -> set[str]:
-    return {t for t in DEFECT_TYPES if re.search(rf"\b{t}\b", text)}
-
-
-def _format(record: Record) -> bool:
-    try:
-        return matches_format(record.answer) == record.label
-    except ValueError:  # tags that the label's pattern lacks, or has not
-        return False
-
-
-def _place(record: Record) -> bool:
-    return record.label == "no" or record.location in _places_named(record.reasoning.lower())
-
-
-def _type(record: Record) -> bool:
-    text = record.reasoning.lower()
-    if record.type and record.type not in DEFECT_TYPES:
-        text = text.replace(record.type.lower(), " ")  # a data set's own name may hold another's: "scratch head"
-    named = _types_named(text)
-    known = record.type in DEFECT_TYPES
-    return named <= {record.type} and (not known or record.label == "no" or record.type in named)
-
-
-def _no_leak(record: Record) -> bool:
-    return not re.search(r"\b(mask|ground truth|annotat\w+|label\w*|as given)\b", record.reasoning.lower())
-
-
-def _no_contradiction(record: Record) -> bool:
-    says_fine = bool(re.search(r"\bno (anomaly|defects?)\b|\bis normal \.$", record.reasoning.lower().strip()))
-    return says_fine if record.label == "no" else not says_fine
-
-
-def _length(record: Record) -> bool:
-    """Three layers take three whole sentences, so a text that was cut off is too short; and none is endless."""
-    text = record.reasoning.strip()
-    sentences = re.findall(r"[.!?](?=\s|$)", text)
-    return len(sentences) >= 3 and text.endswith((".", "!", "?")) and 8 <= len(text.split()) <= 120
-
-
-CHECKS: dict[str, Callable[[Record], bool]] = {
-    "format": _format,
-    "place agrees": _place,
-    "type agrees": _type,
-    "no leak of the label's origin": _no_leak,
-    "no contradiction": _no_contradiction,
-    "length": _length,
-}
-
-
-def failed_checks(record: Record) -> list[str]:
-    """Names of the checks that a record does not pass."""
-    return [name for name, check in CHECKS.items() if not check(record)]
-
-
-# ---------------------------------------------------------------------------------------------- the set
-
-
-def build_records(samples: Iterable[Sample], seed: int, tries: int = 3) -> tuple[list[Record], list[dict[str, Any]]]:
-    """Records for `samples`, and the list of rejected ones (record, checks failed), never dropped in silence."""
-    accepted, rejected = [], []
+def _usable(samples: Iterable[Sample], tests: set[str]) -> tuple[list[Sample], list[dict[str, Any]]]:
+    usable: list[Sample] = []
+    turned_away = []
+    seen: dict[str, str] = {}
     for sample in samples:
-        facts = facts_of(sample)
-        rng = random.Random(zlib.crc32(f"{seed}/{Path(sample.image).name}/{sample.category}".encode()))
-        for _ in range(tries):
-            record = Record(
-                sample.image,
-                sample.label,
-                facts.location,
-                sample.type,
-                sample.category,
-                rule_teacher(facts, rng),
-            )
-            failed = failed_checks(record)
-            if not failed:
-                accepted.append(record)
-                break
+        digest = content_hash(sample.image)
+        reason = None
+        if digest in tests:
+            reason = "in a test set"
+        elif digest in seen:
+            reason = f"same content as {seen[digest]}"
+        elif sample.label == "yes" and sample.location is None:
+            reason = "defective, but no mask says where"
+        if reason:
+            turned_away.append({"image": sample.image, "label": sample.label, "reason": reason})
         else:
-            rejected.append({**asdict(record), "failed": failed})
-    return accepted, rejected
+            usable.append(sample)
+        seen.setdefault(digest, sample.image)
+    return usable, turned_away
 
 
-def answer_only(record: Record) -> Record:
-    """The same record without reasoning: the answer-only data of the paper's Table 2."""
-    return replace(record, reasoning="")
+def _evenly(samples: list[Sample], rng: random.Random) -> list[Sample]:
+    """All samples in a drawn order that takes one of each category in turn, for as long as each has some."""
+    by_category: defaultdict[tuple[str, str], list[Sample]] = defaultdict(list)
+    for sample in samples:
+        by_category[sample.benchmark, sample.category].append(sample)
+    for members in by_category.values():
+        rng.shuffle(members)
+    return [sample for turn in zip_longest(*by_category.values()) for sample in turn if sample]
 
 
-def pa_sft_row(record: Record) -> dict[str, Any]:
-    """A row of pa_sft.json, in the released format."""
+# ---------------------------------------------------------------------------------------------- what is built
+
+
+@dataclass
+class Built:
+    """Records that passed, rows of those that did not, rejections by rule (retries included), tries per record."""
+
+    records: list[Record] = field(default_factory=list)
+    rejected: list[dict[str, Any]] = field(default_factory=list)
+    counts: Counter[str] = field(default_factory=Counter)
+    tries: Counter[int] = field(default_factory=Counter)
+    teacher: str = ""
+
+
+def build_records(
+    samples: Sequence[Sample],
+    teacher: Teacher,
+    *,
+    tries: int = 3,
+    repeats: bool = False,
+    grid: int = 3,
+    workers: int = 1,
+    journal: Path | None = None,
+    said: Callable[[int], None] = lambda done: None,
+) -> Built:
+    """A record for each sample, written by the teacher and checked; one that fails is written again with the reasons.
+
+    Args:
+        tries: drafts per picture, the first included.
+        repeats: wordings may come again (the short style has a few dozen).
+        workers: processes that measure pictures.
+        journal: a JSON Lines file that keeps each decision as soon as it is made, so that a stopped run goes on.
+        said: told the number of pictures done, now and then.
+
+    Returns:
+        Records in the samples' order; every other sample is in `rejected`, with rules and sentences.
+    """
+    kept = _Journal(journal, {"teacher": teacher.name, "tries": tries, "grid": grid, "repeats": repeats})
+    verifier = Verifier(repeats)
+    built = Built(teacher=teacher.name, counts=Counter(verifier.counts))  # all rules at 0
+    for chunk in (samples[start : start + CHUNK] for start in range(0, len(samples), CHUNK)):
+        done = {sample.image: kept.rows[sample.image] for sample in chunk if sample.image in kept.rows}
+        for row in done.values():
+            if row["record"]:
+                verifier.accept(Record(**row["record"]))
+        todo = [sample for sample in chunk if sample.image not in done]
+        for row in _decide(todo, teacher, verifier, tries, grid, workers):
+            done[row["image"]] = row
+            if NO_DRAFT not in row["failed"]:
+                kept.add(row)
+        _take(built, (done[sample.image] for sample in chunk))
+        said(len(chunk))
+    return built
+
+
+def _take(built: Built, rows: Iterable[dict[str, Any]]) -> None:
+    for row in rows:
+        built.counts.update(rule for failed in row["refused"] for rule in failed)
+        if row["record"]:
+            built.records.append(Record(**row["record"]))
+            built.tries[row["tries"]] += 1
+        else:
+            built.rejected.append({k: row[k] for k in ("image", "label", "category", "reasoning", "failed")})
+
+
+def _decide(
+    samples: list[Sample], teacher: Teacher, verifier: Verifier, tries: int, grid: int, workers: int
+) -> Iterator[dict[str, Any]]:
+    """One row per sample: the record, or the last draft and what it failed; `refused` has all drafts' failed rules."""
+    rows: dict[str, dict[str, Any]] = {}
+    tasks = []
+    for sample, facts in zip(samples, _measured(samples, grid, workers), strict=True):
+        rows[sample.image] = _row(sample)
+        if isinstance(facts, Facts):
+            tasks.append(Task(sample, facts))
+        else:
+            rows[sample.image]["failed"] = {"measured": facts}
+            rows[sample.image]["refused"] = [["measured"]]
+    for attempt in range(tries):
+        again = []
+        for task, draft in zip(tasks, teacher.write(tasks), strict=True):
+            record = _record(task, draft.reasoning or "", grid)
+            failed = verifier.examine(record, task.facts) if draft.reasoning else {NO_DRAFT: draft.failure or ""}
+            row = rows[task.sample.image]
+            row |= {"reasoning": record.reasoning, "failed": failed, "tries": attempt + 1}
+            if failed:
+                row["refused"].append(list(failed))
+                again.append(replace(task, attempt=attempt + 1, reasons=tuple(failed.values())))
+            else:
+                row["record"] = asdict(record)
+                verifier.accept(record)
+        tasks = again
+        if not tasks:
+            break
+    yield from rows.values()
+
+
+def _row(sample: Sample) -> dict[str, Any]:
+    empty = {"reasoning": "", "failed": {}, "refused": [], "tries": 0, "record": None}
+    return {"image": sample.image, "label": sample.label, "category": sample.category, **empty}
+
+
+def _record(task: Task, reasoning: str, grid: int) -> Record:
+    sample, facts = task.sample, task.facts
+    return Record(
+        sample.image,
+        sample.label,
+        facts.location,
+        facts.defect_type,
+        sample.category,
+        reasoning,
+        sample.benchmark,
+        grid,
+    )
+
+
+def _measured(samples: list[Sample], grid: int, workers: int) -> Iterator[Facts | str]:
+    measure = partial(_facts_or_sentence, grid=grid)
+    if workers == 1 or len(samples) < 2 * workers:
+        yield from map(measure, samples)
+        return
+    with ProcessPoolExecutor(workers) as pool:
+        yield from pool.map(measure, samples, chunksize=16)
+
+
+def _facts_or_sentence(sample: Sample, grid: int) -> Facts | str:
+    try:
+        return facts_of(sample, grid)
+    except UserError as error:
+        return str(error)
+
+
+class _Journal:
+    """Decisions of a run, one JSON line each, the settings first. A last line that was cut off is written again."""
+
+    def __init__(self, path: Path | None, settings: dict[str, Any]) -> None:
+        self._path = path
+        self.rows: dict[str, dict[str, Any]] = {}
+        if path is None:
+            return
+        lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+        whole = list(_whole_lines(lines))
+        if whole and whole[0] != settings:
+            raise UserError(
+                f"{path} was begun with other settings ({whole[0]}): name another --out, or remove the file"
+            )
+        self.rows = {row["image"]: row for row in whole[1:]}
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_text(path, "".join(_line(row) for row in (settings, *self.rows.values())))
+
+    def add(self, row: dict[str, Any]) -> None:
+        if self._path is not None:
+            with self._path.open("a", encoding="utf-8") as file:
+                file.write(_line(row))
+
+
+def _line(row: dict[str, Any]) -> str:
+    return json.dumps(row, ensure_ascii=False) + "\n"
+
+
+def _whole_lines(lines: list[str]) -> Iterator[dict[str, Any]]:
+    for line in lines:
+        try:
+            yield json.loads(line)
+        except json.JSONDecodeError:  # the kill came while it was written
+            return
+
+
+# ---------------------------------------------------------------------------------------------- what is written
+
+
+def report_of(built: Built, sc_grpo: Sequence[Record] = (), drawn: Drawn | None = None) -> dict[str, Any]:
+    """Counts of records by label, type, place and category, and of rejections by rule."""
+    records = built.records
+    lengths = [len(r.reasoning.split()) for r in records]
     return {
-        "images": record.image,
-        "messages": [
-            {"role": "user", "content": f"<image>\n{QUESTION}"},
-            {"role": "assistant", "content": record.answer},
-        ],
-    }
-
-
-def sc_grpo_row(record: Sample | Record, number: int) -> dict[str, Any]:
-    """A row of sc_grpo.json, in the released format: picture, question and tags, no reasoning."""
-    solution = build_solution(record.label, record.location, record.type)
-    return {"id": number, "image": record.image, "problem": QUESTION, "solution": solution}
-
-
-def report_of(records: list[Record], rejected: list[dict[str, Any]]) -> dict[str, Any]:
-    """Counts by label, type, place, category and failed check."""
-    return {
+        "teacher": built.teacher,
         "records": len(records),
-        "rejected": len(rejected),
-        "failed checks": dict(Counter(name for r in rejected for name in r["failed"])),
-        "label": dict(Counter(r.label for r in records)),
-        "type": dict(Counter(r.type for r in records if r.type)),
-        "location": dict(Counter(r.location for r in records if r.location)),
-        "category": dict(Counter(r.category for r in records)),
-        "words of reasoning, mean": round(float(np.mean([len(r.reasoning.split()) for r in records])), 1),
+        "rejected": len(built.rejected),
+        "rejections by rule, retries included": dict(built.counts),
+        "records by tries": {str(n): count for n, count in sorted(built.tries.items())},
+        **_tallies(records),
+        "words of reasoning, mean": round(float(np.mean(lengths)), 1) if lengths else 0.0,
+        "sentences of reasoning, mean": round(float(np.mean([_sentences(r) for r in records])), 1) if records else 0.0,
+        "different texts": len({r.reasoning for r in records}),
+        "SC-GRPO": {"questions": len(sc_grpo), **_tallies(sc_grpo)},
+        "spare": dict(Counter(sample.label for sample in drawn.spare)) if drawn else {},
+        "turned away": _reasons(drawn.turned_away) if drawn else {},
     }
 
 
-def export(records: list[Record], rl_samples: list[Sample], rejected: list[dict[str, Any]], folder: Path) -> None:
-    """Write pa_sft.json, sc_grpo.json, rejected.jsonl and report.json.
+def _tallies(records: Sequence[Record]) -> dict[str, dict[str, int]]:
+    return {
+        "label": dict(Counter(r.label for r in records)),
+        "type": dict(Counter(r.type for r in records if r.type).most_common()),
+        "location": dict(Counter(r.location for r in records if r.location).most_common()),
+        "category": dict(Counter(r.category for r in records).most_common()),
+        "data set": dict(Counter(r.benchmark for r in records if r.benchmark).most_common()),
+    }
+
+
+def _sentences(record: Record) -> int:
+    return sum(record.reasoning.count(mark + " ") for mark in ".!?") + record.reasoning.endswith((".", "!", "?"))
+
+
+def _reasons(turned_away: Iterable[dict[str, Any]]) -> dict[str, int]:
+    return dict(Counter(row["reason"].split(" as ")[0] for row in turned_away))
+
+
+def tally_table(report: dict[str, Any], name: str) -> pd.DataFrame:
+    """Records of PA-SFT and questions of SC-GRPO by label, type, location or category, from a report."""
+    columns = {"PA-SFT": report[name], "SC-GRPO": report["SC-GRPO"][name]}
+    table = pd.DataFrame(columns).fillna(0).astype(int)
+    return table.rename_axis(name).reset_index()
+
+
+def rejections_table(report: dict[str, Any]) -> pd.DataFrame:
+    """Drafts that each rule rejected, from a report."""
+    counts = report["rejections by rule, retries included"]
+    return pd.DataFrame({"rule": list(counts), "drafts rejected": list(counts.values())})
+
+
+def export(
+    built: Built,
+    sc_grpo: Sequence[Record],
+    folder: Path,
+    *,
+    seed: int = 0,
+    drawn: Drawn | None = None,
+) -> dict[str, Any]:
+    """Write the set in the released formats, the variants of the ablations, the rejected and the report.
+
+        pa_sft.json, sc_grpo.json          questions with worked answers; questions with solutions
+        variants/pa_sft_answer_only.json   the same pictures without reasoning (paper, Table 2)
+        variants/pa_sft_one_shot.json      a normal picture of the same category before each
+        variants/pa_sft_20.json … _80      nested subsets, labels even
+        rejected.jsonl, report.json        what failed and why; counts
+
+    Returns:
+        The report.
 
     Raises:
         UserError: a picture is in both sets.
     """
-    both = {r.image for r in records} & {s.image for s in rl_samples}
+    records = built.records
+    both = {r.image for r in records} & {r.image for r in sc_grpo}
     if both:
         raise UserError(
             f"{len(both)} images are in both the PA-SFT and the SC-GRPO set, such as {min(both)}: split again"
         )
     folder.mkdir(parents=True, exist_ok=True)
-    _write_json(folder / "pa_sft.json", [pa_sft_row(r) for r in records])
-    _write_json(folder / "sc_grpo.json", [sc_grpo_row(s, i) for i, s in enumerate(rl_samples)])
-    (folder / "rejected.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rejected))
-    _write_json(folder / "report.json", report_of(records, rejected))
+    write_json(folder / "pa_sft.json", [pa_sft_row(r) for r in records])
+    write_json(folder / "sc_grpo.json", [sc_grpo_row(r, i) for i, r in enumerate(sc_grpo)])
+    for name, rows in _variants(records, seed, drawn.spare if drawn else ()):
+        write_json(folder / "variants" / f"pa_sft_{name}.json", rows)
+    turned_away = [
+        {"image": row["image"], "label": row["label"], "failed": {"drawing": row["reason"]}}
+        for row in (drawn.turned_away if drawn else [])
+    ]
+    write_text(folder / "rejected.jsonl", "".join(_line(row) for row in chain(built.rejected, turned_away)))
+    report = report_of(built, sc_grpo, drawn)
+    write_json(folder / "report.json", report)
+    return report
 
 
-def _write_json(path: Path, value: Any) -> None:
-    path.write_text(json.dumps(value, indent=1))
+def _variants(
+    records: Sequence[Record], seed: int, spare: Sequence[Sample]
+) -> Iterator[tuple[str, list[dict[str, Any]]]]:
+    yield "answer_only", [pa_sft_row(answer_only(r)) for r in records]
+    yield "one_shot", one_shot_rows(records, seed, spare)
+    for share in SHARES:
+        yield str(share), [pa_sft_row(r) for r in subset(records, share, seed)]
 
 
-def read_rows(path: Path, made_by: str = "03_expert_ad") -> list[dict[str, Any]]:
-    """Rows of pa_sft.json or sc_grpo.json; UserError if the file is missing or not a list of records."""
-    if not Path(path).exists():
-        raise UserError(f"{path} is missing: run notebook {made_by} first")
-    try:
-        rows = json.loads(Path(path).read_text())
-    except json.JSONDecodeError as error:
-        raise UserError(
-            f"{path} is not valid JSON (line {error.lineno}): build it again with notebook {made_by}"
-        ) from error
-    if not isinstance(rows, list) or not rows or not all(isinstance(row, dict) for row in rows):
-        raise UserError(f"{path} holds no records: build it again with notebook {made_by}")
+def one_shot_rows(records: Sequence[Record], seed: int, spare: Sequence[Sample] = ()) -> list[dict[str, Any]]:
+    """Records with a normal picture of the same category before them, drawn by the seed.
+
+    From the spare pictures where there are any of the category, else from the set's own; never the picture itself. A
+    record for which there is none is left out.
+    """
+    rng = random.Random(seed)
+    references: defaultdict[str, list[str]] = defaultdict(list)
+    for sample in spare:
+        if sample.label == "no":
+            references[sample.category].append(sample.image)
+    from_spare = set(references)
+    for record in records:
+        if record.label == "no" and record.category not in from_spare:
+            references[record.category].append(record.image)
+    rows = []
+    for record in records:
+        others = [image for image in references[record.category] if image != record.image]
+        if others:
+            rows.append(one_shot_row(record, rng.choice(others)))
     return rows
+
+
+def subset(records: Sequence[Record], share: int, seed: int) -> list[Record]:
+    """`share` percent of the records of each label, in their order; the smaller shares are within the larger ones."""
+    rng = random.Random(seed)
+    chosen: set[str] = set()
+    for label in ("no", "yes"):
+        images = [r.image for r in records if r.label == label]
+        rng.shuffle(images)
+        chosen.update(images[: round(len(images) * share / 100)])
+    return [r for r in records if r.image in chosen]

@@ -32,6 +32,8 @@ from transformers import (
     Qwen2Config,
     SiglipVisionConfig,
 )
+from transformers.cache_utils import DynamicCache
+from transformers.modeling_outputs import BaseModelOutputWithPast
 from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
 from transformers.utils import logging as transformers_logging
 
@@ -227,6 +229,66 @@ def see_each_picture_once(tower: nn.Module) -> None:
 
     tower.register_forward_pre_hook(before, with_kwargs=True)
     tower.register_forward_hook(after, with_kwargs=True)
+
+
+def read_each_prompt_once(model: PreTrainedModel) -> None:
+    """Let the language model of a Llava read each distinct prompt of a batch once, with the same outputs and gradients.
+
+    In SC-GRPO all completions of a group follow the same prompt, which holds two thirds of the mini VLM's tokens. The
+    prompt ends where the labels begin, or, in generation, where the first pass ends. Needs the key-value cache, so not
+    for training with gradient checkpointing.
+    """
+    language_model = model.model.language_model
+    read = language_model.forward
+    prompt_length = [0]
+
+    def note_prompt(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        labels = kwargs.get("labels")
+        prompt_length[0] = 0 if labels is None else int((labels != -100).any(0).int().argmax())
+
+    def forward(
+        inputs_embeds: torch.Tensor,
+        attention_mask: torch.Tensor,
+        position_ids: torch.Tensor | None = None,
+        past_key_values: DynamicCache | None = None,
+        **kwargs: Any,
+    ) -> BaseModelOutputWithPast:
+        first_pass = past_key_values is not None and past_key_values.get_seq_length() == 0
+        length = inputs_embeds.shape[1] if first_pass else prompt_length[0]
+        if not length or (past_key_values is not None and not first_pass):
+            return read(
+                inputs_embeds=inputs_embeds,
+                attention_mask=attention_mask,
+                position_ids=position_ids,
+                past_key_values=past_key_values,
+                **kwargs,
+            )
+        _, place = torch.unique(inputs_embeds[:, :length].detach().flatten(1), dim=0, return_inverse=True)
+        # Not torch.unique's own rows: the gradient must reach the embeddings.
+        row = torch.stack([(place == group).int().argmax() for group in range(int(place.max()) + 1)])
+        prompts = read(
+            inputs_embeds=inputs_embeds[row, :length],
+            attention_mask=attention_mask[row, :length],
+            position_ids=None if position_ids is None else position_ids.expand(len(place), -1)[row, :length],
+            **kwargs | {"use_cache": True},
+        )
+        cache = DynamicCache() if past_key_values is None else past_key_values
+        for number, layer in enumerate(prompts.past_key_values.layers):
+            cache.update(layer.keys.index_select(0, place), layer.values.index_select(0, place), number)
+        states = prompts.last_hidden_state.index_select(0, place)
+        if length < inputs_embeds.shape[1]:
+            rest = read(
+                inputs_embeds=inputs_embeds[:, length:],
+                attention_mask=attention_mask,
+                position_ids=None if position_ids is None else position_ids[:, length:],
+                past_key_values=cache,
+                **kwargs | {"use_cache": True},
+            )
+            states = torch.cat([states, rest.last_hidden_state], dim=1)
+        return BaseModelOutputWithPast(last_hidden_state=states, past_key_values=cache if first_pass else None)
+
+    model.register_forward_pre_hook(note_prompt, with_kwargs=True)
+    language_model.forward = forward
 
 
 def parameter_count(model: PreTrainedModel) -> dict[str, int]:

@@ -30,6 +30,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from iadr1_lib.answer import CELLS, DEFECT_TYPES, category_of_words, cell_box, cell_of_words, parse_answer
 from iadr1_lib.benchmarks import Sample, open_image, read_mask
+from iadr1_lib.records import Record
 from iadr1_lib.runs import UserError
 from iadr1_lib.scoring import MEAN, judge
 
@@ -201,6 +202,36 @@ def answer_sheet(
         Patch(facecolor="none", edgecolor=_PREDICTED, linewidth=2, linestyle="--", label="predicted cell"),
     ]
     figure.legend(handles=handles, loc="outside lower center", ncols=2)
+    _title_above(figure, title)
+    return figure
+
+
+@_figure
+def record_gallery(told: Sequence[tuple[Record, str]], title: str | None = None) -> Figure:
+    """Records with their reasoning below the picture, three a row: accepted, or rejected with the reason.
+
+    Args:
+        told: records, each with the sentence that rejected it, "" if it was accepted.
+        title: a line above the sheet.
+    """
+    if not told:
+        raise UserError("There are no records to show: ask for at least one.")
+    captions = [
+        f"{'rejected' if reason else 'accepted'}: {_joined(record.type or 'normal', record.location)}"
+        for record, reason in told
+    ]
+    notes = [_cut(record.reasoning, 58, 12) for record, _ in told]
+    reasons = [_cut(reason, 58, 3) for _, reason in told]
+    figure, axes, below = _sheet(len(told), 3, _lines(captions), _lines(notes) + _lines(reasons) + 1)
+    for axis, note_axis, (record, reason), caption, note, why in zip(
+        axes, below, told, captions, notes, reasons, strict=True
+    ):
+        width, height = _show(axis, record.image)
+        axis.set_anchor("SW")
+        if record.location:
+            _draw_cell(axis, record.location, width, height, _TRUTH)
+        axis.set_title(caption, fontsize=8, loc="left", color=_WRONG if reason else _RIGHT)
+        note_axis.text(0, 1, f"{why}\n{note}" if why else note, va="top", fontsize=7, in_layout=False)
     _title_above(figure, title)
     return figure
 

@@ -4,6 +4,9 @@
     samples = load_samples("archive", layout="visa")         # or named
     samples = load_samples("test_MPDD_format.json", root="data")   # an index file; its paths lie below root
 
+A reader yields a row per picture, or a `benchmarks.Problem` where it can make none; nothing outside the folder that was
+named is read. (One table is looked for beside it: VisA's split_csv lies next to the folder of a class.)
+
 A data set that files no training split is all "test". Types keep the data set's own names, except that folders called
 "bad", "defect" and the like say nothing and give None.
 """
@@ -12,28 +15,42 @@ from __future__ import annotations
 
 import csv
 import json
+import os
+import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from PIL import Image
+
 from iadr1_lib.benchmarks import (
+    GOOD,
+    MASK_NAMES,
     SPLITS,
+    Problem,
     Sample,
+    Table,
+    is_inside,
     list_folders,
     list_pictures,
-    load_mvtec,
+    make_table,
     mask_location,
+    open_image,
     read_mask,
-    require_sound,
+    read_mvtec,
+    refuse,
+    survey,
 )
 from iadr1_lib.runs import UserError, write_json
 
 Split = Literal["train", "test"]
+Row = Sample | Problem
 
 GOOD_NAMES = frozenset({"good", "ok", "normal", "free", "no_defect", "non_defective"})
 BAD_NAMES = frozenset({"bad", "ng", "defect", "defects", "defective", "anomaly", "anomalous", "abnormal"})
-MASK_NAMES = frozenset({"mask", "masks", "label", "labels", "ground_truth", "gt"})
+# KolektorSDD cut into thirds, as the released index names them: kos01_Part1_2 is the lowest third of kos01/Part1.
+CROP_NAME = re.compile(r"kos\d+_Part\d+_[0-2]", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -41,7 +58,7 @@ class Layout:
     """One native layout: how to know it, how to read it, and what it looks like."""
 
     fits: Callable[[Path], bool]
-    read: Callable[[Path, str], Iterable[Sample]]
+    read: Callable[[Path, str], Iterable[Row]]
     looks_like: str
 
 
@@ -52,7 +69,7 @@ def load_samples(
     *,
     root: str | Path | None = None,
     strict: bool = True,
-) -> list[Sample]:
+) -> Table:
     """The table of a data set's folder, or of an index or meta file.
 
     Args:
@@ -60,25 +77,26 @@ def load_samples(
         layout: its name in LAYOUTS; by default the first that fits.
         benchmark: name of the data set; by default the folder's or the file's.
         root: of a JSON file, the folder that its paths start from; by default the file's own.
-        strict: raise at the first unreadable picture or ill-fitting mask; False leaves them to
-            `benchmarks.check_health`.
+        strict: raise at the first link or entry that leads out of the folder, unreadable picture, ill-fitting mask or
+            broken row; False leaves them to `benchmarks.check_health`, which lists them.
+
+    Returns a `benchmarks.Table`: the rows, and in `passed_over` what no row could be made of.
 
     Raises:
-        UserError: nothing is there, no layout fits, the layout is unknown, or (strict) a file is not sound.
+        UserError: nothing is there, no layout fits, the layout is unknown, or (strict) something is not sound.
     """
     path = Path(path)
-    if path.is_file():
-        samples = _read_json(path, Path(root) if root else path.parent, benchmark)
+    if os.path.isfile(path):
+        table = make_table(_read_json(path, Path(root) if root else path.parent, benchmark), None, strict)
     else:
         name = layout or find_layout(path)
         if name not in LAYOUTS:
             raise UserError(f"no layout is called {name}: choose from {', '.join(LAYOUTS)}")
-        samples = list(LAYOUTS[name].read(path, benchmark or _data_set_name(path, name)))
-    if not samples:
+        table = make_table(LAYOUTS[name].read(path, benchmark or _data_set_name(path, name)), path, strict)
+    if not table:
+        refuse(table.passed_over)  # they say why
         raise UserError(f"{path} lists no pictures: check that it is the data set's root or one category of it")
-    if strict:
-        require_sound(samples)
-    return samples
+    return table
 
 
 def _data_set_name(folder: Path, layout: str) -> str:
@@ -91,13 +109,14 @@ def _data_set_name(folder: Path, layout: str) -> str:
 def find_layout(root: str | Path) -> str:
     """The name of the first layout that fits a folder; UserError that lists what is known."""
     root = Path(root)
-    if not root.is_dir():
+    if not os.path.isdir(root):
         raise UserError(f"There is no folder {root}: check the path of the data set.")
-    if not any(root.iterdir()):
-        raise UserError(f"The folder {root} is empty: put a data set there or name another.")
     for name, layout in LAYOUTS.items():
         if layout.fits(root):
             return name
+    refuse(survey(root))  # a locked folder or a link that leads out may be why
+    if not os.listdir(root):
+        raise UserError(f"The folder {root} is empty: put a data set there or name another.")
     known = "; ".join(f"{name}: {layout.looks_like}" for name, layout in LAYOUTS.items())
     raise UserError(
         f"{root} has none of the layouts that can be read ({known}): name a folder that has, or sort it so."
@@ -122,6 +141,11 @@ def _sample(
     )
 
 
+def _own(path: Path, root: Path) -> Path | None:
+    """The path if a file is there and lies in the root, else None."""
+    return path if os.path.isfile(path) and is_inside(path, root) else None
+
+
 def _kind(name: str) -> str | None:
     """A folder's or a table's word for a defect; None where it only says that there is one."""
     return None if name.casefold() in BAD_NAMES else name.replace("_", " ")
@@ -136,52 +160,62 @@ def _parts(root: Path, is_part: Callable[[Path], bool]) -> list[Path]:
 
 
 def _is_visa(folder: Path) -> bool:
-    return (folder / "Data" / "Images").is_dir()
+    return os.path.isdir(folder / "Data" / "Images")
 
 
-def _read_visa(root: Path, benchmark: str) -> Iterator[Sample]:
-    """VisA: masks hold a class number per defect, types stand in image_anno.csv, splits in split_csv/1cls.csv."""
+def _read_visa(root: Path, benchmark: str) -> Iterator[Row]:
+    """VisA: masks hold a class number per defect, types stand in image_anno.csv, splits in split_csv/1cls.csv.
+
+    The other official splits (2cls_highshot.csv, 2cls_fewshot.csv) train on defective pictures and are not used.
+    """
     for folder in _parts(root, _is_visa):
-        types = {row["image"]: row["label"] for row in _read_csv(folder / "image_anno.csv")}
-        splits = _visa_splits(folder)
+        types, splits = {}, {}
+        try:
+            types = _columns(folder / "image_anno.csv", "image", "label", root)
+            splits = _visa_splits(folder)
+        except UserError as error:
+            yield Problem("broken row", str(folder), str(error))
         for kind in list_folders(folder / "Data" / "Images", root):
             good = kind.name.casefold() in GOOD_NAMES
             for picture in list_pictures(kind, root):
                 key = f"{folder.name}/{picture.relative_to(folder).as_posix()}"
-                mask = folder / "Data" / "Masks" / kind.name / f"{picture.stem}.png"
                 yield _sample(
                     picture,
                     "no" if good else "yes",
-                    mask if mask.is_file() else None,
+                    _own(folder / "Data" / "Masks" / kind.name / f"{picture.stem}.png", root),
                     _kind(types.get(key, kind.name)),
                     folder.name,
                     benchmark,
-                    splits.get(key, "test"),
+                    "train" if splits.get(key) == "train" else "test",
                     "visa",
                 )
 
 
-def _visa_splits(folder: Path) -> dict[str, Split]:
+def _visa_splits(folder: Path) -> dict[str, str]:
     """image -> split from the official one-class split file, where it lies beside the data."""
-    for base in (folder, folder.parent):
-        rows = _read_csv(base / "split_csv" / "1cls.csv")
-        if rows:
-            return {row["image"]: "train" if row["split"] == "train" else "test" for row in rows}
+    for base in (folder, folder.absolute().parent):
+        splits = _columns(base / "split_csv" / "1cls.csv", "image", "split", base)
+        if splits:
+            return splits
     return {}
 
 
-def _read_csv(path: Path) -> list[dict[str, str]]:
-    if not path.is_file():
-        return []
-    with path.open(newline="", encoding="utf-8-sig") as file:
-        return list(csv.DictReader(file))
+def _columns(path: Path, key: str, value: str, root: Path) -> dict[str, str]:
+    """Two columns of a CSV file as a dict, empty where there is no such file; UserError for one of another kind."""
+    if not _own(path, root):
+        return {}
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            return {row[key]: row[value] or "" for row in csv.DictReader(file)}
+    except (OSError, ValueError, KeyError, csv.Error):
+        raise UserError(f"{path} is no CSV file with columns {key} and {value}: download it again.") from None
 
 
 def _is_dagm(folder: Path) -> bool:
-    return any((folder / split / "Label").is_dir() for split in ("Train", "Test"))
+    return any(os.path.isdir(folder / split / "Label") for split in ("Train", "Test"))
 
 
-def _read_dagm(root: Path, benchmark: str) -> Iterator[Sample]:
+def _read_dagm(root: Path, benchmark: str) -> Iterator[Row]:
     """DAGM 2007: Train and Test with ellipses in Label for the defective ones; all defects of a class are of one kind.
 
     A folder of another name that says "defect" holds defective pictures without masks.
@@ -201,24 +235,121 @@ def _is_kolektor(folder: Path) -> bool:
     return folder.name.startswith("kos") and any(p.stem.endswith("_label") for p in list_pictures(folder, folder))
 
 
-def _read_kolektor(root: Path, benchmark: str) -> Iterator[Sample]:
+def _read_kolektor(root: Path, benchmark: str) -> Iterator[Row]:
     """KolektorSDD: every picture has a label picture beside it, which is empty for a normal one."""
     for folder in _parts(root, _is_kolektor):
-        files = list_pictures(folder, root)
-        masks = {path.stem.removesuffix("_label"): path for path in files if path.stem.endswith("_label")}
-        for picture in files:
+        yield from _read_labelled(folder, root, benchmark, "kolektor-sdd", "test")
+
+
+def _read_labelled(folder: Path, root: Path, benchmark: str, source: str, split: Split) -> Iterator[Row]:
+    """Pictures with <name>_label beside them: defective where it marks anything, unknown where it cannot be read."""
+    files = list_pictures(folder, root)
+    masks = {path.stem.removesuffix("_label"): path for path in files if path.stem.endswith("_label")}
+    for picture in (file for file in files if not file.stem.endswith("_label")):
+        mask = masks.get(picture.stem)
+        if mask is None:
+            told = f"{picture} has no {picture.stem}_label beside it, so nobody knows whether it is normal: add it."
+            yield Problem("no label", str(picture), told)
+            continue
+        try:
+            label: Literal["yes", "no"] = "yes" if read_mask(mask).any() else "no"
+        except UserError as error:
+            yield Problem("no label", str(picture), str(error))
+            continue
+        yield _sample(picture, label, mask, None, "commutator", benchmark, split, source)
+
+
+def _crop_folders(root: Path) -> list[tuple[Path, Split]]:
+    """Folders of KolektorSDD's thirds with their split: test/good, test/defect, good, defect, or the root itself."""
+    found: list[tuple[Path, Split]] = [(kind, split) for split in SPLITS for kind in list_folders(root / split, root)]
+    found += [(kind, "test") for kind in list_folders(root, root) if kind.name.casefold() in GOOD_NAMES | BAD_NAMES]
+    return [pair for pair in [*found, (root, "test")] if _are_crops(list_pictures(pair[0], root))]
+
+
+def _are_crops(pictures: list[Path]) -> bool:
+    return any(CROP_NAME.fullmatch(picture.stem) for picture in pictures)
+
+
+def _read_crops(root: Path, benchmark: str) -> Iterator[Row]:
+    """KolektorSDD's thirds: in good and defect folders (masks in ground_truth/<folder>), or with labels beside them."""
+    for folder in _parts(root, lambda part: bool(_crop_folders(part))):
+        for kind, split in _crop_folders(folder):
+            if kind == folder:
+                yield from _read_labelled(kind, root, benchmark, "kolektor-crops", split)
+                continue
+            label: Literal["yes", "no"] = "no" if kind.name.casefold() in GOOD_NAMES else "yes"
+            masks = {p.stem.removesuffix("_mask"): p for p in list_pictures(folder / "ground_truth" / kind.name, root)}
+            for picture in list_pictures(kind, root):
+                mask, name = masks.get(picture.stem), _kind(kind.name)
+                yield _sample(picture, label, mask, name, "commutator", benchmark, split, "kolektor-crops")
+
+
+def cut_kolektor(native: str | Path, target: str | Path, index: str | Path | None = None) -> Path:
+    """Cut native KolektorSDD pictures into the thirds that the released test index names.
+
+    Every picture and its label picture are cut at a third and two thirds of their height (they stand about 500 x 1250
+    pixels); 0 is the top. The index names the files, the released crops were not at hand: direction and rounding are
+    ours. A third is defective if its part of the mask marks anything.
+
+    Args:
+        native: folder with kosNN/PartN.jpg and PartN_label.bmp.
+        target: folder to write to, as SDD/test/{good,defect}/kosNN_PartM_K.png and
+            SDD/ground_truth/defect/kosNN_PartM_K_mask.png. ``load_samples(index, root=target)`` finds them there.
+        index: released index; then only its crops are cut, and lie where it files them whatever the mask says.
+
+    Returns the folder SDD, which `load_samples` reads too (layout kolektor-crops).
+
+    Raises:
+        UserError: `native` is no such folder, a picture or label cannot be read, or the index wants a missing picture.
+    """
+    native, target = Path(native), Path(target)
+    filed = {Path(name).stem: Path(name).parent.name for name in read_index(index)} if index else None
+    if filed and set(filed.values()) - {GOOD, "defect"}:
+        raise UserError(f"{index} files pictures in other folders than good and defect: name the released SDD index")
+    cut = set()
+    for folder in _parts(native, _is_kolektor):
+        for picture in list_pictures(folder, native):
             if picture.stem.endswith("_label"):
                 continue
-            mask = masks.get(picture.stem)
-            label: Literal["yes", "no"] = "yes" if mask and read_mask(mask).any() else "no"
-            yield _sample(picture, label, mask, None, "commutator", benchmark, "test", "kolektor-sdd")
+            mask = read_mask(_label_of(picture, native))
+            image = open_image(picture).convert("L")
+            if mask.shape != image.size[::-1]:
+                raise UserError(f"the label of {picture} has another size: download the data set again")
+            for third in range(3):
+                top, bottom = (round(image.height * step / 3) for step in (third, third + 1))
+                part, name = mask[top:bottom], f"{folder.name}_{picture.stem}_{third}"
+                kind = filed.get(name) if filed is not None else "defect" if part.any() else GOOD
+                if kind is None:
+                    continue
+                cut.add(name)
+                _save(image.crop((0, top, image.width, bottom)), target / "SDD" / "test" / kind / f"{name}.png")
+                if kind != GOOD:
+                    _save(Image.fromarray(part), target / "SDD" / "ground_truth" / kind / f"{name}_mask.png")
+    missing = sorted(set(filed or ()) - cut)
+    if missing:
+        raise UserError(f"{native} lacks the pictures of {len(missing)} entries of {index}, such as {missing[0]}")
+    if not cut:
+        raise UserError(f"{native} holds no kosNN/PartN.jpg with PartN_label.bmp: name KolektorSDD's folder")
+    return target / "SDD"
+
+
+def _label_of(picture: Path, root: Path) -> Path:
+    labels = [path for path in list_pictures(picture.parent, root) if path.stem == f"{picture.stem}_label"]
+    if not labels:
+        raise UserError(f"{picture} has no {picture.stem}_label beside it: download the data set again")
+    return labels[0]
+
+
+def _save(image: Image.Image, path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    image.save(path)
 
 
 def _is_tile(folder: Path) -> bool:
-    return folder.name.startswith("MT_") and (folder / "Imgs").is_dir()
+    return folder.name.startswith("MT_") and os.path.isdir(folder / "Imgs")
 
 
-def _read_tiles(root: Path, benchmark: str) -> Iterator[Sample]:
+def _read_tiles(root: Path, benchmark: str) -> Iterator[Row]:
     """Magnetic tiles: MT_<type>/Imgs holds pictures (.jpg) with masks of the same name (.png); MT_Free is normal."""
     for folder in _parts(root, _is_tile):
         name = folder.name.removeprefix("MT_")
@@ -226,13 +357,13 @@ def _read_tiles(root: Path, benchmark: str) -> Iterator[Sample]:
         for picture in list_pictures(folder / "Imgs", root):
             if picture.suffix.lower() == ".png":
                 continue
-            mask = picture.with_suffix(".png")
             label: Literal["yes", "no"] = "no" if good else "yes"
-            told = mask if mask.is_file() else None
-            yield _sample(picture, label, told, name.lower(), "magnetic tile", benchmark, "test", "magnetic-tile")
+            mask = _own(picture.with_suffix(".png"), root)
+            yield _sample(picture, label, mask, name.lower(), "magnetic tile", benchmark, "test", "magnetic-tile")
 
 
-# Real-IAD's type codes in the words of `answer.DEFECT_TYPES`. Not checked against the data set, which was not at hand.
+# Real-IAD's type codes in the words of `answer.DEFECT_TYPES`. Not checked against the data set, which was not at hand;
+# its paper speaks of pits where the vocabulary has holes.
 REAL_IAD_TYPES = {
     "AK": "hole",
     "BX": "deformation",
@@ -247,44 +378,45 @@ REAL_IAD_TYPES = {
 
 def _real_iad_indexes(root: Path) -> list[Path]:
     folders = [root, *(f for f in list_folders(root, root) if "json" in f.name.casefold())]
-    return [path for folder in folders for path in sorted(folder.glob("*.json")) if _is_real_iad_index(path)]
+    paths = [path for folder in folders for path in sorted(folder.glob("*.json"))]
+    return [path for path in paths if _own(path, root) and _is_real_iad_index(path)]
 
 
 def _is_real_iad_index(path: Path) -> bool:
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        content = _load_json(path)
+    except UserError:
         return False
     return isinstance(content, dict) and {"meta", "train", "test"} <= set(content)
 
 
-def _read_real_iad(root: Path, benchmark: str) -> Iterator[Sample]:
+def _read_real_iad(root: Path, benchmark: str) -> Iterator[Row]:
     """Real-IAD: one JSON per category with paths, masks and a two-letter type code; "OK" is normal."""
     for index in _real_iad_indexes(root):
-        content = json.loads(index.read_text(encoding="utf-8"))
-        normal = content["meta"].get("normal_class", "OK")
+        content = _load_json(index)
         for split in SPLITS:
-            for row in content[split]:
-                category = row.get("category") or index.stem
-                folder = _first_folder(root, content["meta"].get("prefix", ""), category)
-                code = row["anomaly_class"]
-                mask = folder / row["mask_path"] if row.get("mask_path") else None
-                yield _sample(
-                    _inside(folder / row["image_path"], root),
-                    "no" if code == normal else "yes",
-                    _inside(mask, root) if mask else None,
-                    REAL_IAD_TYPES.get(code, code),
-                    category,
-                    benchmark,
-                    split,
-                    "real-iad",
-                )
+            rows = content[split] if isinstance(content[split], list) else [None]
+            for number, row in enumerate(rows):
+                try:
+                    yield _real_iad_row(row, content["meta"], index, root, benchmark, split)
+                except (KeyError, TypeError, AttributeError, ValueError):
+                    told = f"{index}: row {number} of {split} lacks anomaly_class or image_path: download it again."
+                    yield Problem("broken row", str(index), told)
+
+
+def _real_iad_row(row: Any, meta: Any, index: Path, root: Path, benchmark: str, split: Split) -> Row:
+    category, code = row.get("category") or index.stem, row["anomaly_class"]
+    folder = _first_folder(root, meta.get("prefix", ""), category)
+    mask = folder / row["mask_path"] if row.get("mask_path") else None
+    label: Literal["yes", "no"] = "no" if code == meta.get("normal_class", "OK") else "yes"
+    kind = REAL_IAD_TYPES.get(code, code)
+    return _listed(folder / row["image_path"], mask, root, label, kind, category, benchmark, split, "real-iad")
 
 
 def _first_folder(root: Path, prefix: str, category: str) -> Path:
     """Where the pictures of a category lie: below the prefix that the index names, or simply below its name."""
-    choices = [root / prefix, root / category]
-    return next((folder for folder in choices if folder.is_dir()), choices[0])
+    choices = [*([root / prefix] if prefix else []), root / category]
+    return next((folder for folder in choices if os.path.isdir(folder)), choices[0])
 
 
 def _is_mvtec(folder: Path) -> bool:
@@ -296,7 +428,7 @@ def _is_good_and_bad(folder: Path) -> bool:
     return bool(names & GOOD_NAMES) and bool(names - GOOD_NAMES - MASK_NAMES)
 
 
-def _read_good_and_bad(root: Path, benchmark: str) -> Iterator[Sample]:
+def _read_good_and_bad(root: Path, benchmark: str) -> Iterator[Row]:
     """Any folder with good/ (or ok/, normal/) beside others, each a kind of defect; masks/<picture's name> if there."""
     kinds = list_folders(root, root)
     masks = {
@@ -318,10 +450,11 @@ def _has_parts(is_part: Callable[[Path], bool]) -> Callable[[Path], bool]:
     return lambda root: bool(_parts(root, is_part))
 
 
-_IS_PART = {
+_IS_PART: dict[str, Callable[[Path], bool]] = {
     "visa": _is_visa,
     "dagm": _is_dagm,
     "kolektor-sdd": _is_kolektor,
+    "kolektor-crops": lambda folder: bool(_crop_folders(folder)),
     "magnetic-tile": _is_tile,
     "mvtec": _is_mvtec,
 }
@@ -329,11 +462,14 @@ LAYOUTS: dict[str, Layout] = {
     "visa": Layout(_has_parts(_is_visa), _read_visa, "<class>/Data/Images/{Normal,Anomaly}"),
     "dagm": Layout(_has_parts(_is_dagm), _read_dagm, "<class>/{Train,Test}/Label"),
     "kolektor-sdd": Layout(_has_parts(_is_kolektor), _read_kolektor, "kosNN/PartN.jpg with PartN_label.bmp"),
+    "kolektor-crops": Layout(
+        _has_parts(_IS_PART["kolektor-crops"]), _read_crops, "{good,defect}/kosNN_PartN_{0,1,2}.png"
+    ),
     "magnetic-tile": Layout(_has_parts(_is_tile), _read_tiles, "MT_<type>/Imgs"),
     "real-iad": Layout(lambda root: bool(_real_iad_indexes(root)), _read_real_iad, "a JSON index per category"),
     "mvtec": Layout(
         _has_parts(_is_mvtec),
-        lambda root, benchmark: load_mvtec(root, benchmark, strict=False),
+        read_mvtec,
         "<category>/test/<kind>, as in MVTec-AD, MPDD and DTD-Synthetic",
     ),
     "good-and-bad": Layout(_is_good_and_bad, _read_good_and_bad, "good/ beside folders of defects"),
@@ -343,11 +479,23 @@ LAYOUTS: dict[str, Layout] = {
 # ---------------------------------------------------------------------------------------------- index files
 
 
-def _inside(path: Path, root: Path) -> Path:
-    """A path that a file names, if it lies below the root; UserError otherwise: nothing outside is read."""
-    if not path.resolve().is_relative_to(root.resolve()):
-        raise UserError(f"{path} lies outside of {root}: correct the index file, or name another root")
-    return path
+def _listed(
+    picture: Path,
+    mask: Path | None,
+    root: Path,
+    label: Literal["yes", "no"],
+    kind: str | None,
+    category: str,
+    benchmark: str,
+    split: Split,
+    source: str,
+) -> Row:
+    """The row of a picture that a file names, as long as picture and mask lie below the root."""
+    for path in (picture, mask):
+        if path is not None and not is_inside(path, root):
+            told = f"{path} lies outside of {root}: correct the index file, or name another root."
+            return Problem("outside", str(path), told)
+    return _sample(picture, label, mask, kind, category, benchmark, split, source)
 
 
 def read_index(path: str | Path) -> dict[str, dict[str, Any]]:
@@ -361,8 +509,8 @@ def read_index(path: str | Path) -> dict[str, dict[str, Any]]:
     for name, entry in content.items():
         try:
             question = entry["conversation"][0]
-            fits = _verdict(question["Options"][question["Answer"]]) and "image_path" in entry
-        except (KeyError, IndexError, TypeError):
+            fits = _verdict(question["Options"][question["Answer"]]) and isinstance(entry["image_path"], str)
+        except (KeyError, IndexError, TypeError, AttributeError):
             fits = False
         if not fits:
             raise UserError(f"{path}: the entry {name} has no question with options Yes and No, or no image_path")
@@ -382,19 +530,19 @@ def _verdict(option: str) -> Literal["yes", "no"] | None:
 def _load_json(path: Path) -> Any:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{path} is no JSON file that can be read: check it or name another ({error})") from None
 
 
-def _read_json(path: Path, root: Path, benchmark: str | None) -> list[Sample]:
+def _read_json(path: Path, root: Path, benchmark: str | None) -> Iterator[Row]:
     content = _load_json(path)
     entries = content.values() if isinstance(content, dict) else []
     if any(isinstance(entry, dict) and "conversation" in entry for entry in entries):
-        return list(_read_entries(read_index(path), root, benchmark))
-    return list(_read_meta(content, path, root, benchmark or path.stem))
+        return _read_entries(read_index(path), root, benchmark)
+    return _read_meta(content, path, root, benchmark or path.stem)
 
 
-def _read_entries(entries: dict[str, dict[str, Any]], root: Path, benchmark: str | None) -> Iterator[Sample]:
+def _read_entries(entries: dict[str, dict[str, Any]], root: Path, benchmark: str | None) -> Iterator[Row]:
     """The released index: paths are <benchmark>/<category>/…/<type>/<file>; labels are the index's own.
 
     A benchmark of one category goes on with its split at once, and then the category has its name.
@@ -406,30 +554,27 @@ def _read_entries(entries: dict[str, dict[str, Any]], root: Path, benchmark: str
         image = Path(entry["image_path"])
         name = image.parts[0] if len(image.parts) > 1 else "index"
         category = image.parts[1] if len(image.parts) > 3 and image.parts[1] not in SPLITS else name
-        picture = _inside(root / image, root)
-        yield _sample(picture, label, None, _kind(image.parent.name), category, benchmark or name, "test", "index")
+        kind, data_set = _kind(image.parent.name), benchmark or name
+        yield _listed(root / image, None, root, label, kind, category, data_set, "test", "index")
 
 
-def _read_meta(content: Any, path: Path, root: Path, benchmark: str) -> Iterator[Sample]:
+def _read_meta(content: Any, path: Path, root: Path, benchmark: str) -> Iterator[Row]:
     """meta.json: category -> rows of img_path, mask_path, cls_name, specie_name, anomaly; by split or all test."""
     by_split = content if isinstance(content, dict) and set(content) <= set(SPLITS) and content else {"test": content}
     for split, categories in by_split.items():
-        if not isinstance(categories, dict):
+        if not isinstance(categories, dict) or not all(isinstance(rows, list) for rows in categories.values()):
             raise UserError(f"{path} is neither an index nor a meta file: it holds no categories with rows")
         for category, rows in categories.items():
             for number, row in enumerate(rows):
                 try:
-                    image, defective = root / row["img_path"], bool(int(row["anomaly"]))
-                except (KeyError, TypeError, ValueError):
-                    raise UserError(f"{path}: row {number} of {category} lacks img_path or anomaly") from None
-                mask = root / row["mask_path"] if row.get("mask_path") else None
-                yield _sample(
-                    _inside(image, root),
-                    "yes" if defective else "no",
-                    _inside(mask, root) if mask else None,
-                    _kind(str(row.get("specie_name") or "bad")),
-                    str(row.get("cls_name") or category),
-                    benchmark,
-                    "train" if split == "train" else "test",
-                    "meta",
-                )
+                    yield _meta_row(row, root, category, benchmark, "train" if split == "train" else "test")
+                except (KeyError, TypeError, ValueError, AttributeError):
+                    told = f"{path}: row {number} of {category} lacks img_path or anomaly: correct it."
+                    yield Problem("broken row", str(path), told)
+
+
+def _meta_row(row: Any, root: Path, category: str, benchmark: str, split: Split) -> Row:
+    label: Literal["yes", "no"] = "yes" if int(row["anomaly"]) else "no"
+    mask = root / row["mask_path"] if row.get("mask_path") else None
+    kind, name = _kind(str(row.get("specie_name") or "bad")), str(row.get("cls_name") or category)
+    return _listed(root / row["img_path"], mask, root, label, kind, name, benchmark, split, "meta")

@@ -17,16 +17,30 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from datasets import Dataset, Image, Sequence, disable_progress_bars
 from safetensors import SafetensorError
-from transformers import PreTrainedModel, PrinterCallback, ProcessorMixin, TrainerCallback
+from transformers import (
+    LlavaForConditionalGeneration,
+    PreTrainedModel,
+    PrinterCallback,
+    ProcessorMixin,
+    TrainerCallback,
+)
 from transformers.trainer_utils import get_last_checkpoint
 from trl import GRPOConfig, GRPOTrainer, SFTConfig, SFTTrainer
 
 from iadr1_lib import rewards
-from iadr1_lib.expert_ad import read_rows
-from iadr1_lib.models import load_model, load_processor, require_weights, see_each_picture_once
+from iadr1_lib.answer import parse_answer
+from iadr1_lib.models import (
+    load_model,
+    load_processor,
+    read_each_prompt_once,
+    require_weights,
+    see_each_picture_once,
+)
+from iadr1_lib.records import read_rows
 from iadr1_lib.runs import UserError, write_json
 
 disable_progress_bars()
@@ -95,6 +109,23 @@ def pa_sft_dataset(rows: list[dict[str, Any]]) -> Dataset:
         for row in rows
     ]
     return Dataset.from_list(table).cast_column("images", Sequence(Image()))
+
+
+def alternate_labels(rows: list[dict[str, Any]], seed: int) -> list[dict[str, Any]]:
+    """Rows of sc_grpo.json in an order drawn by the seed, normal and defective ones spread evenly over it.
+
+    A step has few questions. If most of them happen to be normal, it pushes the policy to No whatever it sees, and the
+    share of Yes walks from step to step.
+    """
+    order = np.random.default_rng(seed).permutation(len(rows))
+    labels = [parse_answer(rows[i]["solution"]).answer for i in order]
+    counts = {label: labels.count(label) for label in set(labels)}
+    seen: defaultdict[str | None, int] = defaultdict(int)
+    places = []
+    for label in labels:
+        places.append((seen[label] + 0.5) / counts[label])
+        seen[label] += 1
+    return [rows[order[k]] for k in sorted(range(len(rows)), key=lambda k: (places[k], str(labels[k])))]
 
 
 def sc_grpo_dataset(rows: list[dict[str, Any]], mode: str) -> Dataset:
@@ -394,7 +425,9 @@ def train_sc_grpo(
     fingerprint = _fingerprint(model_dir, records, settings, seed)
     if stage_is_finished(out, fingerprint):
         return out / "model"
-    dataset = sc_grpo_dataset(rows, settings.rewards)  # a bad record is told before anything old is cleared away
+    dataset = sc_grpo_dataset(
+        alternate_labels(rows, seed), settings.rewards
+    )  # a bad record is told before anything old is cleared away
     accumulation = _accumulation(settings)
     resume = _prepare(out, fingerprint)
     processor = load_processor(model_dir)
@@ -417,6 +450,7 @@ def train_sc_grpo(
         reward_weights=rewards.reward_weights(settings.rewards, settings.reward_parts),
         logging_steps=2,
         log_completions=False,
+        shuffle_dataset=False,  # they come in a drawn order already
     )
     shown = [
         "reward",
@@ -436,6 +470,7 @@ def train_sc_grpo(
     )
     trainer.add_callback(_StepClock(trainer))
     for policy in (trainer.model, trainer.ref_model):
-        if policy is not None and hasattr(policy.model, "vision_tower"):
+        if isinstance(policy, LlavaForConditionalGeneration):
             see_each_picture_once(policy.model.vision_tower)
+            read_each_prompt_once(policy)
     return _run_stage(trainer, out, fingerprint, settings, seed, resume, dev_score is not None)

@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 from iadr1_lib import ablations, cli, course, report, scoring
 from iadr1_lib.runs import Run, UserError, WrongUse, write_json
 
-VARIANTS = list(ablations.STUDIES["rewards"])
+VARIANTS = list(ablations.STUDIES["rewards"].variants)
 
 
 @pytest.fixture(scope="module")

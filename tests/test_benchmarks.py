@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 import json
 import os
+import struct
+import zlib
 from collections import Counter
 from pathlib import Path
 
@@ -106,13 +109,15 @@ def test_a_missing_folder_is_named(tmp_path: Path) -> None:
 # --- the folder's boundary -----------------------------------------------------------------------
 
 
-def test_links_that_run_in_a_circle_are_passed_over(tree: Path) -> None:
+def test_links_that_run_in_a_circle_are_passed_over_and_told(tree: Path) -> None:
     expected = b.load_mvtec(tree)
+    assert expected.passed_over == []
     (tree / "loop").symlink_to(tree)
     (tree / "bolt/test/loop").symlink_to(tree / "bolt")
     (tree / "bolt/test/good/self.png").symlink_to(tree / "bolt/test/good/self.png")
     (tree / "bolt/test/good/gone.png").symlink_to(tree / "bolt/test/good/99.png")
-    assert b.load_mvtec(tree) == expected
+    found = b.load_mvtec(tree)
+    assert found == expected and [problem.kind for problem in found.passed_over] == ["broken link"] * 4
 
 
 @pytest.mark.parametrize(
@@ -122,8 +127,12 @@ def test_a_link_out_of_the_folder_is_refused(tree: Path, tmp_path: Path, place: 
     outside = draw(tmp_path / "elsewhere/test/good/7.png")
     (tree / place).parent.mkdir(exist_ok=True)
     (tree / place).symlink_to(outside if place.endswith(".png") else tmp_path / "elsewhere")
+    expected = [sample for sample in b.load_mvtec(tree, strict=False) if place not in sample.image]
     with pytest.raises(UserError, match="leads out"):
         b.load_mvtec(tree)
+    found = b.load_mvtec(tree, strict=False)
+    assert found == expected and len(found) == 6  # as if the link were not there
+    assert [(p.kind, p.image) for p in b.check_health(found)][0] == ("outside", str(tree / place))
 
 
 def test_the_root_itself_may_be_a_link(tree: Path, tmp_path: Path) -> None:
@@ -168,6 +177,7 @@ def test_defects_in_train_are_not_skipped_in_silence(tree: Path) -> None:
     with pytest.raises(UserError) as error:
         b.load_mvtec(tree)
     one_sentence(error, "bolt/train/bent_tip")
+    assert problem_kinds(b.load_mvtec(tree, strict=False))["misplaced"] == 1
 
 
 def test_mask_of_another_size(tree: Path) -> None:
@@ -221,6 +231,117 @@ def test_both_labels_are_required(tree: Path, kept: str, named: str) -> None:
 
 def test_both_labels_are_there(tree: Path) -> None:
     b.require_both_labels(b.load_mvtec(tree), tree)
+
+
+def test_pictures_that_lie_deeper_than_the_layout_are_told(tree: Path) -> None:
+    """Masks of good pictures are nobody's and no fault."""
+    draw_mask(tree / "bolt/ground_truth/good/10_mask.png", None)
+    for number in range(3):
+        draw(tree / "bolt/test/good/older/even older" / f"{number}.png")
+    (told,) = b.load_mvtec(tree).passed_over
+    assert told.kind == "passed over" and "holds 3 pictures" in told.message and told.image.endswith("even older")
+
+
+# --- hostile files -------------------------------------------------------------------------------
+
+
+def huge_png(path: Path, width: int, height: int) -> Path:
+    """A one-bit picture of any size in a few bytes: the header is true, the pixels are missing."""
+    parts = [(b"IHDR", struct.pack(">IIBBBBB", width, height, 1, 0, 0, 0, 0)), (b"IDAT", zlib.compress(b"\0" * 99))]
+    chunks = [struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+              for kind, data in [*parts, (b"IEND", b"")]]  # fmt: skip
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(chunks))
+    return path
+
+
+@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
+@pytest.mark.parametrize("size", [(20_000, 20_000), (9_460, 9_460), (2**31 - 1, 1)])
+def test_a_picture_that_would_eat_the_memory_is_not_decoded(tree: Path, size: tuple[int, int]) -> None:
+    """The sentence says so: whoever decoded it would find it cut off instead."""
+    path = huge_png(tree / "bolt/test/good/2.png", *size)
+    mask = huge_png(tree / "bolt/ground_truth/missing_parts/001.png", *size)
+    for read in (b.open_image, b.read_mask, b.image_size):
+        with pytest.raises(UserError, match="too large"):
+            read(path)
+    problems = [p for p in b.check_health(b.load_mvtec(tree, strict=False)) if p.kind == "unreadable"]
+    assert [name in p.message for p, name in zip(problems, (str(path), str(mask)), strict=True)] == [True, True]
+    assert all("too large" in p.message for p in problems)
+
+
+def test_a_real_picture_of_400_million_pixels(tmp_path: Path) -> None:
+    Image.new("1", (20_000, 20_000)).save(tmp_path / "a.png", compress_level=1)
+    with pytest.raises(UserError, match="too large"):
+        b.open_image(tmp_path / "a.png")
+
+
+def test_a_locked_picture_is_told_and_not_compared(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As root nothing is locked, so the lock is played, for Path.open and for open."""
+    locked = tree / "bolt/test/good/2.png"
+    free = io.open
+
+    def refuse_one(path: str | Path, *args: object, **settings: object) -> object:
+        if str(path) == str(locked):
+            raise PermissionError(13, "Permission denied", str(path))
+        return free(path, *args, **settings)  # type: ignore[call-overload]
+
+    samples = b.load_mvtec(tree, strict=False)
+    monkeypatch.setattr("io.open", refuse_one)
+    monkeypatch.setattr("builtins.open", refuse_one)
+    assert [(p.image, "permissions" in p.message) for p in b.check_health(samples) if p.kind == "unreadable"] == [
+        (str(locked), True)
+    ]
+
+
+def encoded(suffix: str) -> bytes:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    pixels = np.random.default_rng(0).integers(0, 256, (12, 9, 3), dtype=np.uint8)
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, {"jpg": "JPEG", "tif": "TIFF"}.get(suffix, suffix.upper()), exif=exif)
+    return file.getvalue()
+
+
+PICTURES = {suffix: encoded(suffix) for suffix in ("png", "jpg", "bmp", "tif", "webp")}
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")  # Pillow's, about what it met
+@given(
+    suffix=st.sampled_from(sorted(PICTURES)),
+    changes=st.lists(st.tuples(st.integers(0, 600), st.integers(0, 255)), max_size=8),
+    kept=st.integers(0, 600),
+)
+def test_damage_of_any_kind_ends_in_a_sentence(
+    suffix: str, changes: list[tuple[int, int]], kept: int, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    data = bytearray(PICTURES[suffix])
+    for place, value in changes:
+        data[place % len(data)] = value
+    path = tmp_path_factory.getbasetemp() / f"damaged.{suffix}"
+    path.write_bytes(data if kept > 500 else data[:kept])
+    for read in (b.open_image, b.read_mask, b.image_size):
+        try:
+            read(path)
+        except UserError as error:
+            assert "\n" not in str(error)
+
+
+names = st.text(st.characters(exclude_characters="/\0", exclude_categories=["Cs"]), min_size=1, max_size=20)
+
+
+@given(kind=names, file=names)
+def test_names_of_any_script(kind: str, file: str, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Whatever a folder and a picture are called: it is a row with that name, hidden, or told."""
+    root = tmp_path_factory.mktemp("names")
+    draw(root / "part/test/good/0.png")
+    path = root / "part/test" / f"{kind}" / f"{file}.png"
+    if kind in (".", "..") or path.parent.exists():
+        return
+    draw(path)
+    table = b.load_mvtec(root, strict=False)
+    hidden = kind.startswith(".") or file.startswith(".")
+    told = any(problem.image == str(path.parent) for problem in table.passed_over)
+    assert hidden or told or str(path) in {sample.image for sample in table}
+    assert b.read_samples(b.write_samples(table, root / "samples.jsonl")) == table
 
 
 # --- pictures of any kind ------------------------------------------------------------------------
@@ -335,6 +456,45 @@ def test_health_of_rows_whose_files_are_gone(tree: Path) -> None:
     samples = b.load_mvtec(tree)
     os.remove(samples[0].image)
     assert problem_kinds(samples)["unreadable"] == 1
+
+
+def test_health_table_counts_in_the_order_of_kinds(tree: Path) -> None:
+    (tree / "bolt/test/good/5.png").write_text("hello")
+    (tree / "bolt/test/good/6.png").write_text("hello")
+    (tree / "loop").symlink_to(tree)
+    problems = b.check_health(b.load_mvtec(tree, strict=False))
+    table = b.health_table(problems)
+    assert table[["kind", "count"]].to_numpy().tolist() == [
+        ["broken link", 1],
+        ["unreadable", 2],
+        ["defect without mask", 1],
+        ["duplicate", 1],
+    ]
+    assert table["meaning"].tolist() == [b.KINDS[kind] for kind in table["kind"]]
+    assert table["count"].sum() == len(problems) and table["example"][0] == str(tree / "loop")
+    assert b.health_table([]).empty and list(b.health_table([])) == list(table)
+
+
+@pytest.mark.parametrize(
+    ("path", "label", "source", "kind"),
+    [
+        ("DS/tyre/test/bad/good.png", "yes", "mvtec", "good in path"),
+        ("DS/Goodyear/test/bad/0.png", "yes", "mvtec", "good in path"),
+        ("goodman/DS/tyre/test/bad/0.png", "yes", "mvtec", None),  # above the data set: the user's affair
+        ("goodyear/0.png", "yes", "own", "good in path"),
+        ("DS/goodyear/test/bad/0.png", "no", "own", "good by accident"),
+        ("DS/goodyear/test/good/0.png", "no", "mvtec", None),
+        ("DS/tyre/test/good/0.png", "no", "index", None),
+        ("DS/tyre/test/ok/0.png", "no", "index", "no good in path"),
+        ("DS/tyre/test/ok/0.png", "no", "good-and-bad", None),
+    ],
+)
+def test_good_in_a_path_by_accident(tmp_path: Path, path: str, label: str, source: str, kind: str | None) -> None:
+    root = tmp_path.parent / "paths" / tmp_path.name.rsplit("_", 1)[-1]  # without the word in this test's name
+    image = draw(root / path)
+    sample = b.Sample(str(image), label, None, None, None, "tyre", "DS", "test", source)  # type: ignore[arg-type]
+    kinds = {problem.kind for problem in b.check_health([sample])} - {"defect without mask"}
+    assert kinds == ({kind} if kind else set())
 
 
 def test_leakage_finds_shared_pictures_under_other_names(tree: Path, tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ import pytest
 
 from iadr1_lib import course, synthetic
 from iadr1_lib.benchmarks import Sample, content_hash, leakage
-from iadr1_lib.expert_ad import read_rows
+from iadr1_lib.records import read_rows
 from iadr1_lib.runs import Run, UserError
 
 PARTS = ("pa_sft", "sc_grpo", "dev")

@@ -14,11 +14,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from iadr1_lib import expert_ad, synthetic
+from iadr1_lib import expert_ad, synthetic, teachers
 from iadr1_lib.answer import CELLS, DEFECT_TYPES, QUESTION, cell_box, matches_format, parse_answer
 from iadr1_lib.benchmarks import Sample, load_mvtec
-from iadr1_lib.expert_ad import Facts, Record, failed_checks
+from iadr1_lib.facts import Facts, facts_of, measure
+from iadr1_lib.records import Record, answer_only, pa_sft_row, read_rows, sc_grpo_row
 from iadr1_lib.runs import UserError
+from iadr1_lib.teachers import RuleTeacher, short_reasoning, teacher_vocabulary
+from iadr1_lib.verification import _places_named, failed_checks
 
 SIDE = 90
 Maker = Callable[..., Sample]
@@ -53,7 +56,7 @@ def drawn(tmp_path_factory: pytest.TempPathFactory) -> list[Sample]:
 
 @pytest.fixture(scope="module")
 def records(drawn: list[Sample]) -> list[Record]:
-    accepted, rejected = expert_ad.build_records(drawn, seed=0)
+    accepted, rejected = expert_ad.build_records(drawn, RuleTeacher(0))
     assert rejected == []
     return accepted
 
@@ -64,14 +67,14 @@ def records(drawn: list[Sample]) -> list[Record]:
 @pytest.mark.parametrize("cell", CELLS)
 def test_place_is_the_cell_of_the_mask(make: Maker, cell: str) -> None:
     left, top, right, bottom = cell_box(cell, SIDE, SIDE)
-    assert expert_ad.facts_of(make((left + 9, top + 9, right - 9, bottom - 9))).location == cell
+    assert facts_of(make((left + 9, top + 9, right - 9, bottom - 9))).location == cell
 
 
 @pytest.mark.parametrize(
     ("value", "tone", "contrast"), [(40, "dark", 110 / 255), (230, "bright", 80 / 255), (153, "faint", 3 / 255)]
 )
 def test_tone_and_contrast_are_against_the_surroundings(make: Maker, value: int, tone: str, contrast: float) -> None:
-    facts = expert_ad.facts_of(make((30, 30, 50, 50), value))
+    facts = facts_of(make((30, 30, 50, 50), value))
     assert facts.tone == tone
     assert facts.contrast == pytest.approx(contrast)
 
@@ -81,7 +84,7 @@ def test_the_surroundings_are_near_and_not_the_whole_picture() -> None:
     picture[20:70, 20:70] = 200
     mask[40:50, 40:50] = True
     picture[mask] = 120  # brighter than the picture's mean, darker than what is around it
-    assert expert_ad.measure(picture, mask)["tone"] == "dark"
+    assert measure(picture, mask)["tone"] == "dark"
 
 
 @pytest.mark.parametrize(
@@ -98,32 +101,32 @@ def test_the_surroundings_are_near_and_not_the_whole_picture() -> None:
 def test_area_and_elongation_become_the_words_of_size_and_form(
     make: Maker, box: tuple[int, int, int, int], size: str, form: str
 ) -> None:
-    facts = expert_ad.facts_of(make(box))
+    facts = facts_of(make(box))
     width, height = box[2] - box[0], box[3] - box[1]
     assert facts.area == pytest.approx(width * height / SIDE**2)
     assert facts.elongation == pytest.approx(max(width, height) / min(width, height), rel=0.05)
-    assert f"a {size} dark {form}" in expert_ad.rule_teacher(facts, random.Random(0)).lower()
+    assert f"a {size} dark {form}" in short_reasoning(facts, random.Random(0)).lower()
 
 
 def test_a_line_on_the_diagonal_is_a_line() -> None:
-    assert expert_ad.measure(np.zeros((40, 40, 3), np.uint8), np.eye(40, dtype=bool))["elongation"] > 10
+    assert measure(np.zeros((40, 40, 3), np.uint8), np.eye(40, dtype=bool))["elongation"] > 10
 
 
 @pytest.mark.parametrize("box", [(3, 3, 4, 4), (3, 3, 4, 5), (0, 0, SIDE, SIDE)], ids=["pixel", "two pixels", "all"])
 def test_the_smallest_and_the_largest_mask_can_be_measured(make: Maker, box: tuple[int, int, int, int]) -> None:
-    facts = expert_ad.facts_of(make(box))
+    facts = facts_of(make(box))
     assert np.isfinite([facts.area, facts.contrast, facts.elongation]).all()
 
 
 def test_a_normal_picture_has_no_place_and_no_type(make: Maker) -> None:
-    assert expert_ad.facts_of(make(None, kind="good")) == Facts(label="no")
+    assert facts_of(make(None, kind="good")) == Facts(label="no")
 
 
 def test_a_defect_without_a_mask_or_with_an_empty_one_is_a_user_error(make: Maker) -> None:
     with pytest.raises(UserError, match="mask"):
-        expert_ad.facts_of(replace(make((3, 3, 9, 9)), mask=None))
+        facts_of(replace(make((3, 3, 9, 9)), mask=None))
     with pytest.raises(UserError, match="mask"):
-        expert_ad.facts_of(make(None))
+        facts_of(make(None))
 
 
 def test_masks_that_count_defects_from_one_are_read(make: Maker) -> None:
@@ -132,7 +135,7 @@ def test_masks_that_count_defects_from_one_are_read(make: Maker) -> None:
     numbered = Image.fromarray((np.asarray(Image.open(sample.mask)) > 0).astype(np.uint8)).convert("P")
     numbered.putpalette([0, 0, 0] * 256)
     numbered.save(sample.mask)
-    assert expert_ad.facts_of(sample).location == "bottom right"
+    assert facts_of(sample).location == "bottom right"
 
 
 def test_notes_of_a_world_drawn_again_are_read_again(tmp_path: Path) -> None:
@@ -142,7 +145,7 @@ def test_notes_of_a_world_drawn_again_are_read_again(tmp_path: Path) -> None:
         notes = json.loads((root / family[0].name / "notes.json").read_text())
         for sample in load_mvtec(root):
             name = Path(sample.image).relative_to(root / family[0].name).as_posix()
-            assert expert_ad.facts_of(sample).look_alike == notes[name]["look_alike"]
+            assert facts_of(sample).look_alike == notes[name]["look_alike"]
 
 
 # ---------------------------------------------------------------------------------------------- the teacher
@@ -169,7 +172,7 @@ normals = st.builds(
 
 
 def record_of(facts: Facts, seed: int = 0) -> Record:
-    reasoning = expert_ad.rule_teacher(facts, random.Random(seed))
+    reasoning = short_reasoning(facts, random.Random(seed))
     return Record("a.png", facts.label, facts.location, facts.defect_type, "bolt", reasoning)
 
 
@@ -185,13 +188,13 @@ def test_whatever_is_measured_the_teacher_s_record_passes_every_check(facts: Fac
 
 @given(st.one_of(defects.filter(lambda f: f.defect_type in DEFECT_TYPES), normals), st.integers(0, 2**32))
 def test_the_teacher_uses_no_word_outside_its_vocabulary(facts: Facts, seed: int) -> None:
-    known = {word for line in expert_ad.teacher_vocabulary() for word in line.split()}
+    known = {word for line in teacher_vocabulary() for word in line.split()}
     assert set(record_of(facts, seed).reasoning.split()) <= known
 
 
 @given(defects, st.integers(0, 2**32))
 def test_a_defect_s_place_is_named_and_no_other(facts: Facts, seed: int) -> None:
-    named = expert_ad._places_named(record_of(facts, seed).reasoning.lower())
+    named = _places_named(record_of(facts, seed).reasoning.lower())
     assert named == {facts.location}
 
 
@@ -210,12 +213,12 @@ def test_every_record_of_a_drawn_world_passes_and_states_the_labels(drawn: list[
 
 
 def test_records_repeat_with_the_seed_and_change_with_another(drawn: list[Sample], records: list[Record]) -> None:
-    assert expert_ad.build_records(drawn, seed=0)[0] == records
-    other = expert_ad.build_records(drawn, seed=1)[0]
+    assert expert_ad.build_records(drawn, RuleTeacher(0))[0] == records
+    other = expert_ad.build_records(drawn, RuleTeacher(1))[0]
     assert sum(a.reasoning != b.reasoning for a, b in zip(records, other, strict=True)) > len(records) / 2
 
 
-# ---------------------------------------------------------------------------------------------- the checks
+# ---------------------------------------------------------------------------------------------- rejected records
 
 GOOD_YES = Record(
     "a.png", "yes", "top left", "scratch", "bolt",
@@ -226,61 +229,10 @@ GOOD_NO = Record(
 )  # fmt: skip
 
 
-def said(record: Record, old: str, new: str) -> Record:
-    assert old in record.reasoning
-    return replace(record, reasoning=record.reasoning.replace(old, new))
-
-
-def test_the_records_that_faults_are_planted_in_are_sound() -> None:
-    assert failed_checks(GOOD_YES) == failed_checks(GOOD_NO) == []
-
-
-@pytest.mark.parametrize(
-    ("record", "check"),
-    [
-        (replace(GOOD_YES, location="bottom"), "place agrees"),
-        (replace(GOOD_YES, location="top"), "place agrees"),
-        (replace(GOOD_YES, location="left"), "place agrees"),
-        (said(GOOD_YES, "top left", "center"), "place agrees"),
-        (said(replace(GOOD_YES, location="top"), "top left I see", "left lies on top"), "place agrees"),
-        (replace(GOOD_YES, type="hole"), "type agrees"),
-        (said(GOOD_YES, "scratch", "hole"), "type agrees"),
-        (said(GOOD_YES, "It is a scratch", "It is a scratch or a hole"), "type agrees"),
-        (said(GOOD_YES, "It is a scratch", "It is bad"), "type agrees"),
-        (said(GOOD_NO, "Nothing", "A scratch"), "type agrees"),
-        (said(GOOD_YES, "I see", "the mask shows"), "no leak of the label's origin"),
-        (said(GOOD_YES, "I see", "as given there is"), "no leak of the label's origin"),
-        (said(GOOD_NO, "Nothing", "By its label nothing"), "no leak of the label's origin"),
-        (said(GOOD_NO, "Nothing", "By the annotation nothing"), "no leak of the label's origin"),
-        (said(GOOD_YES, "The anomaly is clear", "I find no anomaly"), "no contradiction"),
-        (said(GOOD_YES, "The anomaly is clear", "So the item is normal"), "no contradiction"),
-        (said(GOOD_NO, "I find no anomaly", "It is a clear anomaly"), "no contradiction"),
-        (replace(GOOD_YES, reasoning="At the top left : scratch ."), "length"),
-        (replace(GOOD_NO, reasoning=GOOD_NO.reasoning + " Fine" * 120 + " . I find no anomaly ."), "length"),
-        (said(GOOD_YES, "I scan", "<answer>Yes</answer> I scan"), "format"),
-        (said(GOOD_NO, "I scan", "</think><answer>No</answer> I scan"), "format"),
-        (replace(GOOD_NO, location="top"), "format"),
-    ],
-)
-def test_a_planted_fault_is_found_by_its_check_and_by_no_other(record: Record, check: str) -> None:
-    assert failed_checks(record) == [check]
-
-
-def test_no_record_that_was_cut_in_half_passes(records: list[Record]) -> None:
-    for record in records:
-        words = record.reasoning.split()
-        assert failed_checks(replace(record, reasoning=" ".join(words[: len(words) // 2]))), record.reasoning
-
-
-@pytest.mark.parametrize("gap", ["location", "type"])
-def test_a_defect_without_place_or_type_is_rejected(gap: str) -> None:
-    assert "format" in failed_checks(replace(GOOD_YES, **{gap: None}))
-
-
 def test_rejected_records_are_kept_with_the_checks_they_failed(make: Maker, monkeypatch: pytest.MonkeyPatch) -> None:
     said_by = iter(["too short .", "too short .", "still too short ."])
-    monkeypatch.setattr(expert_ad, "rule_teacher", lambda facts, rng: next(said_by))
-    accepted, rejected = expert_ad.build_records([make((3, 3, 9, 9))], seed=0, tries=3)
+    monkeypatch.setattr(teachers, "short_reasoning", lambda facts, rng: next(said_by))
+    accepted, rejected = expert_ad.build_records([make((3, 3, 9, 9))], RuleTeacher(0), tries=3)
     assert accepted == []
     assert rejected[0]["reasoning"] == "still too short ."
     assert {"length", "place agrees", "type agrees"} <= set(rejected[0]["failed"])
@@ -288,8 +240,8 @@ def test_rejected_records_are_kept_with_the_checks_they_failed(make: Maker, monk
 
 def test_a_second_try_may_save_a_record(make: Maker, monkeypatch: pytest.MonkeyPatch) -> None:
     said_by = iter(["too short .", GOOD_YES.reasoning])
-    monkeypatch.setattr(expert_ad, "rule_teacher", lambda facts, rng: next(said_by))
-    accepted, rejected = expert_ad.build_records([make((3, 3, 9, 9))], seed=0, tries=3)
+    monkeypatch.setattr(teachers, "short_reasoning", lambda facts, rng: next(said_by))
+    accepted, rejected = expert_ad.build_records([make((3, 3, 9, 9))], RuleTeacher(0), tries=3)
     assert [r.reasoning for r in accepted] == [GOOD_YES.reasoning]
     assert rejected == []
 
@@ -298,7 +250,7 @@ def test_a_second_try_may_save_a_record(make: Maker, monkeypatch: pytest.MonkeyP
 
 
 def test_rows_have_the_released_formats() -> None:
-    assert expert_ad.pa_sft_row(GOOD_YES) == {
+    assert pa_sft_row(GOOD_YES) == {
         "images": "a.png",
         "messages": [
             {"role": "user", "content": "<image>\nAre there any defects in the query image?"},
@@ -309,17 +261,16 @@ def test_rows_have_the_released_formats() -> None:
             },
         ],
     }
-    assert expert_ad.sc_grpo_row(GOOD_NO, 3) == {
+    assert sc_grpo_row(GOOD_NO, 3) == {
         "id": 3, "image": "b.png", "problem": QUESTION, "solution": "<answer>No</answer>",
     }  # fmt: skip
     assert (
-        expert_ad.sc_grpo_row(GOOD_YES, 0)["solution"]
-        == "<location>top left</location><type>scratch</type><answer>Yes</answer>"
+        sc_grpo_row(GOOD_YES, 0)["solution"] == "<location>top left</location><type>scratch</type><answer>Yes</answer>"
     )
 
 
 def test_answer_only_records_keep_labels_and_drop_reasoning() -> None:
-    short = expert_ad.answer_only(GOOD_YES)
+    short = answer_only(GOOD_YES)
     assert matches_format(short.answer) == "yes"
     assert short.solution == GOOD_YES.solution
     assert parse_answer(short.answer).reasoning == ""
@@ -332,9 +283,9 @@ def test_export_writes_both_sets_the_rejected_and_a_report(
     mine = [r for r in records if r.image not in rest]
     bad = [{"image": "c.png", "failed": ["length", "format"]}, {"image": "d.png", "failed": ["length"]}]
     expert_ad.export(mine, drawn[100:], bad, tmp_path / "out")
-    sft = expert_ad.read_rows(tmp_path / "out" / "pa_sft.json")
-    grpo = expert_ad.read_rows(tmp_path / "out" / "sc_grpo.json")
-    assert sft == [expert_ad.pa_sft_row(r) for r in mine]
+    sft = read_rows(tmp_path / "out" / "pa_sft.json")
+    grpo = read_rows(tmp_path / "out" / "sc_grpo.json")
+    assert sft == [pa_sft_row(r) for r in mine]
     assert [row["id"] for row in grpo] == list(range(60))
     assert [row["solution"] for row in grpo] == [r.solution for r in records[100:]]
     assert not any("think" in row["solution"] for row in grpo)
@@ -362,6 +313,6 @@ def test_rows_that_cannot_be_read_name_the_file_and_the_notebook(tmp_path: Path,
     if text is not None:
         path.write_text(text)
     with pytest.raises(UserError) as error:
-        expert_ad.read_rows(path, made_by="03_expert_ad")
+        read_rows(path, made_by="03_expert_ad")
     assert str(path) in str(error.value)
     assert "03_expert_ad" in str(error.value)

@@ -23,8 +23,8 @@ from safetensors.torch import load_file
 from trl import SFTConfig, SFTTrainer
 
 from iadr1_lib import training
-from iadr1_lib.expert_ad import read_rows
 from iadr1_lib.models import load_model
+from iadr1_lib.records import read_rows
 from iadr1_lib.runs import UserError, load_profile, profile_names
 from iadr1_lib.training import PaSftSettings, ScGrpoSettings
 

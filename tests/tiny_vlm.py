@@ -14,7 +14,7 @@ from PIL import Image
 from iadr1_lib import models, synthetic
 from iadr1_lib.answer import QUESTION, cell_of_mask
 from iadr1_lib.benchmarks import Sample
-from iadr1_lib.expert_ad import Record, pa_sft_row, sc_grpo_row
+from iadr1_lib.records import Record, pa_sft_row, sc_grpo_row
 
 CORPUS = [
     f"{QUESTION} Answer yes or no .",

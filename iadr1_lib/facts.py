@@ -1,0 +1,209 @@
+"""What can be measured of a picture and its mask: the only things a rule teacher may speak of."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from iadr1_lib.answer import CELLS, Label, cell_box, cell_of_mask
+from iadr1_lib.benchmarks import Sample, open_image, read_mask
+from iadr1_lib.runs import UserError
+from iadr1_lib.type_names import category_of
+
+LONGEST_SIDE = 512
+MOST_PATCHES = 6  # whose cells are told
+
+
+@dataclass(frozen=True)
+class Surface:
+    """What can be said of any picture as a whole, in grey levels from 0 to 1.
+
+    `brightness` is the mean; `texture` the typical deviation within small windows; `brightest` and `darkest` name the
+    cells with the highest and lowest mean, `difference` their distance; `liveliest` the cell with the most texture and
+    `unrest` how many times the median cell's it has.
+    """
+
+    brightness: float
+    texture: float
+    brightest: str
+    darkest: str
+    difference: float
+    liveliest: str
+    unrest: float
+
+    @property
+    def brightness_word(self) -> str:
+        return _word(self.brightness, {0.33: "dark", 0.66: "mid-grey"}, "bright")
+
+    @property
+    def texture_word(self) -> str:
+        return _word(self.texture, {0.015: "smooth", 0.04: "finely textured"}, "coarsely textured")
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What can be measured: the only things the rule teacher may speak of.
+
+    `area` is the mask's share of the picture; `contrast` the mean absolute difference in grey level (0 to 1) between
+    the mask and a ring around it; `tone` the sign of that difference; `elongation` the ratio of the mask's axes, and
+    `direction` the longer one's ("" if there is none). A mask of several patches has their number in `patches` and the
+    cells of those beside the largest in `other_cells`.
+    """
+
+    label: Label
+    location: str | None = None
+    defect_type: str | None = None
+    area: float = 0.0
+    contrast: float = 0.0
+    tone: str = ""
+    elongation: float = 1.0
+    look_alike: str | None = None
+    look_alike_cell: str | None = None
+    direction: str = ""
+    patches: int = 1
+    other_cells: tuple[str, ...] = ()
+    surface: Surface | None = None
+
+    @property
+    def size(self) -> str:
+        return _word(self.area, {0.008: "small", 0.03: "medium"}, "large")
+
+    @property
+    def form(self) -> str:
+        return _word(self.elongation, {1.8: "patch", 3.5: "streak"}, "line")
+
+    @property
+    def strength(self) -> str:
+        """Of the contrast, in one word."""
+        return "clear" if self.contrast > 0.12 else "slight"
+
+    @property
+    def severity(self) -> str:
+        """Severe if large and clear, slight if small and faint, else moderate."""
+        points = (self.size == "large") - (self.size == "small") + (self.strength == "clear") - (self.contrast < 0.06)
+        return "severe" if points >= 2 else "slight" if points <= -1 else "moderate"
+
+
+def _word(value: float, below: dict[float, str], otherwise: str) -> str:
+    return next((word for bound, word in below.items() if value <= bound), otherwise)
+
+
+def measure(image: NDArray[np.uint8], mask: NDArray[np.bool_]) -> dict[str, Any]:
+    """Area, contrast, tone, elongation, direction and patches of a mask on an RGB picture (height, width, 3).
+
+    Contrast and form are measured at a side of at most 512 pixels: what a reader of the text can see.
+    """
+    step = -(-max(mask.shape) // LONGEST_SIDE)
+    area = float(mask.mean())
+    patches, other_cells = _patches(mask)
+    image, mask = image[::step, ::step], ndimage.maximum_filter(mask, step)[::step, ::step]
+    grey = image.mean(-1) / 255
+    reach = max(2, round(0.04 * max(mask.shape)))
+    ring = ndimage.binary_dilation(mask, iterations=reach) & ~ndimage.binary_dilation(mask, iterations=1)
+    around = grey[ring].mean() if ring.any() else grey.mean()
+    difference = float(grey[mask].mean() - around)
+    elongation, direction = _axes(mask)
+    return {
+        "area": area,
+        "contrast": float(np.abs(grey[mask] - around).mean()),
+        "tone": "dark" if difference < -0.03 else "bright" if difference > 0.03 else "faint",
+        "elongation": elongation,
+        "direction": direction,
+        "patches": patches,
+        "other_cells": other_cells,
+    }
+
+
+def _axes(mask: NDArray[np.bool_]) -> tuple[float, str]:
+    """Ratio of a mask's axes, and the direction of the longer one if it is plainly longer."""
+    rows, columns = np.nonzero(mask)
+    if len(rows) <= 2:
+        return 1.0, ""
+    spread, axes = np.linalg.eigh(np.cov(np.stack([columns, rows])))
+    elongation = float(np.sqrt(max(spread[1], 1e-6) / max(spread[0], 1e-6)))
+    if elongation <= 1.8:
+        return elongation, ""
+    across, down = np.abs(axes[:, 1])
+    angle = np.degrees(np.arctan2(down, across))
+    return elongation, "horizontally" if angle < 25 else "vertically" if angle > 65 else "diagonally"
+
+
+def _patches(mask: NDArray[np.bool_]) -> tuple[int, tuple[str, ...]]:
+    """How many patches a mask has, specks aside (a twentieth of the largest), and the cells of all but the largest."""
+    labels, _ = ndimage.label(mask, structure=np.ones((3, 3)))
+    sizes = np.bincount(labels.ravel())
+    sizes[0] = 0
+    numbers = [n for n in np.argsort(-sizes, kind="stable") if sizes[n] and sizes[n] >= sizes.max() / 20]
+    first, *others = (cell_of_mask(labels == number) for number in numbers[:MOST_PATCHES])
+    return len(numbers), tuple(dict.fromkeys(cell for cell in others if cell != first))
+
+
+def survey_surface(image: NDArray[np.uint8]) -> Surface:
+    """What can be said of a whole RGB picture (height, width, 3), measured at a side of at most 512 pixels."""
+    step = -(-max(image.shape[:2]) // LONGEST_SIDE)
+    grey = image[::step, ::step].mean(-1) / 255
+    window = max(3, round(0.03 * max(grey.shape)))
+    mean = ndimage.uniform_filter(grey, window)
+    deviation = np.sqrt(np.maximum(ndimage.uniform_filter(grey**2, window) - mean**2, 0))
+    boxes = {cell: cell_box(cell, grey.shape[1], grey.shape[0]) for cell in CELLS}
+    means = {cell: float(grey[t:b, x:r].mean()) for cell, (x, t, r, b) in boxes.items()}
+    unrest = {cell: float(deviation[t:b, x:r].mean()) for cell, (x, t, r, b) in boxes.items()}
+    brightest, darkest = max(means, key=means.__getitem__), min(means, key=means.__getitem__)
+    liveliest = max(unrest, key=unrest.__getitem__)
+    return Surface(
+        brightness=float(grey.mean()),
+        texture=float(np.median(deviation)),
+        brightest=brightest,
+        darkest=darkest,
+        difference=means[brightest] - means[darkest],
+        liveliest=liveliest,
+        unrest=unrest[liveliest] / max(float(np.median(list(unrest.values()))), 1e-6),
+    )
+
+
+def _notes(category_folder: Path) -> dict[str, dict[str, Any]]:
+    path = category_folder / "notes.json"
+    return _read_notes(path, path.stat().st_mtime_ns) if path.exists() else {}
+
+
+@lru_cache(maxsize=256)
+def _read_notes(path: Path, written: int) -> dict[str, dict[str, Any]]:
+    """The notes as of the time `written`: a world drawn again brings new ones."""
+    return json.loads(path.read_text())
+
+
+def facts_of(sample: Sample, grid: int = 3) -> Facts:
+    """Measure a sample; `grid` is that of the place. Drawn pictures bring notes on look-alikes; real ones have none.
+
+    Raises:
+        UserError: picture or mask cannot be read, or a defective picture has no mask, an empty one or one of another
+            size.
+    """
+    folder = Path(sample.image).parents[2]
+    note = _notes(folder).get(Path(sample.image).relative_to(folder).as_posix(), {})
+    seen: dict[str, Any] = {k: note.get(k) for k in ("look_alike", "look_alike_cell")}
+    image = np.asarray(open_image(sample.image))
+    seen["surface"] = survey_surface(image)
+    if sample.label == "no":
+        return Facts(label="no", **seen)
+    if sample.mask is None:
+        raise UserError(f"{sample.image} is defective but has no mask: the rule teacher needs one; leave the image out")
+    mask = read_mask(sample.mask)
+    if not mask.any():
+        raise UserError(f"The mask {sample.mask} marks nothing: mend it or leave the image out")
+    if mask.shape != image.shape[:2]:
+        raise UserError(f"The mask {sample.mask} has another size than its picture: mend it or leave the image out")
+    return Facts(
+        label="yes",
+        location=cell_of_mask(mask, grid),
+        defect_type=category_of(sample),
+        **measure(image, mask),
+        **seen,
+    )

@@ -1,0 +1,229 @@
+"""Teachers behind an API, against a local server, and recorded ones."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from api_server import ApiServer, Step, anthropic_reply, error
+from PIL import Image
+
+from iadr1_lib.answer import CELLS, DEFECT_TYPES
+from iadr1_lib.api_teachers import ApiTeacher, ReplayTeacher, read_prompts, record_to
+from iadr1_lib.benchmarks import Sample
+from iadr1_lib.facts import Facts
+from iadr1_lib.remote import Endpoint, Remote
+from iadr1_lib.runs import UserError
+from iadr1_lib.teachers import Draft, RuleTeacher, Task
+
+DEFECT = Facts("yes", "top left", "scratch", area=0.004, contrast=0.2, tone="dark", elongation=6.0)
+NORMAL = Facts("no", look_alike="knot", look_alike_cell="right")
+
+
+@pytest.fixture
+def server() -> Iterator[ApiServer]:
+    api = ApiServer()
+    yield api
+    api.close()
+
+
+@pytest.fixture
+def remote(server: ApiServer, tmp_path: Path) -> Remote:
+    endpoint = Endpoint("anthropic", "claude-test", base_url=server.url, backoff=0.01, retries=1)
+    return Remote(endpoint, tmp_path / "replies")
+
+
+@pytest.fixture
+def task(tmp_path: Path) -> Callable[..., Task]:
+    """Make a task about a small picture; its mask holds a value that the picture has nowhere."""
+
+    def make(
+        facts: Facts = DEFECT, number: int = 0, attempt: int = 0, reasons: tuple[str, ...] = (), folder: str = "w"
+    ) -> Task:
+        image, mask = (tmp_path / folder / kind / f"{number}.png" for kind in ("image", "mask"))
+        for path in (image, mask):
+            path.parent.mkdir(parents=True, exist_ok=True)
+        pixels = np.random.default_rng(number).integers(0, 200, (12, 16, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(image)
+        Image.new("L", (16, 12), 255).save(mask)
+        location, kind = facts.location, facts.defect_type
+        sample = Sample(str(image), facts.label, str(mask), kind, location, "wood_plank", "mini", "train", "mvtec")
+        return Task(sample, facts, attempt, reasons)
+
+    return make
+
+
+def test_the_prompt_tells_the_truth_and_the_rules(remote: Remote, task: Callable[..., Task]) -> None:
+    request = ApiTeacher(remote).request(task())
+    for said in (
+        "wood plank",
+        "a defect",
+        "place: top left",
+        "kind of defect: scratch",
+        "small, dark line",
+        "clear contrast",
+    ):
+        assert said in request.text
+    for layer in ("Perception", "Knowledge", "Decision"):
+        assert layer in request.system
+    assert ", ".join(CELLS) in request.system and "3 to 8 whole sentences" in request.system
+    others = re.search("out of: (.*)\\.", request.text)
+    assert others and set(others.group(1).split(", ")) == set(DEFECT_TYPES) - {"scratch"}
+    assert not re.search(r"[{}]", request.system + request.text)
+
+
+def test_a_normal_picture_has_no_place_and_keeps_its_look_alike(remote: Remote, task: Callable[..., Task]) -> None:
+    request = ApiTeacher(remote).request(task(NORMAL))
+    assert "the item is fine" in request.text and "no defects" in request.text
+    assert "A knot at the right belongs to the item" in request.text
+    assert "place:" not in request.text and "None" not in request.text
+    plain = ApiTeacher(remote).request(task(Facts("no"))).text
+    assert "belongs to the item" not in plain and "\n\n" not in plain
+
+
+def test_a_retry_names_the_reasons_and_is_a_new_request(
+    server: ApiServer, remote: Remote, task: Callable[..., Task]
+) -> None:
+    teacher = ApiTeacher(remote)
+    first, again = task(), task(attempt=1, reasons=("Say where it is.", "Write no tags."))
+    for one in (first, again, first, again, task(attempt=2, reasons=again.reasons)):
+        list(teacher.write([one]))
+    assert len(server.seen) == 3, "the cache knows the first two, the third attempt is asked anew"
+    assert "turned down" not in server.seen[0].text
+    assert "- Say where it is.\n- Write no tags." in server.seen[1].text
+
+
+def test_the_picture_is_sent_and_nothing_of_the_mask(
+    server: ApiServer, remote: Remote, task: Callable[..., Task]
+) -> None:
+    one = task()
+    list(ApiTeacher(remote).write([one]))
+    (seen,) = server.seen
+    pictures = [part for part in seen.content if part["type"] == "image"]
+    (picture,) = (Image.open(io.BytesIO(base64.b64decode(part["source"]["data"]))) for part in pictures)
+    assert np.array_equal(np.asarray(picture), np.asarray(Image.open(one.sample.image)))
+    sent = json.dumps(seen.body)
+    assert one.sample.mask and one.sample.mask not in sent and one.sample.image not in sent
+    mask = base64.b64encode(Path(one.sample.mask).read_bytes()).decode()
+    assert mask not in sent
+
+
+def test_drafts_come_in_order_as_one_paragraph(server: ApiServer, remote: Remote, task: Callable[..., Task]) -> None:
+    def answer(number: int, seen: object) -> Step:
+        return Step(anthropic_reply(f"I look.\n\n It is {number} . ").body, delay=0.1 if number == 0 else 0)
+
+    server.answer = answer
+    tasks = [task(number=number) for number in range(6)]
+    drafts = list(ApiTeacher(remote).write(tasks))
+    sent = [np.asarray(Image.open(one.sample.image)).tobytes() for one in tasks]
+    for number, seen in enumerate(server.seen):
+        picture = Image.open(io.BytesIO(base64.b64decode(seen.content[0]["source"]["data"])))
+        assert drafts[sent.index(picture.tobytes())] == Draft(f"I look. It is {number} .")
+
+
+@pytest.mark.parametrize(
+    ("step", "sentence"),
+    [
+        (anthropic_reply("", "refusal"), "refused: I would rather not."),
+        (anthropic_reply("I look at", "max_tokens"), "truncated: cut off"),
+        (anthropic_reply(""), "failed: the reply holds no text"),
+        (error(500, "down"), "failed: .* gave no reply: status 500"),
+    ],
+)
+def test_what_did_not_work_is_a_draft_without_reasoning(
+    server: ApiServer, remote: Remote, task: Callable[..., Task], step: Step, sentence: str
+) -> None:
+    server.script(step, step)
+    (draft,) = ApiTeacher(remote).write([task()])
+    assert draft.reasoning is None and draft.failure and re.match(sentence, draft.failure)
+
+
+def test_the_name_is_the_endpoints(remote: Remote) -> None:
+    assert ApiTeacher(remote).name == "anthropic/claude-test"
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        (None, "There are no prompts"),
+        ("system: [", "is no YAML"),
+        ("system: hello", "must hold a text for each of"),
+        ("- a", "must hold a text for each of"),
+    ],
+)
+def test_prompts_that_cannot_be_used_are_told(tmp_path: Path, text: str | None, sentence: str) -> None:
+    path = tmp_path / "prompts.yaml"
+    if text is not None:
+        path.write_text(text)
+    with pytest.raises(UserError, match=sentence):
+        read_prompts(path)
+
+
+def test_own_prompts_and_their_mistakes(remote: Remote, task: Callable[..., Task], tmp_path: Path) -> None:
+    path = tmp_path / "prompts.yaml"
+    path.write_text("system: s {cells}\ndefective: d {type}\nnormal: n\nagain: a {reason}\n")
+    teacher = ApiTeacher(remote, path)
+    assert teacher.request(task()).text == "d scratch"
+    with pytest.raises(UserError, match="The prompt again .*'reason'.*use cells, .*reasons"):
+        teacher.request(task(attempt=1))
+
+
+# --------------------------------------------------------------------------------------------- recordings
+
+
+def test_a_recording_plays_back_without_a_server(
+    server: ApiServer, remote: Remote, task: Callable[..., Task], tmp_path: Path
+) -> None:
+    path = tmp_path / "new" / "recorded.jsonl"
+    server.answer = lambda number, seen: (
+        anthropic_reply("", "refusal") if "the item is fine" in seen.text else server.echo(seen)
+    )
+    recorder = record_to(path, ApiTeacher(remote))
+    first = list(recorder.write([task(number=0)]))
+    first += recorder.write([task(NORMAL, number=1), task(number=0, attempt=1)])
+    server.close()
+    replay = ReplayTeacher(path)
+    moved = [task(number=0, folder="elsewhere"), task(NORMAL, number=1), task(number=0, attempt=1)]
+    assert list(replay.write(moved)) == first
+    assert first[1].failure == "refused: I would rather not."
+    assert replay.name == "replay of anthropic/claude-test" and recorder.name == "anthropic/claude-test"
+    assert str(tmp_path) not in path.read_text()
+
+
+def test_each_draft_is_recorded_as_soon_as_it_is_there(task: Callable[..., Task], tmp_path: Path) -> None:
+    drafts = record_to(tmp_path / "r.jsonl", RuleTeacher()).write([task(number=number) for number in range(3)])
+    for lines in (1, 2, 3):
+        next(drafts)
+        assert len((tmp_path / "r.jsonl").read_text().splitlines()) == lines
+
+
+def test_what_was_not_recorded_has_no_draft(task: Callable[..., Task], tmp_path: Path) -> None:
+    path = tmp_path / "r.jsonl"
+    list(record_to(path, RuleTeacher()).write([task(number=0)]))
+    known, later, other = ReplayTeacher(path).write([task(number=0), task(number=0, attempt=1), task(number=5)])
+    assert known.reasoning and not later.reasoning and not other.reasoning
+    assert later.failure == "attempt 1 at 0.png is not recorded in r.jsonl"
+
+
+def test_of_two_records_the_later_counts(task: Callable[..., Task], tmp_path: Path) -> None:
+    path = tmp_path / "r.jsonl"
+    for seed in (0, 1):
+        drafts = list(record_to(path, RuleTeacher(seed)).write([task()]))
+    assert list(ReplayTeacher(path).write([task()])) == drafts
+
+
+def test_a_broken_recording_names_its_line(task: Callable[..., Task], tmp_path: Path) -> None:
+    path = tmp_path / "r.jsonl"
+    with pytest.raises(UserError, match="There are no recorded drafts"):
+        ReplayTeacher(path)
+    list(record_to(path, RuleTeacher()).write([task()]))
+    for broken in ('{"pixels": "a", "atte', '{"pixels": "a"}', "[]"):
+        path.write_text(path.read_text().splitlines()[0] + "\n" + broken)
+        with pytest.raises(UserError, match=r"Line 2 of .*r.jsonl is no recorded draft"):
+            ReplayTeacher(path)

@@ -1,0 +1,277 @@
+"""Hub data sets: drawn copies of their shape, and a download that only copies one."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import httpx
+import huggingface_hub
+import pytest
+from huggingface_hub.errors import LocalEntryNotFoundError, OfflineModeIsEnabled, RepositoryNotFoundError
+from PIL import Image
+
+from iadr1_lib.answer import QUESTION, build_answer, build_solution
+from iadr1_lib.benchmarks import Table, check_health, health_table
+from iadr1_lib.hub import load_hub, read_snapshot
+from iadr1_lib.runs import UserError
+
+NAME = "yanhui01/Expert-AD"
+COMMITS = {"main": "a" * 40, "v1": "b" * 40}
+
+
+def draw(path: Path, grey: int) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("L", (9, 6), grey).save(path)
+    return path
+
+
+def write(path: Path, content: Any) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(content if isinstance(content, str) else json.dumps(content), encoding="utf-8")
+    return path
+
+
+def pa_sft(images: str | list[str], said: str) -> dict[str, Any]:
+    turns = [{"role": "user", "content": f"<image>\n{QUESTION}"}, {"role": "assistant", "content": said}]
+    return {"images": images, "messages": turns}
+
+
+def sc_grpo(number: int, image: str, solution: str) -> dict[str, Any]:
+    return {"id": number, "image": image, "problem": QUESTION, "solution": solution}
+
+
+@pytest.fixture
+def expert_ad(tmp_path: Path) -> Path:
+    """Five records on four pictures."""
+    root = tmp_path / "Expert-AD"
+    for number, name in enumerate(("bolt/good/0", "bolt/bad/1", "images/nut/2", "images/nut/3")):
+        draw(root / f"{name}.png", 10 * number)
+    defect = build_answer("It is bent.", "yes", "upper-left corner", "Deformation")
+    records = [
+        pa_sft("bolt/good/0.png", build_answer("All is well.", "no")),
+        pa_sft("bolt/bad/1.png", defect),
+        pa_sft(["bolt/good/0.png", "images/nut/2.png"], defect),
+    ]
+    write(root / "pa_sft.json", records)
+    solutions = [build_solution("no"), build_solution("yes", "center", "stain")]
+    write(root / "sc_grpo.json", [sc_grpo(n, "images/nut/3.png", said) for n, said in enumerate(solutions)])
+    return root
+
+
+@pytest.fixture
+def hub(expert_ad: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """A hub that holds the data set at two commits; returns the list of what was downloaded."""
+    fetched: list[str] = []
+
+    def info(_: object, name: str, revision: str) -> SimpleNamespace:
+        if name != NAME:
+            raise RepositoryNotFoundError("404", response=httpx.Response(404, request=httpx.Request("GET", "http://h")))
+        return SimpleNamespace(sha=COMMITS.get(revision, revision))
+
+    def download(name: str, *, repo_type: str, revision: str, local_dir: Path) -> str:
+        assert (name, repo_type) == (NAME, "dataset") and len(revision) == 40
+        fetched.append(revision)
+        shutil.copytree(expert_ad, local_dir, dirs_exist_ok=True)
+        return str(local_dir)
+
+    monkeypatch.setattr(huggingface_hub.HfApi, "dataset_info", info)
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
+    return fetched
+
+
+def go_offline(monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr(huggingface_hub.HfApi, "dataset_info", fail)
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", fail)
+
+
+def one_sentence(call: Callable[[], object], *parts: str) -> None:
+    with pytest.raises(UserError) as error:
+        call()
+    text = str(error.value)
+    assert "\n" not in text and all(part in text for part in parts), text
+
+
+# --- records ------------------------------------------------------------------------------------------------
+
+
+def test_records_of_both_formats(expert_ad: Path) -> None:
+    table = read_snapshot(expert_ad)
+    facts = [(s.label, s.type, s.location, s.category, s.source) for s in table]
+    assert facts == [
+        ("no", None, None, "bolt", "pa-sft"),
+        ("yes", "deformation", "top left", "bolt", "pa-sft"),
+        ("yes", "deformation", "top left", "nut", "pa-sft"),
+        ("no", None, None, "nut", "sc-grpo"),
+        ("yes", "stain", "center", "nut", "sc-grpo"),
+    ]
+    assert {(s.benchmark, s.split, s.mask) for s in table} == {("Expert-AD", "train", None)}
+    assert table[2].image == str(expert_ad / "images/nut/2.png")  # reference, query
+    assert table.passed_over == [] and all(Path(s.image).is_file() for s in table)
+
+
+def test_missing_pictures_and_broken_records_are_listed(expert_ad: Path) -> None:
+    good = build_answer("All is well.", "no")
+    draw(expert_ad.parent / "secret.png", 99)
+    (expert_ad / "link.png").symlink_to(expert_ad.parent / "secret.png")
+    odd = [
+        pa_sft("bolt/gone.png", good),
+        pa_sft("../secret.png", good),
+        pa_sft("link.png", good),
+        pa_sft("/etc/hostname", good),
+        pa_sft("bolt/good/0.png", "<answer>maybe</answer>"),
+        pa_sft([], good),
+        pa_sft("bolt/good/0.png", good) | {"messages": []},
+        {"images": "a.png"},
+        "text",
+        None,
+        sc_grpo(0, "bolt/good/0.png", build_solution("no")) | {"solution": 7},
+        sc_grpo(0, "bolt/good/0.png", build_solution("no")) | {"image": ["a", "b"]},
+    ]
+    write(expert_ad / "odd.json", odd)
+    write(expert_ad / "dataset_info.json", {"splits": 1})
+    table = read_snapshot(expert_ad)
+    assert len(table) == 6  # the five, and the one whose picture is gone
+    counted = health_table(check_health(table)).set_index("kind")["count"].to_dict()
+    assert (counted["outside"], counted["broken row"], counted["unreadable"]) == (3, 9, 1)
+
+
+@pytest.mark.parametrize(
+    ("content", "complaint"),
+    [
+        ("{", "no JSON file"),
+        ("[" * 100_000, "no JSON file"),
+        ([1, 2], "none of the released formats"),
+        ([{"image": "a.png", "caption": "x"}], "none of the released formats"),
+        ({"train": []}, "none of the released formats"),
+        ({"a.png": {"image_path": "a.png", "conversation": []}}, "entry a.png"),
+        ([pa_sft("a.png", "Fine.")], "record 0"),
+    ],
+)
+def test_another_shape_is_told_in_one_sentence(tmp_path: Path, content: Any, complaint: str) -> None:
+    write(tmp_path / "records.json", content)
+    one_sentence(lambda: read_snapshot(tmp_path), str(tmp_path), complaint)
+
+
+def test_folders_without_records(tmp_path: Path) -> None:
+    one_sentence(lambda: read_snapshot(tmp_path / "nowhere"), "no folder")
+    one_sentence(lambda: read_snapshot(tmp_path), "copy is whole")
+    (tmp_path / "images.zip").touch()
+    one_sentence(lambda: read_snapshot(tmp_path), "unpack images.zip")
+
+
+@pytest.mark.parametrize("place", ["test_X.json", "index/test_X.json"])
+def test_industrial_test_holds_index_files(tmp_path: Path, place: str) -> None:
+    """Paths start from the data set's folder, wherever the index lies; two indexes are read as one table."""
+    options = {"A": "Yes.", "B": "No."}
+    for data_set in ("DAGM", "SDD"):
+        entries = {}
+        for number, (kind, answer) in enumerate((("good", "B"), ("defect", "A"))):
+            name = f"{data_set}/Class1/{kind}/{number}.png"
+            draw(tmp_path / name, 30 * number + len(data_set))
+            question = {"Question": QUESTION, "Answer": answer, "Options": options, "type": "Anomaly Detection"}
+            entries[name] = {"image_path": name, "conversation": [question]}
+        write(tmp_path / place.replace("X", data_set), entries)
+    table = read_snapshot(tmp_path)
+    assert [(s.benchmark, s.category, s.label, s.split) for s in table] == [
+        (name, "Class1", label, "test") for name in ("DAGM", "SDD") for label in ("no", "yes")
+    ]
+    assert {problem.kind for problem in check_health(table)} == {"defect without mask"}
+
+
+def test_pictures_may_lie_beside_the_index(tmp_path: Path) -> None:
+    draw(tmp_path / "data" / "X/good/0.png", 3)
+    question = {"Answer": "B", "Options": {"A": "Yes.", "B": "No."}}
+    entries = {"X/good/0.png": {"image_path": "X/good/0.png", "conversation": [question]}}
+    write(tmp_path / "data" / "index.json", entries)
+    (sample,) = read_snapshot(tmp_path)
+    assert Path(sample.image) == tmp_path / "data" / "X/good/0.png"
+
+
+# --- download -----------------------------------------------------------------------------------------------
+
+
+def test_the_commit_is_recorded_and_used_offline(
+    hub: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = load_hub(NAME, cache=tmp_path / "hub")
+    note = tmp_path / "hub" / "yanhui01--Expert-AD" / "revision.json"
+    assert json.loads(note.read_text()) == {
+        "dataset": NAME,
+        "revision": COMMITS["main"],
+        "asked": {"main": COMMITS["main"]},
+    }
+    assert len(first) == 5 and isinstance(first, Table) and COMMITS["main"] in first[0].image
+    assert {sample.benchmark for sample in first} == {"Expert-AD"}
+    monkeypatch.setitem(COMMITS, "main", "c" * 40)  # the data set moves on
+    assert load_hub(NAME, cache=tmp_path / "hub") == first and hub == ["a" * 40]
+    other = load_hub(NAME, "v1", cache=tmp_path / "hub")
+    assert hub == ["a" * 40, "b" * 40] and "b" * 40 in other[0].image
+    go_offline(monkeypatch, OfflineModeIsEnabled("offline"))
+    assert load_hub(NAME, cache=tmp_path / "hub") == first
+    for revision in ("v1", "b" * 40):
+        assert load_hub(NAME, revision, cache=tmp_path / "hub") == other
+    one_sentence(lambda: load_hub(NAME, "v2", cache=tmp_path / "hub"), "check the network")
+
+
+def test_a_first_download_of_another_revision_is_the_recorded_one(hub: list[str], tmp_path: Path) -> None:
+    chosen = load_hub(NAME, "v1", cache=tmp_path)
+    assert load_hub(NAME, cache=tmp_path) == chosen and hub == ["b" * 40]
+    shutil.rmtree(tmp_path / "yanhui01--Expert-AD" / ("b" * 40))
+    assert load_hub(NAME, cache=tmp_path) == chosen and hub == ["b" * 40] * 2  # lost files come again, the same ones
+
+
+def test_a_download_that_broke_off_is_not_taken_for_whole(
+    hub: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = huggingface_hub.snapshot_download
+
+    def half(*_: object, local_dir: Path, **__: object) -> None:
+        (local_dir / "bolt").mkdir(parents=True)
+        raise httpx.ReadTimeout("the read timed out")
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", half)
+    one_sentence(lambda: load_hub(NAME, cache=tmp_path), "timed out", "call again")
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", whole)
+    assert len(load_hub(NAME, cache=tmp_path)) == 5 and hub == ["a" * 40]
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        httpx.ConnectError("[Errno -2] Name or service not known"),
+        httpx.ConnectTimeout("timed out"),
+        OfflineModeIsEnabled("Cannot reach the hub: offline mode is enabled.\nTo disable it, unset HF_HUB_OFFLINE."),
+        LocalEntryNotFoundError("no snapshot"),
+        ConnectionResetError(104, "Connection reset by peer"),
+    ],
+)
+def test_no_network_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
+    go_offline(monkeypatch, error)
+    one_sentence(lambda: load_hub(NAME, cache=tmp_path), NAME, "check the network", "read_snapshot")
+    assert not list(tmp_path.rglob("*"))
+
+
+def test_unknown_names_full_disks_and_broken_notes(
+    hub: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one_sentence(lambda: load_hub("nobody/nothing", cache=tmp_path), "no data set nobody/nothing")
+    write(tmp_path / "yanhui01--Expert-AD" / "revision.json", [1])
+    one_sentence(lambda: load_hub(NAME, cache=tmp_path), "revision.json", "delete it")
+    go_offline(monkeypatch, OSError(28, "No space left on device"))
+    one_sentence(lambda: load_hub(NAME, cache=tmp_path / "new"), "full")
+
+
+def test_the_default_place_is_in_the_runs(
+    hub: list[str], course: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    project = course()
+    load_hub(NAME)
+    assert (project / "runs" / "hub" / "yanhui01--Expert-AD" / "revision.json").is_file()

@@ -1,0 +1,572 @@
+"""Calls to servers, against a local one that answers like the real ones."""
+
+from __future__ import annotations
+
+import base64
+import io
+import itertools
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from email.utils import formatdate
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from api_server import ApiServer, Seen, Step, anthropic_reply, error, openai_reply
+from conftest import ROOT
+from PIL import Image
+
+from iadr1_lib import remote as remote_module
+from iadr1_lib.remote import Cost, Endpoint, Remote, Reply, Request, encode_image, known_price
+from iadr1_lib.runs import UserError
+
+PRICED = {"anthropic": "claude-opus-5", "openai": "gpt-6-sol"}
+Make = Callable[..., Remote]
+
+
+@pytest.fixture
+def server() -> Iterator[ApiServer]:
+    api = ApiServer()
+    yield api
+    api.close()
+
+
+@pytest.fixture
+def make(server: ApiServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Make:
+    """Make a Remote that asks the local server, with short pauses; all of one test share the cache."""
+    monkeypatch.setenv("TEST_KEY", "secret")
+
+    def remote(provider: str = "anthropic", cost_cap: float | None = None, **settings: Any) -> Remote:
+        url = server.url if provider == "anthropic" else f"{server.url}/v1"
+        usual: dict[str, Any] = {"base_url": url, "key_variable": "TEST_KEY", "backoff": 0.01, "timeout": 10}
+        endpoint = Endpoint(**{"provider": provider, "model": PRICED[provider], **usual, **settings})
+        return Remote(endpoint, tmp_path / "replies", cost_cap)
+
+    return remote
+
+
+@pytest.fixture
+def picture(tmp_path: Path) -> Path:
+    path = tmp_path / "picture.png"
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 60, 3), dtype=np.uint8)).save(path)
+    return path
+
+
+def questions(count: int) -> list[Request]:
+    return [Request("be brief", f"question {number}") for number in range(count)]
+
+
+def one(remote: Remote, request: Request | None = None) -> Reply:
+    (reply,) = remote.ask([request or Request("be brief", "hello")])
+    return reply
+
+
+# ------------------------------------------------------------------------------------------- what is sent
+
+
+def test_anthropic_gets_system_image_and_text(server: ApiServer, make: Make, picture: Path) -> None:
+    reply = one(make(), Request("be brief", "what is it?", (picture,)))
+    assert reply == Reply("echo what is it?", "ok", "", 1000, 100)
+    (seen,) = server.seen
+    assert seen.path == "/v1/messages" and "secret" in str(seen.headers)
+    assert seen.body["system"] == "be brief" and seen.body["max_tokens"] == 4000
+    assert "temperature" not in seen.body
+    source = seen.content[0]["source"]
+    assert source["media_type"] == "image/png"
+    sent = Image.open(io.BytesIO(base64.b64decode(source["data"])))
+    assert np.array_equal(np.asarray(sent), np.asarray(Image.open(picture)))
+
+
+def test_openai_gets_system_image_and_text(server: ApiServer, make: Make, picture: Path) -> None:
+    reply = one(make("openai", temperature=0.0, extra={"top_k": 5}), Request("be brief", "what is it?", (picture,)))
+    assert reply == Reply("echo what is it?", "ok", "", 1000, 100)
+    (seen,) = server.seen
+    assert seen.path == "/v1/chat/completions"
+    assert seen.body["messages"][0] == {"role": "system", "content": "be brief"}
+    assert seen.content[0]["image_url"]["url"].startswith("data:image/png;base64,")
+    assert (seen.body["max_tokens"], seen.body["temperature"], seen.body["top_k"]) == (4000, 0.0, 5)
+
+
+def test_temperature_reaches_anthropic_though_its_library_has_no_argument(server: ApiServer, make: Make) -> None:
+    one(make(temperature=0.3))
+    assert server.seen[0].body["temperature"] == 0.3
+
+
+def test_openais_own_address_gets_the_newer_name_of_the_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", "secret")
+    endpoint = Endpoint("openai", "gpt-6-sol", max_tokens=7)
+    service = remote_module._OpenAI(endpoint)
+    sent: dict[str, Any] = {}
+    monkeypatch.setattr(service._client.chat.completions, "create", lambda **body: sent.update(body))
+    service.send(endpoint, Request("", "hello"), [])
+    assert sent["extra_body"] == {"max_completion_tokens": 7}
+    assert [message["role"] for message in sent["messages"]] == ["user"]
+
+
+def test_the_own_key_is_not_shown_to_another_server(
+    server: ApiServer, make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ANTHROPIC_API_KEY", "precious")
+    one(make(key_variable=None))
+    assert "precious" not in str(server.seen[0].headers)
+
+
+@pytest.mark.parametrize(("size", "sent"), [((400, 100), (200, 50)), ((60, 40), (60, 40)), ((4000, 1), (4000, 1))])
+def test_large_images_are_made_smaller(tmp_path: Path, size: tuple[int, int], sent: tuple[int, int]) -> None:
+    Image.new("RGB", size, "red").save(tmp_path / "red.png")
+    media_type, data = encode_image(tmp_path / "red.png", 10_000)
+    assert media_type == "image/png"
+    assert Image.open(io.BytesIO(base64.b64decode(data))).size == sent
+
+
+def test_noisy_images_go_as_jpeg_once_the_png_is_too_large(picture: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(remote_module, "LARGEST_PNG", 1000)
+    media_type, data = encode_image(picture, 10_000)
+    assert media_type == "image/jpeg" and Image.open(io.BytesIO(base64.b64decode(data))).format == "JPEG"
+
+
+@pytest.mark.parametrize("largest_png", [10_000, 0], ids=["png", "jpeg"])
+def test_metadata_stays_at_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, largest_png: int) -> None:
+    monkeypatch.setattr(remote_module, "LARGEST_PNG", largest_png)
+    path, secret = tmp_path / "a.jpg", "the mask lies at the left"
+    exif = Image.Exif()
+    exif[0x010E] = secret
+    Image.new("RGB", (8, 8)).save(path, exif=exif, comment=secret)
+    assert path.read_bytes().count(b"mask") == 2
+    assert b"mask" not in base64.b64decode(encode_image(path, 100)[1])
+
+
+# ------------------------------------------------------------------------------------------- what comes back
+
+
+@pytest.mark.parametrize(
+    ("provider", "step", "status", "message"),
+    [
+        ("anthropic", anthropic_reply("", "refusal"), "refused", "I would rather not."),
+        ("anthropic", anthropic_reply("cut", "max_tokens"), "truncated", "cut off (max_tokens)"),
+        ("anthropic", anthropic_reply("cut", "model_context_window_exceeded"), "truncated", "cut off"),
+        ("anthropic", anthropic_reply(""), "failed", "the reply holds no text"),
+        ("openai", openai_reply(None, refusal="I would rather not."), "refused", "I would rather not."),
+        ("openai", openai_reply("half", "content_filter"), "refused", "content filter"),
+        ("openai", error(400, "against the rules", "content_policy_violation"), "refused", "against the rules"),
+        ("openai", openai_reply("cut", "length"), "truncated", "cut off (max_tokens)"),
+        ("openai", openai_reply(None), "failed", "the reply holds no text"),
+    ],
+)
+def test_what_is_no_plain_reply_is_recorded_as_such(
+    server: ApiServer, make: Make, provider: str, step: Step, status: str, message: str
+) -> None:
+    server.script(step)
+    reply = one(make(provider))
+    assert reply.status == status and message in reply.message
+    again = one(make(provider))
+    assert again.cached and again.message == reply.message, "it was paid for, so it is kept"
+    assert len(server.seen) == 1
+
+
+@pytest.mark.parametrize("provider", PRICED)
+@pytest.mark.parametrize(
+    "fault",
+    [
+        error(500),
+        error(503),
+        error(529, "overloaded"),
+        error(429),
+        error(408),
+        Step(drop=True),
+        Step(b'{"cut off'),
+        Step({"id": "msg_1"}),
+        Step([1]),
+        Step(b"<html>gateway</html>", headers={"content-type": "text/html"}),
+    ],
+    ids=lambda step: f"{step.status} {step.body}"[:30],
+)
+def test_passing_failures_are_tried_again(server: ApiServer, make: Make, provider: str, fault: Step) -> None:
+    server.script(fault, fault)
+    assert one(make(provider)).text == "echo hello"
+    assert len(server.seen) == 3
+
+
+def test_a_slow_answer_is_tried_again(server: ApiServer, make: Make) -> None:
+    server.script(Step(delay=1.0))
+    assert one(make(timeout=0.5)).status == "ok"
+    assert len(server.seen) >= 2
+
+
+@pytest.mark.parametrize("as_date", [False, True])
+def test_retry_after_is_honoured(server: ApiServer, make: Make, as_date: bool) -> None:
+    def answer(number: int, seen: Seen) -> Step:
+        if number:
+            return server.echo(seen)
+        at = formatdate(time.time() + 1.5, usegmt=True)  # whole seconds: half a second to one and a half from now
+        return error(429, retry_after=at if as_date else "0.5")
+
+    server.answer = answer
+    assert one(make()).status == "ok"
+    first, second = server.seen
+    assert second.time - first.time > 0.4
+
+
+def test_retry_after_holds_the_other_threads_too(server: ApiServer, make: Make) -> None:
+    server.script(error(429, retry_after="0.5"))
+    list(make(concurrency=1, retries=0).ask(questions(2)))
+    assert server.seen[1].time - server.seen[0].time > 0.45
+
+
+def test_a_server_that_is_gone_for_long_ends_the_run(server: ApiServer, make: Make) -> None:
+    server.script(error(429, retry_after="7200"))
+    with pytest.raises(UserError, match="takes no requests for 7200 seconds .* run again then"):
+        one(make())
+    assert len(server.seen) == 1
+
+
+def test_pauses_double(server: ApiServer, make: Make) -> None:
+    server.script(*[error(500)] * 3)
+    one(make(backoff=0.1))
+    times = [seen.time for seen in server.seen]
+    gaps = [later - sooner for sooner, later in itertools.pairwise(times)]
+    assert all(gap >= wanted for gap, wanted in zip(gaps, (0.1, 0.2, 0.4), strict=True)), gaps
+
+
+@pytest.mark.parametrize("provider", PRICED)
+def test_after_the_last_retry_the_failure_is_recorded_but_not_kept(
+    server: ApiServer, make: Make, provider: str
+) -> None:
+    server.script(*[error(500, "down")] * 3)
+    reply = one(make(provider, retries=2))
+    assert (reply.text, reply.status) == (None, "failed")
+    assert "gave no reply: status 500" in reply.message and "down" in reply.message
+    assert len(server.seen) == 3
+    assert one(make(provider)).status == "ok", "the next run tries again"
+
+
+@pytest.mark.parametrize("provider", PRICED)
+@pytest.mark.parametrize(
+    ("fault", "sentence"),
+    [
+        (error(401, "bad key"), "does not accept the key from TEST_KEY .*bad key.*: set a valid key"),
+        (error(402, "empty"), "no credit left .*: top it up"),
+        (error(403, "closed"), "is not open to the key from TEST_KEY .*: choose another model"),
+        (error(404, "which model?"), "knows no .*which model.*: check the model's name"),
+        (error(400, "temperature is deprecated"), "rejects the request with .*picture.png .*temperature is deprecated"),
+        (error(413, "too large"), "rejects the request with .*picture.png .*too large"),
+    ],
+    ids=lambda value: str(value.status) if isinstance(value, Step) else "",
+)
+def test_mistakes_are_told_in_one_sentence_and_not_tried_again(
+    server: ApiServer, make: Make, picture: Path, provider: str, fault: Step, sentence: str
+) -> None:
+    server.script(fault)
+    with pytest.raises(UserError, match=sentence) as raised:
+        one(make(provider), Request("", "hello", (picture,)))
+    assert len(server.seen) == 1 and "\n" not in str(raised.value)
+
+
+def test_openais_429_for_an_empty_account_is_not_tried_again(server: ApiServer, make: Make) -> None:
+    server.script(error(429, "pay first", "insufficient_quota"))
+    with pytest.raises(UserError, match="no credit left .*pay first"):
+        one(make("openai"))
+    assert len(server.seen) == 1
+
+
+def test_no_server_is_told_with_its_address(make: Make) -> None:
+    with pytest.raises(UserError, match=r"no connection to http://127.0.0.1:9.*: check base_url"):
+        one(make(base_url="http://127.0.0.1:9", retries=1))
+
+
+def test_a_missing_key_is_told_with_its_variable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for provider, variable in (("anthropic", "ANTHROPIC_API_KEY"), ("openai", "OPENAI_API_KEY")):
+        monkeypatch.delenv(variable, raising=False)
+        with pytest.raises(UserError, match=f"no key for {provider}/.*: set the environment variable {variable}"):
+            one(Remote(Endpoint(provider, "some-model"), tmp_path))
+
+
+@pytest.mark.parametrize("provider", PRICED)
+def test_a_missing_library_is_told_with_the_extra(make: Make, monkeypatch: pytest.MonkeyPatch, provider: str) -> None:
+    monkeypatch.setitem(sys.modules, provider, None)
+    with pytest.raises(UserError, match=rf"{provider} is not installed: pip install .*\[api\]"):
+        one(make(provider))
+
+
+def test_a_missing_image_is_told_and_nothing_is_sent(server: ApiServer, make: Make, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="There is no picture"):
+        one(make(), Request("", "hello", (tmp_path / "absent.png",)))
+    assert not server.seen
+
+
+@pytest.mark.parametrize(
+    "settings", [{"provider": "acme"}, {"concurrency": 0}, {"timeout": -1}, {"requests_per_minute": 0}, {"retries": -1}]
+)
+def test_senseless_settings_are_refused(make: Make, settings: dict[str, Any]) -> None:
+    with pytest.raises(UserError):
+        Endpoint(**{"provider": "openai", "model": "m", **settings})
+
+
+# ------------------------------------------------------------------------------------------- the cache
+
+
+def test_a_reply_is_paid_for_once(server: ApiServer, make: Make) -> None:
+    first = list(make().ask(questions(5)))
+    again = make()
+    second = list(again.ask(questions(5)))
+    assert len(server.seen) == 5
+    assert [reply.text for reply in first] == [reply.text for reply in second]
+    assert all(reply.cached for reply in second) and not any(reply.cached for reply in first)
+    assert again.spent == Cost(cached=5)
+
+
+def test_the_cache_needs_neither_key_nor_library(
+    server: ApiServer, make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one(make())
+    monkeypatch.delenv("TEST_KEY")
+    monkeypatch.setitem(sys.modules, "anthropic", None)
+    assert one(make()).cached
+
+
+def test_the_same_question_twice_at_once_is_sent_once(server: ApiServer, make: Make) -> None:
+    server.answer = lambda number, seen: Step(server.echo(seen).body, delay=0.1)
+    replies = list(make(concurrency=4).ask(questions(1) * 4))
+    assert len(server.seen) == 1
+    assert sorted(reply.cached for reply in replies) == [False, True, True, True]
+
+
+def test_whatever_changes_the_request_is_asked_anew(
+    server: ApiServer, make: Make, picture: Path, tmp_path: Path
+) -> None:
+    other = tmp_path / "other.png"
+    Image.new("RGB", (60, 40)).save(other)
+    base = Request("s", "t", (picture,))
+    requests = [
+        base,
+        Request("S", "t", (picture,)),
+        Request("s", "T", (picture,)),
+        Request("s", "t", (other,)),
+        Request("s", "t", (picture, other)),
+        Request("s", "t", (picture,), max_pixels=100),
+        Request("s", "t", (picture,), attempt=1),
+    ]
+    list(make().ask(requests))
+    assert len(server.seen) == len(requests)
+    changes: list[dict[str, Any]] = [{"model": "another"}, {"max_tokens": 5}, {"temperature": 0.5}, {"extra": {"a": 1}}]
+    for number, change in enumerate(changes, start=1):
+        one(make(**change), base)
+        assert len(server.seen) == len(requests) + number
+    one(make("openai"), base)
+    assert len(server.seen) == len(requests) + len(changes) + 1
+
+
+def test_an_image_may_move_and_waiting_may_change(server: ApiServer, make: Make, picture: Path, tmp_path: Path) -> None:
+    one(make(), Request("s", "t", (picture,)))
+    moved = picture.rename(tmp_path / "moved.png")
+    assert one(make(timeout=3, concurrency=9, retries=1), Request("s", "t", (moved,))).cached
+
+
+def test_a_damaged_file_is_asked_again(server: ApiServer, make: Make, tmp_path: Path) -> None:
+    one(make())
+    (kept,) = (tmp_path / "replies").rglob("*.json")
+    for damage in ('{"reply": {"te', "", '{"reply": {"strange": 1}}', "[]"):
+        kept.write_text(damage)
+        assert not one(make()).cached
+        assert one(make()).cached
+    assert len(server.seen) == 5
+
+
+def test_a_kept_file_says_what_was_asked_and_answered(make: Make, tmp_path: Path) -> None:
+    one(make())
+    (kept,) = (tmp_path / "replies").rglob("*.json")
+    data = json.loads(kept.read_text())
+    assert data["asked"]["text"] == "hello" and data["asked"]["model"] == PRICED["anthropic"]
+    assert data["reply"]["text"] == "echo hello" and data["time"]
+
+
+def test_what_was_answered_before_a_kill_is_not_paid_again(server: ApiServer, make: Make, tmp_path: Path) -> None:
+    fourth = threading.Event()
+
+    def answer(number: int, seen: Seen) -> Step:
+        if number != 3:
+            return server.echo(seen)
+        fourth.set()
+        return Step(drop=True, delay=5)  # the child dies while it waits
+
+    server.answer = answer
+    code = (
+        "from pathlib import Path; from iadr1_lib.remote import *\n"
+        f"e = Endpoint('anthropic', {PRICED['anthropic']!r}, base_url={server.url!r}, concurrency=1)\n"
+        f"r = Remote(e, {str(tmp_path / 'replies')!r})\n"
+        "list(r.ask(Request('be brief', f'question {n}') for n in range(6)))"
+    )
+    child = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT)
+    assert fourth.wait(60)
+    os.kill(child.pid, signal.SIGKILL)
+    child.wait()
+    replies = list(make().ask(questions(6)))
+    assert [reply.cached for reply in replies] == [True] * 3 + [False] * 3
+    assert [reply.text for reply in replies] == [f"echo question {number}" for number in range(6)]
+    assert len(server.seen) == 4 + 3
+
+
+def test_an_error_in_mid_run_keeps_what_was_paid(server: ApiServer, make: Make) -> None:
+    second = threading.Event()
+
+    def answer(number: int, seen: Seen) -> Step:
+        if seen.text == "question 2":
+            second.wait(10)
+            return error(400, "no")
+        if seen.text != "question 1":
+            return server.echo(seen)
+        second.set()
+        return Step(server.echo(seen).body, delay=0.3)
+
+    server.answer = answer
+    got = []
+    with pytest.raises(UserError, match="rejects the request"):
+        for reply in make(concurrency=3).ask(questions(20)):
+            got.append(reply)
+    assert len(server.seen) < 10, "sending stops"
+    server.answer = lambda number, seen: server.echo(seen)
+    before = len(server.seen)
+    assert [reply.cached for reply in make().ask(questions(2))] == [True, True], "the slow one was waited for"
+    assert len(server.seen) == before
+
+
+def test_a_reader_who_stops_early_loses_nothing(server: ApiServer, make: Make) -> None:
+    server.answer = lambda number, seen: Step(server.echo(seen).body, delay=0.05)
+    replies = make(concurrency=2).ask(questions(100))
+    next(replies)
+    replies.close()  # type: ignore[attr-defined]
+    sent = len(server.seen)
+    assert sent < 10
+    assert sum(reply.cached for reply in make().ask(questions(10))) == sent
+
+
+def test_a_reader_who_stops_does_not_wait_for_a_turn(server: ApiServer, make: Make) -> None:
+    replies = make(concurrency=1, requests_per_minute=1).ask(questions(3))
+    next(replies)
+    start = time.monotonic()
+    replies.close()  # type: ignore[attr-defined]
+    assert time.monotonic() - start < 5 and len(server.seen) == 1
+
+
+# ------------------------------------------------------------------------------------------- pace and order
+
+
+def test_requests_go_out_together_and_replies_keep_the_order(server: ApiServer, make: Make) -> None:
+    server.answer = lambda number, seen: Step(server.echo(seen).body, delay=0.2 if number % 4 == 0 else 0.05)
+    start = time.monotonic()
+    replies = list(make(concurrency=4).ask(questions(12)))
+    assert [reply.text for reply in replies] == [f"echo question {number}" for number in range(12)]
+    assert server.most_at_once == 4
+    assert time.monotonic() - start < 2
+
+
+def test_a_reply_is_given_out_before_later_ones_are_there(server: ApiServer, make: Make) -> None:
+    second = threading.Event()
+
+    def answer(number: int, seen: Seen) -> Step:
+        if seen.text == "question 1":
+            second.wait(10)
+        return server.echo(seen)
+
+    server.answer = answer
+    replies = make(concurrency=2).ask(questions(2))
+    assert next(replies).text == "echo question 0"
+    second.set()
+    assert next(replies).text == "echo question 1"
+
+
+def test_few_requests_are_held_at_a_time(server: ApiServer, make: Make) -> None:
+    asked = itertools.count()
+    held = []
+
+    def endless() -> Iterator[Request]:
+        for request in questions(40):
+            next(asked)
+            yield request
+
+    for done, _ in enumerate(make(concurrency=2).ask(endless())):
+        held.append(int(repr(asked)[6:-1]) - done)
+    assert max(held) <= 2 * remote_module.LOOK_AHEAD + 1
+
+
+def test_tries_are_spaced(server: ApiServer, make: Make) -> None:
+    server.script(error(500))  # the second try counts as well
+    list(make(requests_per_minute=600, concurrency=4).ask(questions(5)))
+    times = sorted(seen.time for seen in server.seen)
+    assert len(times) == 6
+    assert times[-1] - times[0] > 0.45, "six tries at ten a second take half a second"
+
+
+# ------------------------------------------------------------------------------------------- cost
+
+
+def test_cost_is_counted_from_the_replies(server: ApiServer, make: Make) -> None:
+    remote = make()
+    list(remote.ask(questions(3)))
+    assert remote.spent == Cost(3, 0, 3000, 300, pytest.approx(3 * (1000 * 5 + 100 * 25) / 1e6))
+    assert str(remote.spent).endswith("3000 tokens in, 300 tokens out: $0.0225")
+
+
+def test_an_unknown_price_is_told_as_such(make: Make) -> None:
+    remote = make(model="house-made")
+    one(remote)
+    assert remote.spent == Cost(1, 0, 1000, 100, None) and "cost not known" in str(remote.spent)
+    assert remote.estimate(questions(2)).dollars is None
+    with pytest.raises(UserError, match="price of anthropic/house-made is not known.*api_prices.yaml"):
+        make(model="house-made", cost_cap=1.0)
+
+
+def test_every_listed_price_is_a_price() -> None:
+    price = known_price("anthropic", "claude-opus-5")
+    assert price and price.of(1_000_000, 1_000_000) == 30.0
+    table = remote_module._price_table(ROOT / "data" / "api_prices.yaml")
+    assert set(table) == {"anthropic", "openai"}
+    for provider, models in table.items():
+        for model in models:
+            found = known_price(provider, model)
+            assert found and 0 < found.input < found.output
+
+
+def test_the_estimate_is_above_the_bill_and_leaves_out_what_is_cached(make: Make, picture: Path) -> None:
+    requests = [Request("be brief", f"question {number}", (picture,)) for number in range(4)]
+    remote = make(max_tokens=1000)
+    list(remote.ask(requests[:1]))
+    estimate = remote.estimate(requests)
+    assert (estimate.requests, estimate.cached, estimate.output_tokens) == (3, 1, 3000)
+    assert estimate.dollars is not None and 3 * 1000 * 25 / 1e6 < estimate.dollars < 1
+
+
+@pytest.mark.parametrize("concurrency", [1, 4])
+def test_the_cap_stops_the_sending_and_is_kept(server: ApiServer, make: Make, concurrency: int) -> None:
+    """Each reply costs 0.0075; each may cost up to 0.0256, so six fit below 0.07: 6 x 0.0075 + 0.0256 > 0.07."""
+    list(make(max_tokens=1000).ask(questions(20)[-1:]))
+    before = len(server.seen)
+    server.answer = lambda number, seen: Step(server.echo(seen).body, delay=0.01)
+    remote = make(max_tokens=1000, concurrency=concurrency, cost_cap=0.07)
+    replies = list(remote.ask(questions(20)))
+    assert len(replies) == 20
+    sent = [reply for reply in replies if reply.status == "ok" and not reply.cached]
+    assert len(sent) == len(server.seen) - before == 6
+    assert remote.spent.dollars is not None and remote.spent.dollars <= 0.07
+    unsent = [reply for reply in replies if reply.status == "unsent"]
+    assert len(unsent) == 13 and {reply.message for reply in unsent} == {
+        "not sent: the cost cap of $0.07 is reached; raise it and run again, replies are kept"
+    }
+    assert replies[-1].cached, "what is there is given out all the same"
+    assert len([reply for reply in make(max_tokens=1000).ask(questions(20)) if reply.cached]) == 7
+
+
+def test_a_server_that_counts_no_tokens_is_taken_at_its_worst(server: ApiServer, make: Make) -> None:
+    body = dict(openai_reply("fine").body, usage=None)
+    server.script(Step(body))
+    remote = make("openai", max_tokens=1000, cost_cap=1.0)
+    reply = one(remote)
+    assert (reply.status, reply.input_tokens) == ("ok", None)
+    assert remote.spent.dollars is not None and remote.spent.dollars > 1000 * 10 / 1e6
