@@ -52,9 +52,10 @@ class Facts:
     """What can be measured: the only things the rule teacher may speak of.
 
     `area` is the mask's share of the picture; `contrast` the mean absolute difference in grey level (0 to 1) between
-    the mask and a ring around it; `tone` the sign of that difference; `elongation` the ratio of the mask's axes, and
-    `direction` the longer one's ("" if there is none). A mask of several patches has their number in `patches` and the
-    cells of those beside the largest in `other_cells`.
+    the mask's pixels and a ring around it, `difference` that of the means, `tone` its sign; `elongation` the ratio of
+    the mask's axes. Of a mask of several patches `patches` is their number and `other_cells` the cells of those beside
+    the largest; of the largest, `length` is the ratio of its axes, `direction` the longer one's ("" if there is none)
+    and `width` the shorter one as a share of the picture's longer side.
     """
 
     label: Label
@@ -66,7 +67,10 @@ class Facts:
     elongation: float = 1.0
     look_alike: str | None = None
     look_alike_cell: str | None = None
+    difference: float = 0.0
+    length: float = 1.0
     direction: str = ""
+    width: float = 0.0
     patches: int = 1
     other_cells: tuple[str, ...] = ()
     surface: Surface | None = None
@@ -80,14 +84,28 @@ class Facts:
         return _word(self.elongation, {1.8: "patch", 3.5: "streak"}, "line")
 
     @property
+    def shape(self) -> str:
+        """Of the largest patch; unlike `form` it heeds how broad it is: a long area is neither line nor streak."""
+        if self.length <= 1.8:
+            return "patch"
+        if self.width > 0.08:
+            return "long area"
+        return "line" if self.length > 3.5 and self.width < 0.03 else "streak"
+
+    @property
     def strength(self) -> str:
         """Of the contrast, in one word."""
         return "clear" if self.contrast > 0.12 else "slight"
 
     @property
+    def step(self) -> str:
+        """How far the mean brightness is from that of the surroundings, in a word."""
+        return _word(abs(self.difference), {0.03: "hardly any", 0.12: "slight"}, "clear")
+
+    @property
     def severity(self) -> str:
-        """Severe if large and clear, slight if small and faint, else moderate."""
-        points = (self.size == "large") - (self.size == "small") + (self.strength == "clear") - (self.contrast < 0.06)
+        """Severe if large and clear, slight if small and not clear, else moderate."""
+        points = (self.size == "large") - (self.size == "small") + (self.step == "clear") - (self.step == "hardly any")
         return "severe" if points >= 2 else "slight" if points <= -1 else "moderate"
 
 
@@ -102,47 +120,54 @@ def measure(image: NDArray[np.uint8], mask: NDArray[np.bool_]) -> dict[str, Any]
     """
     step = -(-max(mask.shape) // LONGEST_SIDE)
     area = float(mask.mean())
-    patches, other_cells = _patches(mask)
+    largest, patches, other_cells = _patches(mask)
+    length, direction, width = _axes(largest)
     image, mask = image[::step, ::step], ndimage.maximum_filter(mask, step)[::step, ::step]
     grey = image.mean(-1) / 255
     reach = max(2, round(0.04 * max(mask.shape)))
     ring = ndimage.binary_dilation(mask, iterations=reach) & ~ndimage.binary_dilation(mask, iterations=1)
     around = grey[ring].mean() if ring.any() else grey.mean()
     difference = float(grey[mask].mean() - around)
-    elongation, direction = _axes(mask)
     return {
         "area": area,
         "contrast": float(np.abs(grey[mask] - around).mean()),
         "tone": "dark" if difference < -0.03 else "bright" if difference > 0.03 else "faint",
-        "elongation": elongation,
+        "elongation": _axes(mask)[0],
+        "difference": difference,
+        "length": length,
         "direction": direction,
+        "width": width,
         "patches": patches,
         "other_cells": other_cells,
     }
 
 
-def _axes(mask: NDArray[np.bool_]) -> tuple[float, str]:
-    """Ratio of a mask's axes, and the direction of the longer one if it is plainly longer."""
+def _axes(mask: NDArray[np.bool_]) -> tuple[float, str, float]:
+    """Ratio of a mask's axes, the direction of the longer one if it is plainly longer, and the shorter one's length.
+
+    The axes are those of the ellipse with the mask's second moments; the length is a share of the longer side.
+    """
     rows, columns = np.nonzero(mask)
     if len(rows) <= 2:
-        return 1.0, ""
+        return 1.0, "", 1 / max(mask.shape)
     spread, axes = np.linalg.eigh(np.cov(np.stack([columns, rows])))
     elongation = float(np.sqrt(max(spread[1], 1e-6) / max(spread[0], 1e-6)))
+    width = float(4 * np.sqrt(max(spread[0], 1e-6)) / max(mask.shape))
     if elongation <= 1.8:
-        return elongation, ""
+        return elongation, "", width
     across, down = np.abs(axes[:, 1])
     angle = np.degrees(np.arctan2(down, across))
-    return elongation, "horizontally" if angle < 25 else "vertically" if angle > 65 else "diagonally"
+    return elongation, "horizontally" if angle < 20 else "vertically" if angle > 70 else "diagonally", width
 
 
-def _patches(mask: NDArray[np.bool_]) -> tuple[int, tuple[str, ...]]:
-    """How many patches a mask has, specks aside (a twentieth of the largest), and the cells of all but the largest."""
+def _patches(mask: NDArray[np.bool_]) -> tuple[NDArray[np.bool_], int, tuple[str, ...]]:
+    """The largest patch of a mask, how many it has, specks aside (a twentieth of that), and the others' cells."""
     labels, _ = ndimage.label(mask, structure=np.ones((3, 3)))
     sizes = np.bincount(labels.ravel())
     sizes[0] = 0
     numbers = [n for n in np.argsort(-sizes, kind="stable") if sizes[n] and sizes[n] >= sizes.max() / 20]
     first, *others = (cell_of_mask(labels == number) for number in numbers[:MOST_PATCHES])
-    return len(numbers), tuple(dict.fromkeys(cell for cell in others if cell != first))
+    return labels == numbers[0], len(numbers), tuple(dict.fromkeys(cell for cell in others if cell != first))
 
 
 def survey_surface(image: NDArray[np.uint8]) -> Surface:

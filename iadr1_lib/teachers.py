@@ -134,7 +134,7 @@ _LOOK = (
 _OVERALL = (
     "Overall the picture is {brightness} and {texture}.",
     "The picture as a whole is {brightness} and {texture}.",
-    "Seen as a whole it is {brightness} and {texture}.",
+    "Seen as a whole the picture is {brightness} and {texture}.",
     "By and large the picture is {texture} and {brightness}.",
 )
 _SPOT = (
@@ -147,12 +147,12 @@ _SPOT = (
 _TONE = {
     "dark": ("darker than its surroundings", "darker than what lies around it"),
     "bright": ("brighter than its surroundings", "brighter than what lies around it"),
-    "faint": ("about as bright as its surroundings", "hardly different in brightness from what lies around it"),
+    "faint": ("on average about as bright as its surroundings", "on average hardly different in brightness"),
 }
 _EXTENT = (
-    "It takes up {share} of the picture, and its contrast is {strength}.",
-    "Its contrast with the surroundings is {strength}, and it covers {share} of the picture.",
-    "It covers {share} of the picture and stands in {strength} contrast to its surroundings.",
+    "It takes up {share} of the picture, with {contrast} contrast in brightness.",
+    "There is {contrast} contrast to its surroundings, and it covers {share} of the picture.",
+    "It covers {share} of the picture and has {contrast} contrast to its surroundings.",
 )
 _COURSE = ("It runs {direction}.", "Its longer axis lies {direction}.", "It stretches {direction}.")
 _MORE = (
@@ -160,8 +160,8 @@ _MORE = (
     "It is the largest of {patches} separate spots.",
 )
 _ELSEWHERE = (
-    "There are {patches} such spots in all, this one the largest; others lie at the {others}.",
-    "It is the largest of {patches} separate spots, and others lie at the {others}.",
+    "There are {patches} such spots in all, this one the largest; {others}.",
+    "It is the largest of {patches} separate spots, and {others}.",
 )
 _JUDGE = (
     "Appearance, surface and structure are judged in turn.",
@@ -213,10 +213,10 @@ _BELONGS = (
     "At the {place} there is a {what}, which is part of the item.",
 )
 _WHOLE = (
-    "Appearance, surface and structure are intact, and nothing is out of place.",
-    "The surface is unbroken, the structure whole, and nothing foreign lies on it.",
-    "I find the appearance regular, the surface sound and the structure complete.",
-    "Surface and structure are whole, and nothing interrupts them.",
+    "Appearance, surface and structure are all within what is normal for the item.",
+    "Neither surface nor structure is broken, and no part is missing.",
+    "Brightness and texture vary within the normal range of the surface.",
+    "The surface is sound, the structure complete, and the appearance as it should be.",
 )
 _NORMAL = (
     "So the item is normal, and I find no defect.",
@@ -243,13 +243,13 @@ def full_reasoning(facts: Facts, item: str, rng: random.Random) -> str:
 
 def _found(facts: Facts, rng: random.Random) -> list[str]:
     tone = rng.choice(_TONE[facts.tone])
-    said = [rng.choice(_SPOT).format(place=facts.location, size=facts.size, form=facts.form, tone=tone)]
-    said.append(rng.choice(_EXTENT).format(share=_share(facts.area), strength=facts.strength))
-    if facts.direction and facts.form != "patch":
+    said = [rng.choice(_SPOT).format(place=facts.location, size=facts.size, form=facts.shape, tone=tone)]
+    said.append(rng.choice(_EXTENT).format(share=_share(facts.area), contrast=_contrast(facts)))
+    if facts.direction and facts.shape != "patch":
         said.append(rng.choice(_COURSE).format(direction=facts.direction))
     if facts.patches > 1:
         more = rng.choice(_ELSEWHERE if facts.other_cells else _MORE)
-        said.append(more.format(patches=_number(facts.patches), others=_list(facts.other_cells)))
+        said.append(more.format(patches=_number(facts.patches), others=_others(facts)))
     said.append(rng.choice(_JUDGE))
     kind = facts.defect_type or ""
     meaning = rng.choice(_MEANING.get(kind, ("",)))
@@ -274,6 +274,10 @@ def _share(area: float) -> str:
     return "less than one percent" if percent < 1 else f"about {percent:.0f} percent"
 
 
+def _contrast(facts: Facts) -> str:
+    return facts.step if facts.step == "hardly any" else f"a {facts.step}"
+
+
 def _levels(difference: float) -> str:
     """A difference of grey levels (0 to 1) in words that an eye can follow."""
     percent = 100 * difference
@@ -283,6 +287,11 @@ def _levels(difference: float) -> str:
 def _number(count: int) -> str:
     words = ("one", "two", "three", "four", "five", "six")
     return words[count - 1] if count <= len(words) else "many"
+
+
+def _others(facts: Facts) -> str:
+    start = "the other lies" if facts.patches == 2 else "more lie"
+    return f"{start} at the {_list(facts.other_cells)}"
 
 
 def _list(cells: Sequence[str]) -> str:

@@ -75,6 +75,21 @@ def test_variants_train_on_what_they_say(runs: list[Run], variant: str, mode: st
     assert settings["rewards"] == mode and settings["steps"] == short["steps"] and settings["group"] == short["group"]
 
 
+def test_answers_only_learns_from_the_same_pictures_for_as_long_as_pa_sft(
+    runs: list[Run], benchmark: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(course, "dev_check", lambda run: lambda model, processor: 50.0)
+    bare = runs[0].path("expert_ad", "variants", "pa_sft_answer_only.json")
+    with pytest.raises(UserError, match="03_expert_ad"):
+        ablations.train_variant(runs[0], "reasoning", "answers only")
+    bare.parent.mkdir()
+    bare.write_text(runs[0].path("expert_ad", "pa_sft.json").read_text().replace("I scan the whole image .", ""))
+    found = ablations.run_study("reasoning", runs[:1], say=lambda line: None)
+    stage = read_json(runs[0].path("ablations", "reasoning", "answers_only", "stage.json"))
+    assert stage["settings"] == runs[0].profile.section("pa_sft")
+    assert list(ablations.table(found["rows"]))[1:] == [ablations.BASELINE, "answers only"]
+
+
 def test_shipped_results_are_complete() -> None:
     found = ablations.shipped("rewards")
     assert list(ablations.table(found["rows"]))[1:] == [ablations.BASELINE, *VARIANTS]

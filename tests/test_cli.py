@@ -21,7 +21,7 @@ from iadr1_lib.runs import UserError
 
 YES = "<think>A dark line.</think><location>top left</location><type>scratch</type><answer>Yes</answer>"
 NO = "<think>Nothing.</think><answer>No</answer>"
-COMMANDS = ("run", "train", "evaluate", "inspect", "doctor", "build-base")
+COMMANDS = ("run", "train", "evaluate", "inspect", "doctor", "build-base", "expert-ad", "ablate", "report")
 
 
 def iadr1(*words: object) -> Result:
@@ -99,6 +99,12 @@ def test_help_lists_every_command() -> None:
         ["run", "--seed", "-1"],
         ["train", "--stage", "dpo"],
         ["inspect", "--model", "m"],
+        ["expert-ad", "--out", "o"],
+        ["expert-ad", "--data", "d", "--out", "o", "--grid", "6"],
+        ["expert-ad", "--data", "d", "--out", "o", "--teacher", "crowd"],
+        ["expert-ad", "--data", "d", "--out", "o", "--teacher", "replay"],
+        ["expert-ad", "--data", "d", "--out", "o", "--teacher", "api"],
+        ["expert-ad", "--data", "d", "--out", "o", "--pa-sft", "4"],
         ["evaluate", "--model", "m"],
         ["inspect", "--model", "m", "--prompt", "rude", "x.png"],
     ],
@@ -310,3 +316,51 @@ def test_doctor_finds_this_environment_in_order(root: Path) -> None:
     wrong = [str(check) for check in doctor.check_packages(root) if not check.ok]
     assert not wrong
     assert {"torch", "trl", "transformers", "papermill"} <= set(doctor.tested_versions(root))
+
+
+# ---------------------------------------------------------------------------------------------- expert-ad
+
+
+def test_expert_ad_builds_a_set_and_a_second_call_finds_it_done(parts: Path, tmp_path: Path) -> None:
+    out = tmp_path / "set"
+    words = ("expert-ad", "--data", parts, "--out", out, "--workers", 1, "--seed", 3)
+    first = iadr1(*words)
+    assert first.exit_code == 0, first.output
+    assert "4 records, 0 rejected, 4 questions" in first.stdout.replace("\n", " ")
+    made = {path.relative_to(out).as_posix(): path.read_bytes() for path in out.rglob("*") if path.is_file()}
+    assert {"pa_sft.json", "sc_grpo.json", "rejected.jsonl", "report.json", "README.md", "pa_sft.parquet"} <= set(made)
+    assert iadr1(*words).exit_code == 0
+    assert {name: (out / name).read_bytes() for name in made} == made
+    assert "other settings" in complaint(iadr1(*words, "--tries", 1))
+
+
+def test_expert_ad_records_a_teacher_and_plays_it_back(parts: Path, tmp_path: Path) -> None:
+    tape = tmp_path / "tape.jsonl"
+    common = ("expert-ad", "--data", parts, "--workers", 1, "--no-parquet")
+    assert iadr1(*common, "--out", tmp_path / "a", "--record", tape).exit_code == 0
+    assert iadr1(*common, "--out", tmp_path / "b", "--teacher", "replay", "--replay", tape).exit_code == 0
+    assert (tmp_path / "a" / "pa_sft.json").read_bytes() == (tmp_path / "b" / "pa_sft.json").read_bytes()
+
+
+def test_expert_ad_keeps_test_pictures_out(parts: Path, tmp_path: Path) -> None:
+    result = iadr1("expert-ad", "--data", parts, "--test", parts, "--out", tmp_path / "set")
+    assert "one of the two is missing" in complaint(result)
+
+
+@pytest.mark.parametrize("missing", ["data", "tape"])
+def test_expert_ad_names_what_is_missing(parts: Path, tmp_path: Path, missing: str) -> None:
+    data = tmp_path / "nowhere" if missing == "data" else parts
+    replay = () if missing == "data" else ("--teacher", "replay", "--replay", tmp_path / "nowhere.jsonl")
+    assert "nowhere" in complaint(iadr1("expert-ad", "--data", data, "--out", tmp_path / "set", *replay))
+
+
+def test_magnetic_tiles_become_a_set_by_one_command(shared: Path, tmp_path: Path) -> None:
+    tiles = shared / "samples" / "MagneticTile"
+    result = iadr1("expert-ad", "--data", tiles, "--out", tmp_path, "--no-parquet", "--pa-sft", 60, "--sc-grpo", 40)
+    assert result.exit_code == 0, result.output
+    report = read_json(tmp_path / "report.json")
+    assert (report["records"], report["rejected"], report["label"]) == (60, 0, {"no": 30, "yes": 30})
+    assert report["SC-GRPO"]["label"] == {"no": 20, "yes": 20}
+    assert report["turned away"] == {"defective, but no mask says where": 4}  # their masks are empty
+    assert set(report["type"]) <= {"hole", "damage", "abrasion"}
+    assert "none stated" in (tmp_path / "README.md").read_text()

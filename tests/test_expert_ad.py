@@ -4,24 +4,27 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import datasets
 import numpy as np
 import pytest
+from conftest import read_json
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from iadr1_lib import expert_ad, synthetic, teachers
-from iadr1_lib.answer import CELLS, DEFECT_TYPES, QUESTION, cell_box, matches_format, parse_answer
+from iadr1_lib import data_card, expert_ad, synthetic
+from iadr1_lib.answer import CELLS, DEFECT_TYPES, QUESTION, cell_box, cell_names, matches_format, parse_answer
 from iadr1_lib.benchmarks import Sample, load_mvtec
-from iadr1_lib.facts import Facts, facts_of, measure
-from iadr1_lib.records import Record, answer_only, pa_sft_row, read_rows, sc_grpo_row
+from iadr1_lib.facts import Facts, Surface, facts_of, measure, survey_surface
+from iadr1_lib.records import Record, answer_only, labelled, pa_sft_row, read_rows, sc_grpo_row
 from iadr1_lib.runs import UserError
-from iadr1_lib.teachers import RuleTeacher, short_reasoning, teacher_vocabulary
-from iadr1_lib.verification import _places_named, failed_checks
+from iadr1_lib.teachers import Draft, RuleTeacher, Task, full_reasoning, short_reasoning, teacher_vocabulary
+from iadr1_lib.verification import NEAR_DUPLICATE, RULES, failed_checks, failures
 
 SIDE = 90
 Maker = Callable[..., Sample]
@@ -56,9 +59,9 @@ def drawn(tmp_path_factory: pytest.TempPathFactory) -> list[Sample]:
 
 @pytest.fixture(scope="module")
 def records(drawn: list[Sample]) -> list[Record]:
-    accepted, rejected = expert_ad.build_records(drawn, RuleTeacher(0))
-    assert rejected == []
-    return accepted
+    built = expert_ad.build_records(drawn, RuleTeacher(0, short=True), repeats=True)
+    assert built.rejected == []
+    return built.records
 
 
 # ---------------------------------------------------------------------------------------------- facts
@@ -108,6 +111,46 @@ def test_area_and_elongation_become_the_words_of_size_and_form(
     assert f"a {size} dark {form}" in short_reasoning(facts, random.Random(0)).lower()
 
 
+@pytest.mark.parametrize(
+    ("boxes", "direction", "patches", "others", "shape"),
+    [
+        ([(10, 44, 50, 46)], "horizontally", 1, (), "line"),
+        ([(44, 10, 46, 50)], "vertically", 1, (), "line"),
+        ([(20, 20, 40, 40)], "", 1, (), "patch"),
+        ([(5, 30, 85, 60)], "horizontally", 1, (), "long area"),
+        ([(10, 10, 12, 30), (70, 10, 72, 28)], "vertically", 2, ("top right",), "line"),
+        ([(10, 10, 30, 30), (80, 80, 81, 81)], "", 1, (), "patch"),  # a speck does not count
+    ],
+)
+def test_form_and_direction_are_those_of_the_largest_patch(
+    boxes: list[tuple[int, int, int, int]], direction: str, patches: int, others: tuple[str, ...], shape: str
+) -> None:
+    picture, mask = np.full((SIDE, SIDE, 3), 150, np.uint8), np.zeros((SIDE, SIDE), bool)
+    for left, top, right, bottom in boxes:
+        mask[top:bottom, left:right] = True
+    found = Facts("yes", **measure(picture, mask))
+    assert (found.direction, found.patches, found.other_cells, found.shape) == (direction, patches, others, shape)
+
+
+def test_a_surface_is_measured_as_it_looks() -> None:
+    picture = np.full((SIDE, SIDE, 3), 60, np.uint8)
+    picture[:30, 60:] = 220  # top right
+    surface = survey_surface(picture)
+    assert (surface.brightness_word, surface.texture_word, surface.brightest) == ("dark", "smooth", "top right")
+    assert surface.difference == pytest.approx(160 / 255)
+    noisy = np.random.default_rng(0).integers(0, 255, (SIDE, SIDE, 3)).astype(np.uint8)
+    assert survey_surface(noisy).texture_word == "coarsely textured"
+
+
+def test_a_large_picture_is_measured_as_its_small_copy() -> None:
+    small, mask = np.full((300, 300, 3), 150, np.uint8), np.zeros((300, 300), bool)
+    mask[40:60, 30:200] = True
+    small[mask] = 90
+    big = [np.kron(a, np.ones((4, 4) + (1,) * (a.ndim - 2), a.dtype)) for a in (small, mask)]
+    for name, value in measure(small, mask).items():
+        assert measure(*big)[name] == (pytest.approx(value, rel=0.1) if isinstance(value, float) else value), name
+
+
 def test_a_line_on_the_diagonal_is_a_line() -> None:
     assert measure(np.zeros((40, 40, 3), np.uint8), np.eye(40, dtype=bool))["elongation"] > 10
 
@@ -119,7 +162,9 @@ def test_the_smallest_and_the_largest_mask_can_be_measured(make: Maker, box: tup
 
 
 def test_a_normal_picture_has_no_place_and_no_type(make: Maker) -> None:
-    assert facts_of(make(None, kind="good")) == Facts(label="no")
+    facts = facts_of(make(None, kind="good"))
+    assert facts.surface is not None and facts.surface.brightness_word == "mid-grey"
+    assert replace(facts, surface=None) == Facts(label="no")
 
 
 def test_a_defect_without_a_mask_or_with_an_empty_one_is_a_user_error(make: Maker) -> None:
@@ -151,21 +196,38 @@ def test_notes_of_a_world_drawn_again_are_read_again(tmp_path: Path) -> None:
 # ---------------------------------------------------------------------------------------------- the teacher
 
 anything = st.floats(0, 1)
+surfaces = st.builds(
+    Surface,
+    brightness=anything,
+    texture=st.floats(0, 0.1),
+    brightest=st.sampled_from(CELLS),
+    darkest=st.sampled_from(CELLS),
+    difference=anything,
+    liveliest=st.sampled_from(CELLS),
+    unrest=st.floats(1, 3),
+)
 defects = st.builds(
     Facts,
     label=st.just("yes"),
     location=st.sampled_from(CELLS),
-    defect_type=st.sampled_from([*DEFECT_TYPES, "bent tip", "scratch head", "Broken Large", "cut"]),
+    defect_type=st.sampled_from([*DEFECT_TYPES, "other"]),
     area=anything,
     contrast=anything,
     tone=st.sampled_from(["dark", "bright", "faint"]),
     elongation=st.floats(1, 50),
+    difference=st.floats(-1, 1),
+    length=st.floats(1, 50),
+    direction=st.sampled_from(["", "horizontally", "vertically", "diagonally"]),
+    width=anything,
+    patches=st.integers(1, 9),
+    surface=st.none() | surfaces,
     look_alike=st.sampled_from([None, *synthetic.LOOK_ALIKES]),
     look_alike_cell=st.sampled_from([None, *CELLS]),
 )
 normals = st.builds(
     Facts,
     label=st.just("no"),
+    surface=st.none() | surfaces,
     look_alike=st.sampled_from([None, *synthetic.LOOK_ALIKES]),
     look_alike_cell=st.sampled_from([None, *CELLS]),
 )
@@ -192,10 +254,14 @@ def test_the_teacher_uses_no_word_outside_its_vocabulary(facts: Facts, seed: int
     assert set(record_of(facts, seed).reasoning.split()) <= known
 
 
-@given(defects, st.integers(0, 2**32))
-def test_a_defect_s_place_is_named_and_no_other(facts: Facts, seed: int) -> None:
-    named = _places_named(record_of(facts, seed).reasoning.lower())
-    assert named == {facts.location}
+@given(st.one_of(defects, normals), st.integers(0, 2**32))
+def test_whatever_is_measured_whole_sentences_pass_every_rule(facts: Facts, seed: int) -> None:
+    reasoning = full_reasoning(facts, "metal plate", random.Random(seed))
+    record = Record("a.png", facts.label, facts.location, facts.defect_type, "metal plate", reasoning)
+    assert failures(record, facts) == {}
+    if facts.label == "yes":
+        assert f" {facts.location}" in reasoning and f"{facts.size} {facts.shape}" in reasoning
+        assert facts.step in reasoning and str(facts.defect_type) in reasoning
 
 
 def test_the_teacher_has_many_wordings_and_repeats_them_by_seed() -> None:
@@ -213,8 +279,8 @@ def test_every_record_of_a_drawn_world_passes_and_states_the_labels(drawn: list[
 
 
 def test_records_repeat_with_the_seed_and_change_with_another(drawn: list[Sample], records: list[Record]) -> None:
-    assert expert_ad.build_records(drawn, RuleTeacher(0))[0] == records
-    other = expert_ad.build_records(drawn, RuleTeacher(1))[0]
+    assert expert_ad.build_records(drawn, RuleTeacher(0, short=True), repeats=True).records == records
+    other = expert_ad.build_records(drawn, RuleTeacher(1, short=True), repeats=True).records
     assert sum(a.reasoning != b.reasoning for a, b in zip(records, other, strict=True)) > len(records) / 2
 
 
@@ -229,21 +295,123 @@ GOOD_NO = Record(
 )  # fmt: skip
 
 
-def test_rejected_records_are_kept_with_the_checks_they_failed(make: Maker, monkeypatch: pytest.MonkeyPatch) -> None:
-    said_by = iter(["too short .", "too short .", "still too short ."])
-    monkeypatch.setattr(teachers, "short_reasoning", lambda facts, rng: next(said_by))
-    accepted, rejected = expert_ad.build_records([make((3, 3, 9, 9))], RuleTeacher(0), tries=3)
-    assert accepted == []
-    assert rejected[0]["reasoning"] == "still too short ."
-    assert {"length", "place agrees", "type agrees"} <= set(rejected[0]["failed"])
+class Parrot:
+    """A teacher that says what it is given, one text per call, and remembers what it was asked."""
+
+    name = "parrot"
+
+    def __init__(self, *texts: str | None) -> None:
+        self.texts, self.asked = iter(texts), []  # type: ignore[var-annotated]
+
+    def write(self, tasks: Sequence[Task]) -> Iterator[Draft]:
+        for task in tasks:
+            self.asked.append(task)
+            text = next(self.texts)
+            yield Draft(text, None if text else "refused: it would not")
 
 
-def test_a_second_try_may_save_a_record(make: Maker, monkeypatch: pytest.MonkeyPatch) -> None:
-    said_by = iter(["too short .", GOOD_YES.reasoning])
-    monkeypatch.setattr(teachers, "short_reasoning", lambda facts, rng: next(said_by))
-    accepted, rejected = expert_ad.build_records([make((3, 3, 9, 9))], RuleTeacher(0), tries=3)
-    assert [r.reasoning for r in accepted] == [GOOD_YES.reasoning]
-    assert rejected == []
+def test_rejected_records_are_kept_with_the_rules_they_failed(make: Maker) -> None:
+    built = expert_ad.build_records([make((3, 3, 9, 9))], Parrot("too short .", "too short .", "still too short ."))
+    assert built.records == []
+    (rejected,) = built.rejected
+    assert rejected["reasoning"] == "still too short ."
+    assert {"length", "place agrees", "type agrees"} <= set(rejected["failed"])
+    assert built.counts["length"] == 3 and built.counts["format"] == 0
+
+
+def test_a_second_try_is_told_why_and_may_save_a_record(make: Maker) -> None:
+    teacher = Parrot("too short .", GOOD_YES.reasoning)
+    built = expert_ad.build_records([make((3, 3, 9, 9))], teacher)
+    assert [r.reasoning for r in built.records] == [GOOD_YES.reasoning]
+    assert built.rejected == [] and built.tries == {2: 1}
+    first, second = teacher.asked
+    assert (first.attempt, first.reasons) == (0, ())
+    assert second.attempt == 1 and all(reason.endswith(".") for reason in second.reasons) and second.reasons
+
+
+def test_a_picture_that_cannot_be_measured_is_listed_and_the_others_are_built(make: Maker) -> None:
+    sample = make((3, 3, 9, 9))
+    broken = replace(sample, image=sample.image + ".gone.png")
+    built = expert_ad.build_records([broken, sample], Parrot(GOOD_YES.reasoning))
+    assert len(built.records) == 1
+    assert list(built.rejected[0]["failed"]) == ["measured"] and "gone.png" in built.rejected[0]["failed"]["measured"]
+
+
+def test_a_stopped_run_goes_on_from_its_journal(drawn: list[Sample], tmp_path: Path) -> None:
+    journal = tmp_path / "journal.jsonl"
+    some = drawn[:12]
+    whole = expert_ad.build_records(some, RuleTeacher(0))
+
+    class Dies(RuleTeacher):
+        def write(self, tasks: Sequence[Task]) -> Iterator[Draft]:
+            yield from super().write(tasks[:5])
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        expert_ad.build_records(some[:5], Dies(0), journal=journal)
+    expert_ad.build_records(some[:5], RuleTeacher(0), journal=journal)
+    with journal.open("a") as file:
+        file.write('{"image": "cut o')  # as a kill leaves it
+    asked = Parrot(*[r.reasoning for r in whole.records[5:]])
+    asked.name = "rule"
+    again = expert_ad.build_records(some, asked, journal=journal)
+    assert again.records == whole.records
+    assert len(asked.asked) == 7
+    with pytest.raises(UserError, match="other settings"):
+        expert_ad.build_records(some, RuleTeacher(0), tries=1, journal=journal)
+
+
+def test_a_teacher_without_an_answer_is_asked_again_by_the_next_run(make: Maker, tmp_path: Path) -> None:
+    sample, journal = make((3, 3, 9, 9)), tmp_path / "journal.jsonl"
+    first = expert_ad.build_records([sample], Parrot(None), tries=1, journal=journal)
+    assert first.rejected[0]["failed"] == {expert_ad.NO_DRAFT: "refused: it would not"}
+    assert len(expert_ad.build_records([sample], Parrot(GOOD_YES.reasoning), tries=1, journal=journal).records) == 1
+
+
+def test_workers_measure_the_same(drawn: list[Sample]) -> None:
+    alone, together = (expert_ad.build_records(drawn[:40], RuleTeacher(0), workers=n).records for n in (1, 2))
+    assert alone == together
+
+
+@pytest.mark.parametrize("grid", [1, 2, 4, 5])
+def test_records_for_another_grid_name_its_cells(drawn: list[Sample], grid: int) -> None:
+    built = expert_ad.build_records(drawn[:40], RuleTeacher(0), grid=grid)
+    places = {r.location for r in built.records if r.label == "yes"}
+    assert places <= set(cell_names(grid)) and built.rejected == []
+    assert all(f"<location>{r.location}</location>" in r.answer for r in built.records if r.label == "yes")
+    assert {labelled(s, grid).location for s in drawn[:40]} - {None} == places
+
+
+# ---------------------------------------------------------------------------------------------- who is drawn
+
+
+def test_the_sets_are_halved_even_and_apart(drawn: list[Sample]) -> None:
+    sets = expert_ad.draw_sets(drawn, seed=0, sizes=(60, 40))
+    for samples, size in ((sets.pa_sft, 60), (sets.sc_grpo, 40)):
+        assert len(samples) == size and sum(s.label == "yes" for s in samples) == size // 2
+        per_category = Counter(s.category for s in samples if s.label == "no")
+        assert max(per_category.values()) - min(per_category.values()) <= 1
+    images = [s.image for s in (*sets.pa_sft, *sets.sc_grpo, *sets.spare)]
+    assert len(images) == len(set(images)) == len(drawn)
+    assert expert_ad.draw_sets(drawn, 0, (60, 40)) == sets != expert_ad.draw_sets(drawn, 1, (60, 40))
+    by_default = expert_ad.draw_sets(drawn, seed=0)
+    assert len(by_default.pa_sft) + len(by_default.sc_grpo) == len(drawn)
+
+
+def test_test_pictures_and_second_copies_are_turned_away_by_content(drawn: list[Sample], tmp_path: Path) -> None:
+    copy = tmp_path / "another name.png"
+    copy.write_bytes(Path(drawn[0].image).read_bytes())
+    sets = expert_ad.draw_sets([*drawn, replace(drawn[0], image=str(copy))], 0, tests=[drawn[1]])
+    assert {row["image"] for row in sets.turned_away} == {str(copy), drawn[1].image}
+    kept = {s.image for s in (*sets.pa_sft, *sets.sc_grpo, *sets.spare)}
+    assert kept == {s.image for s in drawn} - {drawn[1].image}
+
+
+def test_a_pool_of_one_label_or_too_small_a_one_is_a_user_error(drawn: list[Sample]) -> None:
+    with pytest.raises(UserError, match="missing"):
+        expert_ad.draw_sets([s for s in drawn if s.label == "no"], 0)
+    with pytest.raises(UserError, match="ask for fewer"):
+        expert_ad.draw_sets(drawn, 0, sizes=(200, 2))
 
 
 # ---------------------------------------------------------------------------------------------- the set
@@ -276,35 +444,88 @@ def test_answer_only_records_keep_labels_and_drop_reasoning() -> None:
     assert parse_answer(short.answer).reasoning == ""
 
 
-def test_export_writes_both_sets_the_rejected_and_a_report(
-    tmp_path: Path, drawn: list[Sample], records: list[Record]
-) -> None:
-    rest = {s.image for s in drawn[100:]}
-    mine = [r for r in records if r.image not in rest]
-    bad = [{"image": "c.png", "failed": ["length", "format"]}, {"image": "d.png", "failed": ["length"]}]
-    expert_ad.export(mine, drawn[100:], bad, tmp_path / "out")
-    sft = read_rows(tmp_path / "out" / "pa_sft.json")
-    grpo = read_rows(tmp_path / "out" / "sc_grpo.json")
-    assert sft == [pa_sft_row(r) for r in mine]
-    assert [row["id"] for row in grpo] == list(range(60))
-    assert [row["solution"] for row in grpo] == [r.solution for r in records[100:]]
+@pytest.fixture(scope="module")
+def exported(drawn: list[Sample], tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, expert_ad.Built]:
+    sets = expert_ad.draw_sets(drawn, 0, (60, 40))
+    built = expert_ad.build_records(sets.pa_sft, RuleTeacher(0))
+    folder = tmp_path_factory.mktemp("set") / "out"
+    expert_ad.export(built, [labelled(s) for s in sets.sc_grpo], folder, drawn=sets)
+    return folder, built
+
+
+def test_export_writes_both_sets_the_rejected_and_a_report(exported: tuple[Path, expert_ad.Built]) -> None:
+    folder, built = exported
+    sft, grpo = read_rows(folder / "pa_sft.json"), read_rows(folder / "sc_grpo.json")
+    assert sft == [pa_sft_row(r) for r in built.records] and len(sft) == 60
+    assert [row["id"] for row in grpo] == list(range(40))
     assert not any("think" in row["solution"] for row in grpo)
-    lines = (tmp_path / "out" / "rejected.jsonl").read_text().splitlines()
-    assert [json.loads(line) for line in lines] == bad
-    report = json.loads((tmp_path / "out" / "report.json").read_text())
-    assert (report["records"], report["rejected"]) == (100, 2)
-    assert report["failed checks"] == {"length": 2, "format": 1}
-    assert sum(report["label"].values()) == sum(report["category"].values()) == 100
-    assert sum(report["type"].values()) == sum(report["location"].values()) == report["label"]["yes"]
+    report = read_json(folder / "report.json")
+    assert (report["records"], report["rejected"], report["SC-GRPO"]["questions"]) == (60, 0, 40)
+    assert sum(report["label"].values()) == sum(report["category"].values()) == 60
+    assert sum(report["type"].values()) == sum(report["location"].values()) == report["label"]["yes"] == 30
+    assert set(report["rejections by rule, retries included"]) == {*RULES, NEAR_DUPLICATE}
+    assert sum(report["spare"].values()) == 60
+    assert report["sentences of reasoning, mean"] >= 5
 
 
-def test_a_picture_in_both_sets_is_a_user_error_and_nothing_is_written(
-    tmp_path: Path, drawn: list[Sample], records: list[Record]
-) -> None:
+def test_the_variants_keep_labels_and_pictures(exported: tuple[Path, expert_ad.Built]) -> None:
+    folder, built = exported
+    rows = {path.stem: read_rows(path) for path in (folder / "variants").glob("*.json")}
+    assert [row["images"] for row in rows["pa_sft_answer_only"]] == [r.image for r in built.records]
+    assert all("<think></think>" in row["messages"][1]["content"] for row in rows["pa_sft_answer_only"])
+    smaller: set[str] = set()
+    for share in expert_ad.SHARES:
+        images = {row["images"] for row in rows[f"pa_sft_{share}"]}
+        assert len(images) == 60 * share // 100 and smaller < images
+        smaller = images
+    one_shot = rows["pa_sft_one_shot"]
+    of = {r.image: r for r in built.records}
+    assert one_shot
+    for row in one_shot:
+        reference, query = row["images"]
+        assert reference != query and row["messages"][0]["content"].count("<image>") == 2
+        assert Path(reference).parts[-4:-1] != () and "good" in reference
+        assert Path(reference).parents[2] == Path(query).parents[2], "a reference is of the same category"
+        assert row["messages"][1]["content"] == of[query].answer
+
+
+def test_rejected_and_turned_away_pictures_are_listed(drawn: list[Sample], tmp_path: Path) -> None:
+    sets = expert_ad.draw_sets(drawn, 0, (4, 4), tests=[drawn[0]])
+    built = expert_ad.build_records(sets.pa_sft, Parrot(*["too short ."] * 12))
+    expert_ad.export(built, [], tmp_path, drawn=sets)
+    rows = [json.loads(line) for line in (tmp_path / "rejected.jsonl").read_text().splitlines()]
+    assert {row["image"] for row in rows} == {s.image for s in sets.pa_sft} | {drawn[0].image}
+    assert all(row["failed"] for row in rows)
+
+
+def test_a_picture_in_both_sets_is_a_user_error_and_nothing_is_written(tmp_path: Path, drawn: list[Sample]) -> None:
+    built = expert_ad.build_records(drawn[:4], RuleTeacher(0))
     with pytest.raises(UserError, match="both") as error:
-        expert_ad.export(records, drawn[:1], [], tmp_path / "out")
+        expert_ad.export(built, [labelled(drawn[0])], tmp_path / "out")
     assert drawn[0].image in str(error.value)
     assert not (tmp_path / "out").exists()
+
+
+# ---------------------------------------------------------------------------------------------- the folder
+
+
+def test_the_folder_loads_with_datasets_and_its_card_tells_what_is_in_it(
+    exported: tuple[Path, expert_ad.Built], tmp_path: Path
+) -> None:
+    folder, built = exported
+    out = tmp_path / "set"
+    data_card.write_parquet(built.records, out / "pa_sft.parquet")
+    data_card.write_parquet([replace(r, reasoning="") for r in built.records], out / "sc_grpo.parquet")
+    card = data_card.write_card(out, read_json(folder / "report.json")).read_text()
+    loaded = datasets.load_dataset(str(out), "pa_sft", cache_dir=str(tmp_path / "cache"))["train"]
+    assert loaded["answer"] == [r.answer for r in built.records]
+    assert loaded[0]["image"].size == Image.open(built.records[0].image).size
+    questions = datasets.load_dataset(str(out), "sc_grpo", cache_dir=str(tmp_path / "cache"))["train"]
+    assert questions["answer"] == [r.solution for r in built.records]
+    assert "60 pictures" in card and "40 other pictures" in card and "rule" in card
+    for rule in (*RULES, NEAR_DUPLICATE):
+        assert rule in card
+    assert "not known" in card  # the drawn world is no data set of the licence table
 
 
 @pytest.mark.parametrize("text", [None, "[]", "{}", '[{"images": ', "[1, 2]"])

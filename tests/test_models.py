@@ -13,7 +13,14 @@ from PIL import Image
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from iadr1_lib.answer import QUESTION, TAGS
-from iadr1_lib.models import IMAGE, load_model, load_processor, parameter_count, see_each_picture_once
+from iadr1_lib.models import (
+    IMAGE,
+    load_model,
+    load_processor,
+    parameter_count,
+    read_each_prompt_once,
+    see_each_picture_once,
+)
 from iadr1_lib.runs import UserError
 
 
@@ -150,3 +157,53 @@ def test_a_tower_that_sees_each_picture_once_gives_the_same_values_and_gradients
     assert seen == [3]
     torch.testing.assert_close(states_once, states)
     torch.testing.assert_close(gradients_once, gradients, atol=1e-4, rtol=1e-4)
+
+
+@pytest.fixture
+def group_batch() -> dict[str, torch.Tensor]:
+    """Six shuffled rows of two prompts, each followed by a completion of its own, as GRPOTrainer gives them."""
+    _, processor = tiny_vlm.build()
+    prompt = ask(processor, 1)["input_ids"]
+    torch.manual_seed(2)
+    pixels = torch.randn(2, 3, 96, 96)[torch.tensor([1, 0, 0, 1, 1, 0])]
+    completions = torch.randint(270, 330, (6, 7))
+    ids = torch.cat([prompt.repeat(6, 1), completions], dim=1)
+    mask = torch.ones_like(ids)
+    mask[::2, -3:] = 0  # completions end at different lengths
+    labels = ids.masked_fill(mask == 0, -100)
+    labels[:, : prompt.shape[1]] = -100
+    return {"input_ids": ids, "attention_mask": mask, "labels": labels, "pixel_values": pixels}
+
+
+def test_a_model_that_reads_each_prompt_once_gives_the_same_values_and_gradients(
+    group_batch: dict[str, torch.Tensor],
+) -> None:
+    read: list[tuple[int, int]] = []
+
+    def run(model: Any) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        out = model(**group_batch)
+        out.loss.backward()
+        return out.logits, {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+
+    plain, once = (tiny_vlm.build()[0] for _ in range(2))
+    read_each_prompt_once(once)
+    once.model.language_model.norm.register_forward_hook(lambda module, args, out: read.append(tuple(out.shape[:2])))
+    (logits, gradients), (logits_once, gradients_once) = run(plain), run(once)
+    prompt = int((group_batch["labels"][1] != -100).int().argmax())
+    assert read == [(2, prompt), (6, group_batch["input_ids"].shape[1] - prompt)]
+    said = group_batch["attention_mask"].bool()
+    torch.testing.assert_close(logits_once[said], logits[said], atol=1e-5, rtol=1e-5)
+    assert gradients.keys() == gradients_once.keys()
+    torch.testing.assert_close(gradients_once, gradients, atol=1e-4, rtol=1e-4)
+
+
+def test_a_model_that_reads_each_prompt_once_writes_the_same_answers(group_batch: dict[str, torch.Tensor]) -> None:
+    length = int((group_batch["labels"][1] != -100).int().argmax())
+    prompts = {key: group_batch[key][:, :length] for key in ("input_ids", "attention_mask")}
+    plain, once = (tiny_vlm.build()[0] for _ in range(2))
+    read_each_prompt_once(once)
+    said = [
+        model.generate(**prompts, pixel_values=group_batch["pixel_values"], max_new_tokens=9, do_sample=False)
+        for model in (plain, once)
+    ]
+    assert torch.equal(*said)

@@ -16,6 +16,7 @@ from PIL import Image
 from iadr1_lib import plots
 from iadr1_lib.answer import CELLS, DEFECT_TYPES, build_answer, cell_box, cell_of_point
 from iadr1_lib.benchmarks import Sample
+from iadr1_lib.records import Record
 from iadr1_lib.runs import UserError
 
 matplotlib.use("agg")
@@ -144,6 +145,19 @@ def test_answer_sheet_shows_right_and_wrong_answers_with_both_cells(predictions:
     assert frames["wrong: Yes truth: good"] == 1  # the predicted cell alone
     assert max(frames.values()) == 2
     assert "cannot tell" in words(figure)
+
+
+def test_record_gallery_tells_accepted_from_rejected(predictions: pd.DataFrame) -> None:
+    image = str(predictions["image"].iloc[0])
+    sound = Record(image, "yes", "top", "hole", "bolt", "At the top there is a hole.")
+    plain = Record(image, "no", None, None, "bolt", "Nothing stands out.")
+    figure = plots.record_gallery([(sound, ""), (plain, "say what was looked at")])
+    render(figure)
+    titles = [axis.get_title(loc="left") for axis in figure.axes if axis.images]
+    assert titles == ["accepted: hole, top", "rejected: normal"]
+    assert "say what was looked at" in words(figure)
+    with pytest.raises(UserError):
+        plots.record_gallery([])
 
 
 def test_answer_sheet_takes_what_there_is(predictions: pd.DataFrame) -> None:

@@ -291,3 +291,19 @@ def test_a_full_disk_leaves_the_old_model_whole(
         training._save(model, processor, tmp_path / "model")
     assert (tmp_path / "model" / "model.safetensors").read_bytes() == old
     assert [p.name for p in tmp_path.iterdir()] == ["model"]
+
+
+@pytest.mark.parametrize("normal, defective", [(40, 40), (60, 20), (3, 0), (1, 30)])
+def test_labels_are_spread_evenly_over_the_steps(normal: int, defective: int) -> None:
+    solutions = ["<answer>No</answer>"] * normal
+    solutions += ["<location>top</location><type>hole</type><answer>Yes</answer>"] * defective
+    rows = [{"id": number, "solution": solution} for number, solution in enumerate(solutions)]
+    ordered = training.alternate_labels(rows, seed=3)
+    assert sorted(row["id"] for row in ordered) == list(range(len(rows)))
+    share = defective / len(rows)
+    for start in range(0, len(rows) - 7, 8):
+        yes = sum("Yes" in row["solution"] for row in ordered[start : start + 8])
+        assert abs(yes - 8 * share) <= 1
+    assert ordered == training.alternate_labels(rows, seed=3)
+    if len(rows) > 10:
+        assert ordered != training.alternate_labels(rows, seed=4)

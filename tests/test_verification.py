@@ -17,7 +17,7 @@ from iadr1_lib.answer import CELLS, DEFECT_TYPES
 from iadr1_lib.benchmarks import load_mvtec
 from iadr1_lib.facts import Facts, facts_of
 from iadr1_lib.records import Record
-from iadr1_lib.teachers import RuleTeacher, Task, short_reasoning
+from iadr1_lib.teachers import RuleTeacher, Task, full_reasoning, short_reasoning
 from iadr1_lib.verification import NEAR_DUPLICATE, RULES, Rule, Verifier, failed_checks, failures
 
 
@@ -633,7 +633,7 @@ def sound(tmp_path_factory: pytest.TempPathFactory) -> list[tuple[Record, Facts]
     pairs = []
     for sample in load_mvtec(root):
         facts = facts_of(sample)
-        text = next(RuleTeacher(0).write([Task(sample, facts)])).reasoning
+        text = next(RuleTeacher(0, short=True).write([Task(sample, facts)])).reasoning
         assert text is not None
         pairs.append((Record(sample.image, sample.label, facts.location, sample.type, sample.category, text), facts))
     return pairs
@@ -836,6 +836,30 @@ def test_sound_records_of_the_rule_teacher_pass(sound: list[tuple[Record, Facts]
             verifier.accept(record)
     assert rejected <= 0.01 * len(sound)
     assert sum(verifier.counts.values()) == rejected
+
+
+@pytest.fixture(scope="module")
+def whole_sentences(sound: list[tuple[Record, Facts]]) -> list[tuple[Record, Facts]]:
+    """The same pictures with the rule teacher's whole sentences."""
+    rng = random.Random(1)
+    return [(replace(record, reasoning=full_reasoning(facts, "washer", rng)), facts) for record, facts in sound]
+
+
+@pytest.mark.parametrize("name", CORRUPTIONS)
+def test_spoiled_whole_sentences_are_caught(name: str, whole_sentences: list[tuple[Record, Facts]]) -> None:
+    records, facts = [r for r, _ in whole_sentences], [f for _, f in whole_sentences]
+    assert caught(name, records, list(facts), 50) >= 0.99
+
+
+def test_sound_whole_sentences_pass(whole_sentences: list[tuple[Record, Facts]]) -> None:
+    verifier = Verifier()
+    rejected = 0
+    for record, facts in whole_sentences:
+        failed = verifier.examine(record, facts)
+        rejected += bool(failed)
+        if not failed:
+            verifier.accept(record)
+    assert rejected <= 0.01 * len(whole_sentences)
 
 
 @pytest.mark.parametrize("name", CORRUPTIONS)
