@@ -491,7 +491,7 @@ def check_health(samples: Iterable[Sample]) -> list[Problem]:
     """
     problems = list(samples.passed_over) if isinstance(samples, Table) else []
     samples = list(samples)
-    problems += [problem for sample in samples for problem in _sample_problems(sample)]
+    problems += [problem for sample in samples for problem in sample_problems(sample)]
     return problems + _duplicates(samples)
 
 
@@ -517,7 +517,8 @@ def leakage(first: Iterable[Sample], second: Iterable[Sample]) -> dict[str, tupl
     }
 
 
-def _sample_problems(sample: Sample) -> list[Problem]:
+def sample_problems(sample: Sample) -> list[Problem]:
+    """What is wrong with one sample's picture, mask and path; both files are decoded."""
     problems = _path_problems(sample)
     size: tuple[int, int] | None = None
     try:

@@ -186,14 +186,17 @@ def expert_ad(
 
     if (pa_sft is None) != (sc_grpo is None):
         raise WrongUse("--pa-sft and --sc-grpo go together: give both or neither")
-    writer = _teacher(teacher, seed, out, replay, provider, model, base_url, cost_cap)
+    chosen = _teacher(teacher, seed, out, replay, provider, model, base_url, cost_cap)
+    writer = chosen
     if record is not None:
         from iadr1_lib.api_teachers import record_to
 
-        writer = record_to(record, writer)
-    samples = [s for folder in data for s in sources.load_samples(folder, layout)]
-    tests = [s for folder in test or [] for s in sources.load_samples(folder)]
-    drawn = expert_ad.draw_sets(samples, seed, (pa_sft, sc_grpo) if pa_sft and sc_grpo else None, tests)
+        writer = record_to(record, chosen)
+    tables = [sources.load_samples(folder, layout, strict=False) for folder in data]
+    samples = [sample for table in tables for sample in table]
+    tests = [sample for folder in test or [] for sample in sources.load_samples(folder)]
+    sizes = (pa_sft, sc_grpo) if pa_sft and sc_grpo else None
+    drawn = expert_ad.draw_sets(samples, seed, sizes, tests, workers)
     with _progress() as progress:
         task = progress.add_task("records", total=len(drawn.pa_sft))
         built = expert_ad.build_records(
@@ -217,9 +220,12 @@ def expert_ad(
     print(f"{report['records']} records, {report['rejected']} rejected, {len(questions)} questions: all in {out}")
     if unknown := _unmapped(samples):
         print(f"types that the table does not know count as other: {unknown}")
-    problems = benchmarks.health_table(getattr(samples, "passed_over", []))
-    if len(problems):
-        _print_table(problems)
+    if turned_away := report["turned away"]:
+        print(f"turned away (rejected.jsonl): {', '.join(f'{reason} {n}' for reason, n in turned_away.items())}")
+    if passed_over := [problem for table in tables for problem in table.passed_over]:
+        _print_table(benchmarks.health_table(passed_over))
+    if (remote := getattr(chosen, "remote", None)) is not None:
+        print(remote.spent)
 
 
 def _teacher(

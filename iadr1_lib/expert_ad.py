@@ -26,7 +26,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from iadr1_lib.benchmarks import Sample, content_hash
+from iadr1_lib.benchmarks import Sample, content_hash, sample_problems
 from iadr1_lib.facts import Facts, facts_of
 from iadr1_lib.records import Record, answer_only, one_shot_row, pa_sft_row, sc_grpo_row
 from iadr1_lib.runs import UserError, write_json, write_text
@@ -36,6 +36,7 @@ from iadr1_lib.verification import Verifier
 PAPER_SIZES = (2900, 3000)  # PA-SFT with reasoning, SC-GRPO without (paper, section "Expert-AD")
 SHARES = (20, 40, 60, 80)  # percent of PA-SFT's records in the subsets (released code)
 CHUNK = 256  # samples that are measured and written together
+UNUSABLE = frozenset({"unreadable", "mask size", "empty mask", "defect without mask"})
 NO_DRAFT = "no draft"  # not a rule: the teacher had no answer, and is asked again by the next run
 
 # ---------------------------------------------------------------------------------------------- who is drawn
@@ -56,19 +57,21 @@ def draw_sets(
     seed: int,
     sizes: tuple[int, int] | None = None,
     tests: Iterable[Sample] = (),
+    workers: int = 1,
 ) -> Drawn:
     """Draw the pictures of PA-SFT and of SC-GRPO: half normal and half defective, categories even, types as they come.
 
-    No picture is in both, and none has the content of one of `tests` or of another picture. A defective picture without
-    a mask that marks something cannot be placed and is turned away.
+    No picture is in both, and none has the content of one of `tests` or of another picture. A picture that cannot be
+    read, and a defective one without a mask of its size that marks something, are turned away.
 
     Args:
         sizes: pictures of PA-SFT and SC-GRPO; by default the paper's, or as many as there are in its ratio.
+        workers: processes that look at the pictures.
 
     Raises:
         UserError: there are no normal or no defective pictures, or fewer than `sizes` asks for.
     """
-    usable, turned_away = _usable(samples, {content_hash(sample.image) for sample in tests})
+    usable, turned_away = _usable(samples, {content_hash(sample.image) for sample in tests}, workers)
     rng = random.Random(seed)
     queues = {label: _evenly([s for s in usable if s.label == label], rng) for label in ("no", "yes")}
     fewest = min(len(queue) for queue in queues.values())
@@ -92,25 +95,38 @@ def draw_sets(
     return Drawn(sets[0], sets[1], [*queues["no"], *queues["yes"]], turned_away)
 
 
-def _usable(samples: Iterable[Sample], tests: set[str]) -> tuple[list[Sample], list[dict[str, Any]]]:
+def _usable(samples: Sequence[Sample], tests: set[str], workers: int) -> tuple[list[Sample], list[dict[str, Any]]]:
     usable: list[Sample] = []
     turned_away = []
     seen: dict[str, str] = {}
-    for sample in samples:
-        digest = content_hash(sample.image)
-        reason = None
+    for sample, fault in zip(samples, _map(_fault, samples, workers), strict=True):
+        digest = content_hash(sample.image) if Path(sample.image).is_file() else ""
+        reason = fault
         if digest in tests:
             reason = "in a test set"
         elif digest in seen:
             reason = f"same content as {seen[digest]}"
-        elif sample.label == "yes" and sample.location is None:
-            reason = "defective, but no mask says where"
         if reason:
             turned_away.append({"image": sample.image, "label": sample.label, "reason": reason})
         else:
             usable.append(sample)
-        seen.setdefault(digest, sample.image)
+            seen[digest] = sample.image
     return usable, turned_away
+
+
+def _fault(sample: Sample) -> str | None:
+    """The kind of problem (`benchmarks.KINDS`) for which a sample cannot be used, or None."""
+    kinds = (problem.kind for problem in sample_problems(sample))
+    return next((kind for kind in kinds if kind in UNUSABLE), None)
+
+
+def _map(work: Callable[[Sample], Any], samples: Sequence[Sample], workers: int) -> Iterator[Any]:
+    """`work` done on each sample, in order, by several processes if there is enough for them."""
+    if workers == 1 or len(samples) < 2 * workers:
+        yield from map(work, samples)
+        return
+    with ProcessPoolExecutor(workers) as pool:
+        yield from pool.map(work, samples, chunksize=16)
 
 
 def _evenly(samples: list[Sample], rng: random.Random) -> list[Sample]:
@@ -194,7 +210,7 @@ def _decide(
     """One row per sample: the record, or the last draft and what it failed; `refused` has all drafts' failed rules."""
     rows: dict[str, dict[str, Any]] = {}
     tasks = []
-    for sample, facts in zip(samples, _measured(samples, grid, workers), strict=True):
+    for sample, facts in zip(samples, _map(partial(_facts_or_sentence, grid=grid), samples, workers), strict=True):
         rows[sample.image] = _row(sample)
         if isinstance(facts, Facts):
             tasks.append(Task(sample, facts))
@@ -237,15 +253,6 @@ def _record(task: Task, reasoning: str, grid: int) -> Record:
         sample.benchmark,
         grid,
     )
-
-
-def _measured(samples: list[Sample], grid: int, workers: int) -> Iterator[Facts | str]:
-    measure = partial(_facts_or_sentence, grid=grid)
-    if workers == 1 or len(samples) < 2 * workers:
-        yield from map(measure, samples)
-        return
-    with ProcessPoolExecutor(workers) as pool:
-        yield from pool.map(measure, samples, chunksize=16)
 
 
 def _facts_or_sentence(sample: Sample, grid: int) -> Facts | str:

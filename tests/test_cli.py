@@ -361,6 +361,6 @@ def test_magnetic_tiles_become_a_set_by_one_command(shared: Path, tmp_path: Path
     report = read_json(tmp_path / "report.json")
     assert (report["records"], report["rejected"], report["label"]) == (60, 0, {"no": 30, "yes": 30})
     assert report["SC-GRPO"]["label"] == {"no": 20, "yes": 20}
-    assert report["turned away"] == {"defective, but no mask says where": 4}  # their masks are empty
+    assert report["turned away"] == {"empty mask": 4}
     assert set(report["type"]) <= {"hole", "damage", "abrasion"}
     assert "none stated" in (tmp_path / "README.md").read_text()
