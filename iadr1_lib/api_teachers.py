@@ -14,7 +14,7 @@ from pathlib import Path
 
 import yaml
 
-from iadr1_lib.answer import CELLS, DEFECT_TYPES
+from iadr1_lib.answer import DEFECT_TYPES, cell_names
 from iadr1_lib.benchmarks import open_image
 from iadr1_lib.facts import Facts
 from iadr1_lib.remote import Remote, Reply, Request
@@ -63,6 +63,10 @@ class ApiTeacher:
     def name(self) -> str:
         return self.remote.endpoint.name
 
+    @property
+    def key(self) -> str:
+        return f"{self.name}, prompts {hashlib.sha256(json.dumps(self._prompts).encode()).hexdigest()[:12]}"
+
     def write(self, tasks: Sequence[Task]) -> Iterator[Draft]:
         """Drafts in the tasks' order; what was refused, cut off, failed or not sent has none, but a sentence."""
         for reply in self.remote.ask(self.request(task) for task in tasks):
@@ -93,7 +97,7 @@ def _words(task: Task) -> dict[str, str]:
     """What the {words} of the prompts stand for."""
     facts = task.facts
     return {
-        "cells": ", ".join(CELLS),
+        "cells": ", ".join(cell_names(facts.grid)),
         "category": task.sample.category.replace("_", " "),
         "types": ", ".join(name for name in DEFECT_TYPES if name != facts.defect_type),
         "location": facts.location or "a place that you find yourself",
@@ -101,7 +105,7 @@ def _words(task: Task) -> dict[str, str]:
         "size": facts.size,
         "tone": facts.tone,
         "form": facts.form,
-        "contrast": facts.strength,
+        "contrast": facts.step,
         "look_alike": _look_alike(facts),
         "reasons": "\n".join(f"- {reason}" for reason in task.reasons) or "- it did not keep to the rules",
     }
@@ -147,6 +151,7 @@ class ReplayTeacher:
                 except (ValueError, KeyError, TypeError):
                     raise UserError(f"Line {number} of {path} is no recorded draft: remove the line") from None
         self.name = f"replay of {', '.join(sorted(names)) or 'nothing'}"
+        self.key = f"{self.name}, {hashlib.sha256(self._path.read_bytes()).hexdigest()[:12]}"
 
     def write(self, tasks: Sequence[Task]) -> Iterator[Draft]:
         for task in tasks:
@@ -167,10 +172,11 @@ def record_to(path: str | Path, teacher: Teacher) -> Teacher:
 class _Recorder:
     def __init__(self, path: Path, teacher: Teacher) -> None:
         self._path, self._teacher = path, teacher
-        self.name = teacher.name
+        self.name, self.key = teacher.name, teacher.key
 
     def write(self, tasks: Sequence[Task]) -> Iterator[Draft]:
         self._path.parent.mkdir(parents=True, exist_ok=True)
+        _cut_broken_line(self._path)
         for task, draft in zip(tasks, self._teacher.write(tasks), strict=True):
             row = {
                 "teacher": self.name,
@@ -183,6 +189,12 @@ class _Recorder:
             with self._path.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(row, ensure_ascii=False) + "\n")
             yield draft
+
+
+def _cut_broken_line(path: Path) -> None:
+    """Drop what a kill left of a last line, so that the next one starts on its own."""
+    if path.exists() and not (whole := path.read_bytes()).endswith(b"\n"):
+        path.write_bytes(whole[: whole.rfind(b"\n") + 1])
 
 
 def _pixels(image: str | Path) -> str:

@@ -6,6 +6,7 @@ Exit status: 0 done, 1 failed, 2 wrong use, 130 stopped by the user.
 from __future__ import annotations
 
 from enum import StrEnum
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -45,6 +46,9 @@ class PoliteGroup(typer.core.TyperGroup):
                 raise_if_full(error, Path(error.filename or "."))
             except UserError as full:
                 raise _complain(full, FAILED) from error
+            if isinstance(error, (PermissionError, FileExistsError, NotADirectoryError, IsADirectoryError)):
+                where = error.filename or "a file"
+                raise _complain(f"cannot write {where} ({error.strerror}): name another folder", FAILED) from error
             raise
         except UserError as error:
             raise _complain(error, WRONG_USE if isinstance(error, WrongUse) else FAILED) from error
@@ -196,7 +200,9 @@ def expert_ad(
     samples = [sample for table in tables for sample in table]
     tests = [sample for folder in test or [] for sample in sources.load_samples(folder)]
     sizes = (pa_sft, sc_grpo) if pa_sft and sc_grpo else None
+    passed_over = [problem for table in tables for problem in table.passed_over]
     drawn = expert_ad.draw_sets(samples, seed, sizes, tests, workers)
+    drawn.turned_away.extend({"image": p.image, "label": None, "reason": p.kind} for p in passed_over)
     with _progress() as progress:
         task = progress.add_task("records", total=len(drawn.pa_sft))
         built = expert_ad.build_records(
@@ -209,7 +215,9 @@ def expert_ad(
             said=lambda done: progress.advance(task, done),
         )
     questions = [labelled(sample, grid) for sample in drawn.sc_grpo]
-    report = expert_ad.export(built, questions, out, seed=seed, drawn=drawn)
+    made_with = {"seed": seed, "grid": grid, "tries": tries, "version": version("iadr1-lib")}
+    made_with |= {"data": [str(folder) for folder in data], "kept out": [str(folder) for folder in test or []]}
+    report = expert_ad.export(built, questions, out, seed=seed, drawn=drawn, made_with=made_with)
     if parquet:
         data_card.write_parquet(built.records, out / "pa_sft.parquet")
         data_card.write_parquet(questions, out / "sc_grpo.parquet")
@@ -222,10 +230,14 @@ def expert_ad(
         print(f"types that the table does not know count as other: {unknown}")
     if turned_away := report["turned away"]:
         print(f"turned away (rejected.jsonl): {', '.join(f'{reason} {n}' for reason, n in turned_away.items())}")
-    if passed_over := [problem for table in tables for problem in table.passed_over]:
+    if passed_over:
         _print_table(benchmarks.health_table(passed_over))
+    if in_tests := sum(sample.split == "test" for sample in (*drawn.pa_sft, *drawn.sc_grpo)):
+        print(f"{in_tests} pictures are of their data set's own test split: do not evaluate on it")
     if (remote := getattr(chosen, "remote", None)) is not None:
         print(remote.spent)
+    if not built.records:
+        raise UserError(f"no record passed the rules: see {out / 'rejected.jsonl'}")
 
 
 def _teacher(

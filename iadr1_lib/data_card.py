@@ -34,6 +34,7 @@ FEATURES = Features(
         "data_set": Value("string"),
     }
 )
+MOST_ROWS = 20  # of a table; what has more is told in a line
 ROWS_AT_A_TIME = 64  # pictures that are in memory together
 
 KNOWN_LIMITS = (
@@ -101,8 +102,7 @@ def write_card(folder: Path, report: dict[str, Any]) -> Path:
     sources = sorted({*report["data set"], *grpo["data set"]})
     lines = [
         "---",
-        "configs:",
-        *(f"- config_name: {name}\n  data_files: {name}.parquet" for name in ("pa_sft", "sc_grpo")),
+        *_configs(folder),
         "task_categories:",
         "- image-text-to-text",
         "---",
@@ -134,6 +134,8 @@ def write_card(folder: Path, report: dict[str, Any]) -> Path:
         "",
         "## Who wrote it, and what was rejected",
         "",
+        f"Made with: {_counts(report['made with']) or 'not recorded'}.",
+        "",
         f"Teacher: {report['teacher']}. Records by the number of drafts it took: "
         f"{_counts(report['records by tries']) or 'none'}. Rejected for good: {report['rejected']} "
         f"({_percent(report['rejected'], report['rejected'] + report['records'])}), listed in rejected.jsonl.",
@@ -145,25 +147,36 @@ def write_card(folder: Path, report: dict[str, Any]) -> Path:
         "",
         "## Known limits",
         "",
-        *(f"- {limit}" for limit in (*KNOWN_LIMITS, *(LIMITS_OF_RULES if report["teacher"] == "rule" else ()))),
+        *(f"- {limit}" for limit in (*KNOWN_LIMITS, *(LIMITS_OF_RULES if "rule" in report["teacher"] else ()))),
         "",
     ]
     return write_text(folder / "README.md", "\n".join(lines))
 
 
+def _configs(folder: Path) -> list[str]:
+    """What `datasets` is to load: the Parquet files that are there."""
+    names = [name for name in ("pa_sft", "sc_grpo") if (folder / f"{name}.parquet").exists()]
+    entries = [f"- config_name: {name}\n  data_files: {name}.parquet" for name in names]
+    return ["configs:", *entries] if entries else []
+
+
 def _markdown(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> list[str]:
     if not rows:
         return ["None."]
-    return [f"| {' | '.join(map(str, row))} |" for row in (head, ["---"] * len(head), *rows)]
+    cells = ([str(cell).replace("|", "\\|") for cell in row] for row in rows)
+    return [f"| {' | '.join(row)} |" for row in (head, ["---"] * len(head), *cells)]
 
 
 def _tally(name: str, report: dict[str, Any]) -> list[str]:
     grpo = report["SC-GRPO"][name]
     keys = list(dict.fromkeys([*report[name], *grpo]))
+    if len(keys) > MOST_ROWS:
+        sizes = [f"{min(counts.values())} to {max(counts.values())}" for counts in (report[name], grpo) if counts]
+        return [f"{len(keys)} values of {name}, with {' and '.join(sizes)} pictures each.", ""]
     return [*_markdown((name, "PA-SFT", "SC-GRPO"), [(k, report[name].get(k, 0), grpo.get(k, 0)) for k in keys]), ""]
 
 
-def _counts(tally: dict[str, int]) -> str:
+def _counts(tally: dict[str, Any]) -> str:
     return ", ".join(f"{key}: {count}" for key, count in tally.items())
 
 

@@ -26,7 +26,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from iadr1_lib.benchmarks import Sample, content_hash, sample_problems
+from iadr1_lib.benchmarks import Sample, content_hash, image_size, sample_problems
 from iadr1_lib.facts import Facts, facts_of
 from iadr1_lib.records import Record, answer_only, one_shot_row, pa_sft_row, sc_grpo_row
 from iadr1_lib.runs import UserError, write_json, write_text
@@ -37,7 +37,8 @@ PAPER_SIZES = (2900, 3000)  # PA-SFT with reasoning, SC-GRPO without (paper, sec
 SHARES = (20, 40, 60, 80)  # percent of PA-SFT's records in the subsets (released code)
 CHUNK = 256  # samples that are measured and written together
 UNUSABLE = frozenset({"unreadable", "mask size", "empty mask", "defect without mask"})
-NO_DRAFT = "no draft"  # not a rule: the teacher had no answer, and is asked again by the next run
+SMALLEST_SIDE = 16  # pixels: below it nothing can be measured or seen
+NO_DRAFT = "no draft"  # not a rule: the teacher had no answer; not kept, so that the next run asks again
 
 # ---------------------------------------------------------------------------------------------- who is drawn
 
@@ -75,11 +76,15 @@ def draw_sets(
     rng = random.Random(seed)
     queues = {label: _evenly([s for s in usable if s.label == label], rng) for label in ("no", "yes")}
     fewest = min(len(queue) for queue in queues.values())
-    if not fewest:
-        raise UserError("Expert-AD needs normal pictures and defective ones with masks: one of the two is missing")
+    if fewest < 2:
+        raise UserError(
+            f"Expert-AD needs two normal pictures and two defective ones with masks at least; there are "
+            f"{len(queues['no'])} and {len(queues['yes'])} that can be used, and {len(turned_away)} were turned away "
+            f"({', '.join(_reasons(turned_away)) or 'for nothing'}): add pictures"
+        )
     if sizes is None:
         whole = min(2 * fewest, sum(PAPER_SIZES))
-        first = round(whole * PAPER_SIZES[0] / sum(PAPER_SIZES) / 2) * 2
+        first = max(2, round(whole * PAPER_SIZES[0] / sum(PAPER_SIZES) / 2) * 2)
         sizes = (first, whole - first)
     halves = [-(-size // 2) for size in sizes]
     if sum(halves) > fewest:
@@ -98,12 +103,17 @@ def draw_sets(
 def _usable(samples: Sequence[Sample], tests: set[str], workers: int) -> tuple[list[Sample], list[dict[str, Any]]]:
     usable: list[Sample] = []
     turned_away = []
+    digests = [content_hash(sample.image) if Path(sample.image).is_file() else sample.image for sample in samples]
+    labels: defaultdict[str, set[str]] = defaultdict(set)
+    for digest, sample in zip(digests, samples, strict=True):
+        labels[digest].add(sample.label)
     seen: dict[str, str] = {}
-    for sample, fault in zip(samples, _map(_fault, samples, workers), strict=True):
-        digest = content_hash(sample.image) if Path(sample.image).is_file() else ""
+    for sample, digest, fault in zip(samples, digests, _map(_fault, samples, workers), strict=True):
         reason = fault
         if digest in tests:
             reason = "in a test set"
+        elif len(labels[digest]) > 1:
+            reason = "filed as normal and as defective"
         elif digest in seen:
             reason = f"same content as {seen[digest]}"
         if reason:
@@ -117,7 +127,8 @@ def _usable(samples: Sequence[Sample], tests: set[str], workers: int) -> tuple[l
 def _fault(sample: Sample) -> str | None:
     """The kind of problem (`benchmarks.KINDS`) for which a sample cannot be used, or None."""
     kinds = (problem.kind for problem in sample_problems(sample))
-    return next((kind for kind in kinds if kind in UNUSABLE), None)
+    fault = next((kind for kind in kinds if kind in UNUSABLE), None)
+    return fault or ("too small" if min(image_size(sample.image)) < SMALLEST_SIDE else None)
 
 
 def _map(work: Callable[[Sample], Any], samples: Sequence[Sample], workers: int) -> Iterator[Any]:
@@ -176,21 +187,22 @@ def build_records(
     Returns:
         Records in the samples' order; every other sample is in `rejected`, with rules and sentences.
     """
-    kept = _Journal(journal, {"teacher": teacher.name, "tries": tries, "grid": grid, "repeats": repeats})
+    kept = _Journal(journal, {"teacher": teacher.key, "tries": tries, "grid": grid, "repeats": repeats})
     verifier = Verifier(repeats)
     built = Built(teacher=teacher.name, counts=Counter(verifier.counts))  # all rules at 0
     for chunk in (samples[start : start + CHUNK] for start in range(0, len(samples), CHUNK)):
-        done = {sample.image: kept.rows[sample.image] for sample in chunk if sample.image in kept.rows}
+        done = {sample.image: row for sample in chunk if (row := kept.row_of(sample))}
         for row in done.values():
             if row["record"]:
                 verifier.accept(Record(**row["record"]))
+        said(len(done))
         todo = [sample for sample in chunk if sample.image not in done]
         for row in _decide(todo, teacher, verifier, tries, grid, workers):
             done[row["image"]] = row
             if NO_DRAFT not in row["failed"]:
                 kept.add(row)
+            said(1)
         _take(built, (done[sample.image] for sample in chunk))
-        said(len(chunk))
     return built
 
 
@@ -207,7 +219,10 @@ def _take(built: Built, rows: Iterable[dict[str, Any]]) -> None:
 def _decide(
     samples: list[Sample], teacher: Teacher, verifier: Verifier, tries: int, grid: int, workers: int
 ) -> Iterator[dict[str, Any]]:
-    """One row per sample: the record, or the last draft and what it failed; `refused` has all drafts' failed rules."""
+    """One row per sample as soon as it is settled: the record, or the last draft and what it failed.
+
+    `refused` has the failed rules of all drafts. A teacher that has no draft is not asked again in this run.
+    """
     rows: dict[str, dict[str, Any]] = {}
     tasks = []
     for sample, facts in zip(samples, _map(partial(_facts_or_sentence, grid=grid), samples, workers), strict=True):
@@ -215,14 +230,18 @@ def _decide(
         if isinstance(facts, Facts):
             tasks.append(Task(sample, facts))
         else:
-            rows[sample.image]["failed"] = {"measured": facts}
-            rows[sample.image]["refused"] = [["measured"]]
+            yield rows[sample.image] | {"failed": {"measured": facts}, "refused": [["measured"]]}
     for attempt in range(tries):
         again = []
         for task, draft in zip(tasks, teacher.write(tasks), strict=True):
-            record = _record(task, draft.reasoning or "", grid)
-            failed = verifier.examine(record, task.facts) if draft.reasoning else {NO_DRAFT: draft.failure or ""}
             row = rows[task.sample.image]
+            if draft.reasoning is None:
+                row["failed"] |= {NO_DRAFT: draft.failure}  # beside what the last draft failed
+                row["refused"].append([NO_DRAFT])
+                yield row
+                continue
+            record = _record(task, draft.reasoning, grid)
+            failed = verifier.examine(record, task.facts)
             row |= {"reasoning": record.reasoning, "failed": failed, "tries": attempt + 1}
             if failed:
                 row["refused"].append(list(failed))
@@ -230,15 +249,20 @@ def _decide(
             else:
                 row["record"] = asdict(record)
                 verifier.accept(record)
+            if not failed or attempt + 1 == tries:
+                yield row
         tasks = again
-        if not tasks:
-            break
-    yield from rows.values()
 
 
 def _row(sample: Sample) -> dict[str, Any]:
-    empty = {"reasoning": "", "failed": {}, "refused": [], "tries": 0, "record": None}
-    return {"image": sample.image, "label": sample.label, "category": sample.category, **empty}
+    known = {"image": sample.image, "label": sample.label, "category": sample.category, "of": _identity(sample)}
+    return known | {"reasoning": "", "failed": {}, "refused": [], "tries": 0, "record": None}
+
+
+def _identity(sample: Sample) -> str:
+    """Changes with the picture, its mask and its labels: a journal's row holds for these only."""
+    files = [content_hash(path) for path in (sample.image, sample.mask) if path and Path(path).is_file()]
+    return " ".join([*files, sample.label, str(sample.type)])
 
 
 def _record(task: Task, reasoning: str, grid: int) -> Record:
@@ -272,13 +296,18 @@ class _Journal:
             return
         lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
         whole = list(_whole_lines(lines))
-        if whole and whole[0] != settings:
+        if len(whole) > 1 and whole[0] != settings:
             raise UserError(
                 f"{path} was begun with other settings ({whole[0]}): name another --out, or remove the file"
             )
         self.rows = {row["image"]: row for row in whole[1:]}
         path.parent.mkdir(parents=True, exist_ok=True)
         write_text(path, "".join(_line(row) for row in (settings, *self.rows.values())))
+
+    def row_of(self, sample: Sample) -> dict[str, Any] | None:
+        """What was decided about a sample, if picture, mask and labels are still the same."""
+        row = self.rows.get(sample.image)
+        return row if row and row["of"] == _identity(sample) else None
 
     def add(self, row: dict[str, Any]) -> None:
         if self._path is not None:
@@ -301,12 +330,15 @@ def _whole_lines(lines: list[str]) -> Iterator[dict[str, Any]]:
 # ---------------------------------------------------------------------------------------------- what is written
 
 
-def report_of(built: Built, sc_grpo: Sequence[Record] = (), drawn: Drawn | None = None) -> dict[str, Any]:
-    """Counts of records by label, type, place and category, and of rejections by rule."""
+def report_of(
+    built: Built, sc_grpo: Sequence[Record] = (), drawn: Drawn | None = None, made_with: dict[str, Any] | None = None
+) -> dict[str, Any]:
+    """Counts of records by label, type, place and category, rejections by rule, and what the set was made with."""
     records = built.records
     lengths = [len(r.reasoning.split()) for r in records]
     return {
         "teacher": built.teacher,
+        "made with": made_with or {},
         "records": len(records),
         "rejected": len(built.rejected),
         "rejections by rule, retries included": dict(built.counts),
@@ -359,6 +391,7 @@ def export(
     *,
     seed: int = 0,
     drawn: Drawn | None = None,
+    made_with: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Write the set in the released formats, the variants of the ablations, the rejected and the report.
 
@@ -390,7 +423,7 @@ def export(
         for row in (drawn.turned_away if drawn else [])
     ]
     write_text(folder / "rejected.jsonl", "".join(_line(row) for row in chain(built.rejected, turned_away)))
-    report = report_of(built, sc_grpo, drawn)
+    report = report_of(built, sc_grpo, drawn, made_with)
     write_json(folder / "report.json", report)
     return report
 
@@ -411,17 +444,18 @@ def one_shot_rows(records: Sequence[Record], seed: int, spare: Sequence[Sample] 
     record for which there is none is left out.
     """
     rng = random.Random(seed)
-    references: defaultdict[str, list[str]] = defaultdict(list)
+    references: defaultdict[tuple[str, str], list[str]] = defaultdict(list)
     for sample in spare:
         if sample.label == "no":
-            references[sample.category].append(sample.image)
+            references[sample.benchmark, sample.category].append(sample.image)
     from_spare = set(references)
     for record in records:
-        if record.label == "no" and record.category not in from_spare:
-            references[record.category].append(record.image)
+        kind = (record.benchmark, record.category)
+        if record.label == "no" and kind not in from_spare:
+            references[kind].append(record.image)
     rows = []
     for record in records:
-        others = [image for image in references[record.category] if image != record.image]
+        others = [image for image in references[record.benchmark, record.category] if image != record.image]
         if others:
             rows.append(one_shot_row(record, rng.choice(others)))
     return rows

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from iadr1_lib.answer import CELLS, Label, cell_box, cell_of_mask
+from iadr1_lib.answer import Label, cell_box, cell_names, cell_of_mask
 from iadr1_lib.benchmarks import Sample, open_image, read_mask
 from iadr1_lib.runs import UserError
 from iadr1_lib.type_names import category_of
@@ -73,6 +73,7 @@ class Facts:
     width: float = 0.0
     patches: int = 1
     other_cells: tuple[str, ...] = ()
+    grid: int = 3
     surface: Surface | None = None
 
     @property
@@ -85,11 +86,11 @@ class Facts:
 
     @property
     def shape(self) -> str:
-        """Of the largest patch; unlike `form` it heeds how broad it is: a long area is neither line nor streak."""
+        """Of the largest patch; unlike `form` it heeds how broad it is: a broad one is neither line nor streak."""
         if self.length <= 1.8:
             return "patch"
         if self.width > 0.08:
-            return "long area"
+            return "elongated area"
         return "line" if self.length > 3.5 and self.width < 0.03 else "streak"
 
     @property
@@ -99,8 +100,9 @@ class Facts:
 
     @property
     def step(self) -> str:
-        """How far the mean brightness is from that of the surroundings, in a word."""
-        return _word(abs(self.difference), {0.03: "hardly any", 0.12: "slight"}, "clear")
+        """How far the mean brightness is from that of the surroundings; "mixed" where parts differ both ways."""
+        word = _word(abs(self.difference), {0.03: "hardly any", 0.12: "slight"}, "clear")
+        return "mixed" if word == "hardly any" and self.strength == "clear" else word
 
     @property
     def severity(self) -> str:
@@ -113,14 +115,14 @@ def _word(value: float, below: dict[float, str], otherwise: str) -> str:
     return next((word for bound, word in below.items() if value <= bound), otherwise)
 
 
-def measure(image: NDArray[np.uint8], mask: NDArray[np.bool_]) -> dict[str, Any]:
+def measure(image: NDArray[np.uint8], mask: NDArray[np.bool_], grid: int = 3) -> dict[str, Any]:
     """Area, contrast, tone, elongation, direction and patches of a mask on an RGB picture (height, width, 3).
 
     Contrast and form are measured at a side of at most 512 pixels: what a reader of the text can see.
     """
     step = -(-max(mask.shape) // LONGEST_SIDE)
     area = float(mask.mean())
-    largest, patches, other_cells = _patches(mask)
+    largest, patches, other_cells = _patches(mask, grid)
     length, direction, width = _axes(largest)
     image, mask = image[::step, ::step], ndimage.maximum_filter(mask, step)[::step, ::step]
     grey = image.mean(-1) / 255
@@ -160,24 +162,24 @@ def _axes(mask: NDArray[np.bool_]) -> tuple[float, str, float]:
     return elongation, "horizontally" if angle < 20 else "vertically" if angle > 70 else "diagonally", width
 
 
-def _patches(mask: NDArray[np.bool_]) -> tuple[NDArray[np.bool_], int, tuple[str, ...]]:
+def _patches(mask: NDArray[np.bool_], grid: int) -> tuple[NDArray[np.bool_], int, tuple[str, ...]]:
     """The largest patch of a mask, how many it has, specks aside (a twentieth of that), and the others' cells."""
     labels, _ = ndimage.label(mask, structure=np.ones((3, 3)))
     sizes = np.bincount(labels.ravel())
     sizes[0] = 0
     numbers = [n for n in np.argsort(-sizes, kind="stable") if sizes[n] and sizes[n] >= sizes.max() / 20]
-    first, *others = (cell_of_mask(labels == number) for number in numbers[:MOST_PATCHES])
+    first, *others = (cell_of_mask(labels == number, grid) for number in numbers[:MOST_PATCHES])
     return labels == numbers[0], len(numbers), tuple(dict.fromkeys(cell for cell in others if cell != first))
 
 
-def survey_surface(image: NDArray[np.uint8]) -> Surface:
+def survey_surface(image: NDArray[np.uint8], grid: int = 3) -> Surface:
     """What can be said of a whole RGB picture (height, width, 3), measured at a side of at most 512 pixels."""
     step = -(-max(image.shape[:2]) // LONGEST_SIDE)
     grey = image[::step, ::step].mean(-1) / 255
     window = max(3, round(0.03 * max(grey.shape)))
     mean = ndimage.uniform_filter(grey, window)
     deviation = np.sqrt(np.maximum(ndimage.uniform_filter(grey**2, window) - mean**2, 0))
-    boxes = {cell: cell_box(cell, grey.shape[1], grey.shape[0]) for cell in CELLS}
+    boxes = {cell: cell_box(cell, grey.shape[1], grey.shape[0], grid) for cell in cell_names(grid)}
     means = {cell: float(grey[t:b, x:r].mean()) for cell, (x, t, r, b) in boxes.items()}
     unrest = {cell: float(deviation[t:b, x:r].mean()) for cell, (x, t, r, b) in boxes.items()}
     brightest, darkest = max(means, key=means.__getitem__), min(means, key=means.__getitem__)
@@ -215,7 +217,7 @@ def facts_of(sample: Sample, grid: int = 3) -> Facts:
     note = _notes(folder).get(Path(sample.image).relative_to(folder).as_posix(), {})
     seen: dict[str, Any] = {k: note.get(k) for k in ("look_alike", "look_alike_cell")}
     image = np.asarray(open_image(sample.image))
-    seen["surface"] = survey_surface(image)
+    seen |= {"surface": survey_surface(image, grid), "grid": grid}
     if sample.label == "no":
         return Facts(label="no", **seen)
     if sample.mask is None:
@@ -229,6 +231,6 @@ def facts_of(sample: Sample, grid: int = 3) -> Facts:
         label="yes",
         location=cell_of_mask(mask, grid),
         defect_type=category_of(sample),
-        **measure(image, mask),
+        **measure(image, mask, grid),
         **seen,
     )

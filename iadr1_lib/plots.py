@@ -231,7 +231,9 @@ def record_gallery(told: Sequence[tuple[Record, str]], title: str | None = None)
         if record.location:
             _draw_cell(axis, record.location, width, height, _TRUTH)
         axis.set_title(caption, fontsize=8, loc="left", color=_WRONG if reason else _RIGHT)
-        note_axis.text(0, 1, f"{why}\n{note}" if why else note, va="top", fontsize=7, in_layout=False)
+        below_why = "\n" * (why.count("\n") + 1 if why else 0)
+        note_axis.text(0, 1, why, va="top", fontsize=7, color=_WRONG, in_layout=False)
+        note_axis.text(0, 1, below_why + note, va="top", fontsize=7, in_layout=False)
     _title_above(figure, title)
     return figure
 

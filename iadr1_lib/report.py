@@ -652,29 +652,39 @@ def readme_block(metrics: dict[str, Any] | None) -> str:
     return "\n\n".join([*(_markdown(table) for table in tables(metrics["rows"])), said])
 
 
-def reward_block(found: dict[str, Any] | None) -> str:
-    """SC-GRPO under different rewards: the table of `iadr1 ablate rewards`, the paper's, and where they come from."""
+def ablation_block(study: str) -> str:
+    """A study of `iadr1 ablate`: its table, the paper's beside it, and where both come from."""
+    found = ablations.reference(study)
     if found is None:
-        return "Rewards are not compared yet: `iadr1 ablate rewards` does."
+        return f"Not measured yet: `iadr1 ablate {study}` does."
     said = found["provenance"]
-    short, runs = said["parameters"]["ablations"], said["runs"]
+    number, what = _study_told(study, said["parameters"])
     source = (
-        f"SC-GRPO in short runs ({short['steps']} steps of {short['prompts']} pictures with {short['group']} answers "
-        "each, the last model kept) under different rewards, then the paper's Table 3. Differences are in points, in "
-        "square brackets 95 % intervals of a paired bootstrap over images; round brackets: the lowest and the highest "
-        "seed. Source: "
-        f"`{(ablations.SHIPPED / 'ablation_rewards.json').as_posix()}`; "
-        f"seeds {', '.join(str(run['seed']) for run in runs)}; "
-        f"commit {', '.join(sorted({run['commit'] for run in runs}))}."
+        f"{what}, then the paper's Table {number}. Differences are in points, in square brackets 95 % intervals of a "
+        "paired bootstrap over images; round brackets: the lowest and the highest seed. "
+        f"Source: `{(ablations.SHIPPED / f'ablation_{study}.json').as_posix()}`; "
+        f"seeds {', '.join(str(run['seed']) for run in said['runs'])}; "
+        f"commit {', '.join(sorted({run['commit'] for run in said['runs']}))}."
     )
-    paper = paper_table(3).map(lambda cell: f"{cell:.1f}" if isinstance(cell, float) else cell)
+    paper = paper_table(number).map(lambda cell: f"{cell:.1f}" if isinstance(cell, float) else cell)
     paper.columns = [f"paper: {str(name).replace('_', ' ')}" for name in paper]
     return "\n\n".join([_markdown(ablations.table(found["rows"])), _markdown(paper), source])
 
 
+def _study_told(study: str, parameters: dict[str, Any]) -> tuple[int, str]:
+    """The number of the paper's table that a study follows, and what was done."""
+    if study == "reasoning":
+        return 2, "PA-SFT with reasoning, and on the same pictures for as many steps with answers only"
+    short = parameters["ablations"]
+    return 3, (
+        f"SC-GRPO in short runs ({short['steps']} steps of {short['prompts']} pictures with {short['group']} answers "
+        "each, the last model kept) under different rewards"
+    )
+
+
 def results_block() -> str:
     """All that stands between the marks of README.md."""
-    return f"{readme_block(reference_metrics())}\n\n{reward_block(ablations.reference('rewards'))}"
+    return "\n\n".join([readme_block(reference_metrics()), *(ablation_block(study) for study in ablations.STUDIES)])
 
 
 def tables(rows: list[dict[str, Any]]) -> list[pd.DataFrame]:

@@ -442,7 +442,7 @@ def _read_good_and_bad(root: Path, benchmark: str) -> Iterator[Row]:
             continue
         label: Literal["yes", "no"] = "no" if kind.name.casefold() in GOOD_NAMES else "yes"
         for picture in list_pictures(kind, root):
-            mask, category = masks.get(picture.stem), root.absolute().name
+            mask, category = masks.get(picture.stem), Path(os.path.normpath(root.absolute())).name
             yield _sample(picture, label, mask, _kind(kind.name), category, benchmark, "test", "good-and-bad")
 
 

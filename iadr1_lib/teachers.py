@@ -6,13 +6,14 @@ All have one interface, `Teacher`: tasks in, drafts out, in the same order.
 from __future__ import annotations
 
 import random
+import re
 import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from iadr1_lib.answer import CELLS, DEFECT_TYPES
+from iadr1_lib.answer import CELLS, DEFECT_TYPES, SYNONYMS, term_forms
 from iadr1_lib.benchmarks import Sample
 from iadr1_lib.facts import Facts
 
@@ -44,6 +45,10 @@ class Teacher(Protocol):
     @property
     def name(self) -> str:
         """As it stands in reports, such as "rule" or "anthropic/claude-sonnet-4"."""
+
+    @property
+    def key(self) -> str:
+        """Differs where drafts would: what a stopped run must find unchanged to go on."""
 
     def write(self, tasks: Sequence[Task]) -> Iterator[Draft]:
         """One draft per task, in the tasks' order, each given out as soon as it and those before it are there."""
@@ -156,12 +161,12 @@ _EXTENT = (
 )
 _COURSE = ("It runs {direction}.", "Its longer axis lies {direction}.", "It stretches {direction}.")
 _MORE = (
-    "There are {patches} such spots in all; this is the largest.",
-    "It is the largest of {patches} separate spots.",
+    "There are {patches} such spots in all; this is the {largest}.",
+    "It is the {largest} of {patches} separate spots.",
 )
 _ELSEWHERE = (
-    "There are {patches} such spots in all, this one the largest; {others}.",
-    "It is the largest of {patches} separate spots, and {others}.",
+    "There are {patches} such spots in all, this one the {largest}; {others}.",
+    "It is the {largest} of {patches} separate spots, and {others}.",
 )
 _JUDGE = (
     "Appearance, surface and structure are judged in turn.",
@@ -184,9 +189,9 @@ _MEANING = {
     "abrasion": ("the surface is worn or rubbed", "the finish has been worn off"),
 }
 _NO_KIND = (
-    "It breaks the surface, but it fits none of the usual kinds, so I call it other.",
-    "The surface is not as it should be there; since no usual kind fits, I call it other.",
-    "It disturbs the surface in a way that no usual kind describes, so it counts as other.",
+    "The surface is not as it should be there; what kind of defect it is stays open, so I call it other.",
+    "It disturbs the surface, but its kind cannot be told for certain, so it counts as other.",
+    "Something is wrong with the surface there; I leave its kind open and call it other.",
 )
 _VERDICT = (
     "So the item is defective, and the defect is {severity}.",
@@ -226,6 +231,23 @@ _NORMAL = (
 )
 
 
+# Names of folders that are no words for a thing, or that would be read as a claim: "train 007", "mask set", "left arm".
+_CLAIMS = "|".join(
+    re.escape(form) for kind in SYNONYMS for term in (kind, *SYNONYMS[kind]) for form in term_forms(term)
+)
+_NO_THING = re.compile(
+    r"[^a-z ]|\b(?:(?:data|mask|label|image|picture|photo|test|train|good|bad|normal|set|defect|anomal)\w*|ok|ng|"
+    r"ground|truth|other|top|upper|bottom|lower|left|right|center|centre|middle|"
+    rf"{_CLAIMS})\b"
+)
+
+
+def item_named(category: str) -> str:
+    """What a text calls the thing in the picture: the category's name, or "item" where that is no word for it."""
+    name = category.replace("_", " ").lower().strip()
+    return "item" if not name or _NO_THING.search(name) else name
+
+
 def full_reasoning(facts: Facts, item: str, rng: random.Random) -> str:
     """Reasoning in whole English sentences, in one of many wordings drawn by `rng`, stating measured facts only.
 
@@ -243,13 +265,14 @@ def full_reasoning(facts: Facts, item: str, rng: random.Random) -> str:
 
 def _found(facts: Facts, rng: random.Random) -> list[str]:
     tone = rng.choice(_TONE[facts.tone])
-    said = [rng.choice(_SPOT).format(place=facts.location, size=facts.size, form=facts.shape, tone=tone)]
+    said = [rng.choice(_SPOT).format(place=_at(facts, facts.location), size=facts.size, form=facts.shape, tone=tone)]
     said.append(rng.choice(_EXTENT).format(share=_share(facts.area), contrast=_contrast(facts)))
     if facts.direction and facts.shape != "patch":
         said.append(rng.choice(_COURSE).format(direction=facts.direction))
     if facts.patches > 1:
         more = rng.choice(_ELSEWHERE if facts.other_cells else _MORE)
-        said.append(more.format(patches=_number(facts.patches), others=_others(facts)))
+        largest = "larger" if facts.patches == 2 else "largest"
+        said.append(more.format(patches=_number(facts.patches), largest=largest, others=_others(facts)))
     said.append(rng.choice(_JUDGE))
     kind = facts.defect_type or ""
     meaning = rng.choice(_MEANING.get(kind, ("",)))
@@ -260,10 +283,12 @@ def _found(facts: Facts, rng: random.Random) -> list[str]:
 def _found_nothing(facts: Facts, rng: random.Random) -> list[str]:
     said, surface = [], facts.surface
     if surface is not None:
+        brightest, darkest, liveliest = (
+            _at(facts, cell) for cell in (surface.brightest, surface.darkest, surface.liveliest)
+        )
         apart = _levels(surface.difference)
-        said.append(rng.choice(_RANGE).format(brightest=surface.brightest, darkest=surface.darkest, apart=apart))
-        uneven = surface.unrest > 1.5
-        said.append(rng.choice(_LIVELY if uneven else _STEADY).format(liveliest=surface.liveliest))
+        said.append(rng.choice(_RANGE).format(brightest=brightest, darkest=darkest, apart=apart))
+        said.append(rng.choice(_LIVELY if surface.unrest > 1.5 else _STEADY).format(liveliest=liveliest))
     if facts.look_alike and facts.look_alike_cell:
         said.append(rng.choice(_BELONGS).format(what=facts.look_alike, place=facts.look_alike_cell))
     return [*said, rng.choice(_WHOLE), rng.choice(_NORMAL)]
@@ -271,7 +296,7 @@ def _found_nothing(facts: Facts, rng: random.Random) -> list[str]:
 
 def _share(area: float) -> str:
     percent = 100 * area
-    return "less than one percent" if percent < 1 else f"about {percent:.0f} percent"
+    return "less than one percent" if percent < 0.8 else f"about {percent:.0f} percent"
 
 
 def _contrast(facts: Facts) -> str:
@@ -281,7 +306,11 @@ def _contrast(facts: Facts) -> str:
 def _levels(difference: float) -> str:
     """A difference of grey levels (0 to 1) in words that an eye can follow."""
     percent = 100 * difference
-    return "hardly anything" if percent < 3 else f"about {percent:.0f} percent of the range from black to white"
+    return (
+        "only a few percent of the range from black to white"
+        if percent < 3
+        else f"about {percent:.0f} percent of the range from black to white"
+    )
 
 
 def _number(count: int) -> str:
@@ -291,7 +320,12 @@ def _number(count: int) -> str:
 
 def _others(facts: Facts) -> str:
     start = "the other lies" if facts.patches == 2 else "more lie"
-    return f"{start} at the {_list(facts.other_cells)}"
+    return f"{start} at the {_list([_at(facts, cell) for cell in facts.other_cells])}"
+
+
+def _at(facts: Facts, cell: str | None) -> str:
+    """A cell after "at the": in finer grids "upper" and "far left" need a noun."""
+    return f"{cell} part" if facts.grid > 3 else str(cell)
 
 
 def _list(cells: Sequence[str]) -> str:
@@ -312,6 +346,7 @@ class RuleTeacher:
 
     def __init__(self, seed: int = 0, *, short: bool = False):
         self.seed, self.short = seed, short
+        self.key = f"rule, {'short' if short else 'full'}, seed {seed}"
 
     def write(self, tasks: Sequence[Task]) -> Iterator[Draft]:
         for task in tasks:
@@ -322,5 +357,5 @@ class RuleTeacher:
             yield Draft(draft)
 
     def _draft(self, task: Task, rng: random.Random) -> str:
-        item = task.sample.category.replace("_", " ")
-        return short_reasoning(task.facts, rng) if self.short else full_reasoning(task.facts, item, rng)
+        name = task.sample.category.replace("_", " ")
+        return short_reasoning(task.facts, rng) if self.short else full_reasoning(task.facts, item_named(name), rng)

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 
-from iadr1_lib.answer import SYNONYMS, TAGS, cell_of_words, matches_format, term_forms
+from iadr1_lib.answer import SYNONYMS, TAGS, cell_names, cell_of_words, matches_format, term_forms
 from iadr1_lib.facts import Facts
 from iadr1_lib.records import Record
 
@@ -201,17 +201,27 @@ def _claimed_cells(text: str, cell: str) -> Iterator[frozenset[str]]:
             yield from (cells for cells in firm if not (cells == {"center"} and {cell} in firm))
 
 
+def _place_in_other_grid(record: Record, facts: Facts | None) -> str | None:
+    """Names of other grids ("upper far left") are read as a whole, and no other may be named."""
+    cell = str(record.location)
+    names = sorted(cell_names(record.grid), key=len, reverse=True)
+    named = set(re.findall(rf"\b(?:{'|'.join(names)})\b", _plain(record.reasoning)))
+    others = named - {cell, *(facts.other_cells if facts else ())}
+    if cell not in named:
+        return f'The defect lies at the {cell}: say "{cell}" where you describe it.'
+    return f"The defect lies at the {cell}: do not place it at the {min(others)}." if others else None
+
+
 def _place(record: Record, facts: Facts | None) -> str | None:
     cell = record.location
     if record.label == "no" or not cell:
         return None
-    if record.grid != 3:  # names of other grids are read as a whole
-        named = re.search(rf"\b{cell}\b", record.reasoning.lower())
-        return None if named else f'The defect lies at the {cell}: say "{cell}" where you describe it.'
+    if record.grid != 3:
+        return _place_in_other_grid(record, facts)
     # A coarser name of the same place is no contradiction: "top left" may later be "the left".
     allowed = {cell, *cell.split()}
     if facts is not None:
-        allowed |= {facts.look_alike_cell or cell, *getattr(facts, "other_cells", ())}
+        allowed |= {facts.look_alike_cell or cell, *facts.other_cells}
     other = next((min(cells) for cells in _claimed_cells(record.reasoning, cell) if not cells & allowed), None)
     if other:
         return f"The defect lies at the {cell}: do not place it at the {other}."

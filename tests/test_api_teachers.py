@@ -22,7 +22,7 @@ from iadr1_lib.remote import Endpoint, Remote
 from iadr1_lib.runs import UserError
 from iadr1_lib.teachers import Draft, RuleTeacher, Task
 
-DEFECT = Facts("yes", "top left", "scratch", area=0.004, contrast=0.2, tone="dark", elongation=6.0)
+DEFECT = Facts("yes", "top left", "scratch", area=0.004, contrast=0.2, tone="dark", elongation=6.0, difference=-0.2)
 NORMAL = Facts("no", look_alike="knot", look_alike_cell="right")
 
 

@@ -332,6 +332,21 @@ def test_expert_ad_builds_a_set_and_a_second_call_finds_it_done(parts: Path, tmp
     assert iadr1(*words).exit_code == 0
     assert {name: (out / name).read_bytes() for name in made} == made
     assert "other settings" in complaint(iadr1(*words, "--tries", 1))
+    assert "name another folder" in complaint(iadr1("expert-ad", "--data", parts, "--out", out / "report.json"))
+
+
+def test_expert_ad_lists_what_cannot_be_used(parts: Path, tmp_path: Path) -> None:
+    good = parts / "bolt" / "test" / "good"
+    (good / "text.png").write_text("no picture")
+    (good / "cut off.png").write_bytes((good / "000.png").read_bytes()[:60])
+    Image.new("L", (3, 3)).save(good / "tiny.png")
+    Image.new("I;16", (60, 60), 9000).save(good / "\u5de5\u5382 16.png")
+    (good / "out.png").symlink_to("/etc/hostname")
+    result = iadr1("expert-ad", "--data", parts, "--out", tmp_path / "set", "--workers", 1)
+    assert result.exit_code == 0, result.output
+    rows = [json.loads(line) for line in (tmp_path / "set" / "rejected.jsonl").read_text().splitlines()]
+    why = {Path(row["image"]).name: row["failed"]["drawing"] for row in rows}
+    assert why == {"text.png": "unreadable", "cut off.png": "unreadable", "tiny.png": "too small", "out.png": "outside"}
 
 
 def test_expert_ad_records_a_teacher_and_plays_it_back(parts: Path, tmp_path: Path) -> None:
@@ -344,7 +359,7 @@ def test_expert_ad_records_a_teacher_and_plays_it_back(parts: Path, tmp_path: Pa
 
 def test_expert_ad_keeps_test_pictures_out(parts: Path, tmp_path: Path) -> None:
     result = iadr1("expert-ad", "--data", parts, "--test", parts, "--out", tmp_path / "set")
-    assert "one of the two is missing" in complaint(result)
+    assert "were turned away (in a test set" in complaint(result)
 
 
 @pytest.mark.parametrize("missing", ["data", "tape"])

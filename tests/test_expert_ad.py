@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
@@ -23,7 +24,15 @@ from iadr1_lib.benchmarks import Sample, load_mvtec
 from iadr1_lib.facts import Facts, Surface, facts_of, measure, survey_surface
 from iadr1_lib.records import Record, answer_only, labelled, pa_sft_row, read_rows, sc_grpo_row
 from iadr1_lib.runs import UserError
-from iadr1_lib.teachers import Draft, RuleTeacher, Task, full_reasoning, short_reasoning, teacher_vocabulary
+from iadr1_lib.teachers import (
+    Draft,
+    RuleTeacher,
+    Task,
+    full_reasoning,
+    item_named,
+    short_reasoning,
+    teacher_vocabulary,
+)
 from iadr1_lib.verification import NEAR_DUPLICATE, RULES, failed_checks, failures
 
 SIDE = 90
@@ -117,7 +126,7 @@ def test_area_and_elongation_become_the_words_of_size_and_form(
         ([(10, 44, 50, 46)], "horizontally", 1, (), "line"),
         ([(44, 10, 46, 50)], "vertically", 1, (), "line"),
         ([(20, 20, 40, 40)], "", 1, (), "patch"),
-        ([(5, 30, 85, 60)], "horizontally", 1, (), "long area"),
+        ([(5, 30, 85, 60)], "horizontally", 1, (), "elongated area"),
         ([(10, 10, 12, 30), (70, 10, 72, 28)], "vertically", 2, ("top right",), "line"),
         ([(10, 10, 30, 30), (80, 80, 81, 81)], "", 1, (), "patch"),  # a speck does not count
     ],
@@ -298,7 +307,7 @@ GOOD_NO = Record(
 class Parrot:
     """A teacher that says what it is given, one text per call, and remembers what it was asked."""
 
-    name = "parrot"
+    name = key = "parrot"
 
     def __init__(self, *texts: str | None) -> None:
         self.texts, self.asked = iter(texts), []  # type: ignore[var-annotated]
@@ -348,24 +357,43 @@ def test_a_stopped_run_goes_on_from_its_journal(drawn: list[Sample], tmp_path: P
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        expert_ad.build_records(some[:5], Dies(0), journal=journal)
-    expert_ad.build_records(some[:5], RuleTeacher(0), journal=journal)
+        expert_ad.build_records(some, Dies(0), journal=journal)
     with journal.open("a") as file:
         file.write('{"image": "cut o')  # as a kill leaves it
     asked = Parrot(*[r.reasoning for r in whole.records[5:]])
-    asked.name = "rule"
+    asked.key = RuleTeacher(0).key
     again = expert_ad.build_records(some, asked, journal=journal)
     assert again.records == whole.records
     assert len(asked.asked) == 7
-    with pytest.raises(UserError, match="other settings"):
-        expert_ad.build_records(some, RuleTeacher(0), tries=1, journal=journal)
+    for teacher, tries in ((RuleTeacher(0), 1), (RuleTeacher(1), 3)):
+        with pytest.raises(UserError, match="other settings"):
+            expert_ad.build_records(some, teacher, tries=tries, journal=journal)
+
+
+def test_a_journal_s_row_holds_for_the_same_picture_only(make: Maker, tmp_path: Path) -> None:
+    journal = tmp_path / "journal.jsonl"
+    expert_ad.build_records([make((3, 3, 9, 9))], RuleTeacher(0), journal=journal)
+    moved = expert_ad.build_records([make((80, 80, 88, 88))], RuleTeacher(0), journal=journal)
+    assert [r.location for r in moved.records] == ["bottom right"]
+
+
+@pytest.mark.parametrize(
+    "category", ["mask set", "label", "metal_defects", "a|b{c}", "Class1", "hole plate", "left arm"]
+)
+@pytest.mark.parametrize("box", [None, (3, 3, 9, 9)])
+def test_a_folder_s_name_rejects_no_record(make: Maker, category: str, box: tuple[int, int, int, int] | None) -> None:
+    sample = replace(make(box, kind="good" if box is None else "scratch"), category=category)
+    assert expert_ad.build_records([sample], RuleTeacher(0)).rejected == []
+    assert item_named("metal_plate") == "metal plate" and item_named(category) == "item"
 
 
 def test_a_teacher_without_an_answer_is_asked_again_by_the_next_run(make: Maker, tmp_path: Path) -> None:
     sample, journal = make((3, 3, 9, 9)), tmp_path / "journal.jsonl"
-    first = expert_ad.build_records([sample], Parrot(None), tries=1, journal=journal)
-    assert first.rejected[0]["failed"] == {expert_ad.NO_DRAFT: "refused: it would not"}
-    assert len(expert_ad.build_records([sample], Parrot(GOOD_YES.reasoning), tries=1, journal=journal).records) == 1
+    first = expert_ad.build_records([sample], Parrot("too short .", None), journal=journal)
+    (rejected,) = first.rejected
+    assert rejected["failed"][expert_ad.NO_DRAFT] == "refused: it would not"
+    assert "length" in rejected["failed"] and rejected["reasoning"] == "too short ."
+    assert len(expert_ad.build_records([sample], Parrot(GOOD_YES.reasoning), journal=journal).records) == 1
 
 
 def test_workers_measure_the_same(drawn: list[Sample]) -> None:
@@ -378,7 +406,13 @@ def test_records_for_another_grid_name_its_cells(drawn: list[Sample], grid: int)
     built = expert_ad.build_records(drawn[:40], RuleTeacher(0), grid=grid)
     places = {r.location for r in built.records if r.label == "yes"}
     assert places <= set(cell_names(grid)) and built.rejected == []
-    assert all(f"<location>{r.location}</location>" in r.answer for r in built.records if r.label == "yes")
+    for record in built.records:
+        wrong = [cell for cell in cell_names(grid) if cell != record.location]
+        if record.label == "yes" and wrong:
+            elsewhere = re.sub(rf"\b{record.location}\b", wrong[-1], record.reasoning)
+            assert "place agrees" in failures(replace(record, reasoning=elsewhere))
+            told_both = record.reasoning + f" The defect is at the {wrong[0]}."
+            assert "place agrees" in failures(replace(record, reasoning=told_both))
     assert {labelled(s, grid).location for s in drawn[:40]} - {None} == places
 
 
@@ -403,12 +437,16 @@ def test_test_pictures_and_second_copies_are_turned_away_by_content(drawn: list[
     copy.write_bytes(Path(drawn[0].image).read_bytes())
     sets = expert_ad.draw_sets([*drawn, replace(drawn[0], image=str(copy))], 0, tests=[drawn[1]])
     assert {row["image"] for row in sets.turned_away} == {str(copy), drawn[1].image}
+    assert expert_ad.draw_sets([*drawn, replace(drawn[0], image=str(copy), label="no")], 0).turned_away == [
+        {"image": image, "label": label, "reason": "filed as normal and as defective"}
+        for image, label in ((drawn[0].image, "yes"), (str(copy), "no"))
+    ]
     kept = {s.image for s in (*sets.pa_sft, *sets.sc_grpo, *sets.spare)}
     assert kept == {s.image for s in drawn} - {drawn[1].image}
 
 
 def test_a_pool_of_one_label_or_too_small_a_one_is_a_user_error(drawn: list[Sample]) -> None:
-    with pytest.raises(UserError, match="missing"):
+    with pytest.raises(UserError, match="two defective"):
         expert_ad.draw_sets([s for s in drawn if s.label == "no"], 0)
     with pytest.raises(UserError, match="ask for fewer"):
         expert_ad.draw_sets(drawn, 0, sizes=(200, 2))

@@ -7,6 +7,7 @@ import re
 import shlex
 from pathlib import Path
 
+import pandas as pd
 import pytest
 import typer
 from conftest import ROOT
@@ -41,6 +42,16 @@ def test_results_are_those_of_the_shipped_metrics() -> None:
     # Numbers with a decimal point outside the marks would be results that nothing checks.
     loose = re.findall(r"(?<![\d.])\d+\.\d+ ?(?:%|points|GiB|min)", before + after)
     assert loose == []
+
+
+def test_what_is_said_of_the_reading_is_what_the_sheet_holds() -> None:
+    sheet = pd.read_csv(ROOT / "data" / "reference" / "expert_ad" / "reading_sheet.csv")
+    words = " ".join(README.split())
+    normal, defective = (sheet["label"] == "no").sum(), (sheet["label"] == "yes").sum()
+    assert f"{len(sheet)} of the records, drawn by lot ({normal} normal, {defective} defective)" in words
+    assert f"{(sheet['untrue'] == 0).sum()} are true in every statement" in words
+    assert "in the mean; the three others" in words and (sheet["untrue"] > 0).sum() == 3
+    assert f"they have {sheet['statements'].mean():.1f} in the mean" in words
 
 
 def test_what_is_said_of_the_real_pictures_is_what_was_measured() -> None:
