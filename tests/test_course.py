@@ -122,9 +122,9 @@ def test_expert_ad_covers_both_sets_and_the_control(run: Run) -> None:
 
 def test_expert_ad_is_the_same_when_built_again(run: Run) -> None:
     folder = run.path("expert_ad")
-    before = {p.name: p.read_bytes() for p in folder.iterdir()}
+    before = {p: p.read_bytes() for p in folder.rglob("*.json*")}
     assert course.build_expert_ad(run) == folder
-    assert {p.name: p.read_bytes() for p in folder.iterdir()} == before
+    assert {p: p.read_bytes() for p in folder.rglob("*.json*")} == before
 
 
 # ---------------------------------------------------------------------------------------------- what is missing
