@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import importlib
 import os
 import re
 import shutil
@@ -209,6 +210,24 @@ def test_notebook_keeps_the_rules(path: Path) -> None:
             assert len(cell.source.splitlines()) <= LONGEST_CELL, cell.source
             forbidden = re.search(r"pip install|^\s*[!%]|chdir\(|login\(|push_to_hub\(", cell.source, re.MULTILINE)
             assert forbidden is None, cell.source
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_what_a_notebook_takes_from_the_library_is_there(path: Path) -> None:
+    """In a second instead of the minutes until the cell is reached."""
+    cells = nbformat.read(path, as_version=4).cells
+    tree = ast.parse("\n".join(cell.source for cell in cells if cell.cell_type == "code"))
+    modules = {}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "iadr1_lib":
+            for alias in node.names:
+                if node.module == "iadr1_lib":
+                    modules[alias.asname or alias.name] = importlib.import_module(f"iadr1_lib.{alias.name}")
+                else:
+                    assert hasattr(importlib.import_module(node.module), alias.name), f"{node.module}.{alias.name}"
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id in modules:
+            assert hasattr(modules[node.value.id], node.attr), f"{node.value.id}.{node.attr}"
 
 
 @pytest.mark.parametrize(
