@@ -362,7 +362,14 @@ def test_killed_run_goes_on_where_it_stopped(course: Course, root: Path, number:
     run = Run("tiny", 0)
     command = [sys.executable, "-c", "from iadr1_lib.cli import main; main()", "run", "--profile", "tiny"]
     environment = os.environ | {"PYTHONPATH": str(root)}
-    process = subprocess.Popen(command, cwd=project.parent, env=environment, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        command,
+        cwd=project.parent,
+        env=environment,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's background job has it ignored
+    )
     deadline = time.monotonic() + 60
     while not run.path("b.txt").exists() and time.monotonic() < deadline:
         time.sleep(0.1)
