@@ -113,7 +113,7 @@ def _usable(samples: Sequence[Sample], tests: set[str], workers: int) -> tuple[l
         if digest in tests:
             reason = "in a test set"
         elif len(labels[digest]) > 1:
-            reason = "filed as normal and as defective"
+            reason = "both normal and defective"
         elif digest in seen:
             reason = f"same content as {seen[digest]}"
         if reason:

@@ -320,14 +320,14 @@ class Remote:
         run.sleep(self._pace.delay())
         try:
             answer = service.send(self.endpoint, request, pictures)
-        except service.library.APIStatusError as error:
+        except service.errors.APIStatusError as error:
             return self._read_error(error, request)
-        except service.library.APITimeoutError as error:
+        except service.errors.APITimeoutError as error:
             raise _PassingError(f"no answer within {self.endpoint.timeout:g} seconds") from error
-        except service.library.APIConnectionError as error:
+        except service.errors.APIConnectionError as error:
             message = f"no connection to {self._address} ({_one_line(error.__cause__ or error)})"
             raise _PassingError(message, unreachable=True) from error
-        except (service.library.APIError, ValueError) as error:  # ValueError: the body is no JSON
+        except (service.errors.APIError, ValueError) as error:  # ValueError: the body is no JSON
             raise _PassingError(f"the answer cannot be read ({error})") from error
         try:
             return service.read(answer)
@@ -595,7 +595,7 @@ class _Service(Protocol):
 
     address: ClassVar[str]
     key_variable: ClassVar[str]
-    library: Any  # the errors that matter have the same names in both libraries
+    errors: Any  # the client library, whose errors that matter have the same names in both
 
     def __init__(self, endpoint: Endpoint) -> None: ...
 
@@ -615,7 +615,7 @@ class _Anthropic:
             import anthropic
         except ImportError as error:
             raise UserError(_missing("anthropic")) from error
-        self.library: Any = anthropic
+        self.errors: Any = anthropic
         self._client = anthropic.Anthropic(**_connection(endpoint))
 
     def send(self, endpoint: Endpoint, request: Request, pictures: list[tuple[str, str]]) -> Any:
@@ -654,7 +654,7 @@ class _OpenAI:
             import openai
         except ImportError as error:
             raise UserError(_missing("openai")) from error
-        self.library: Any = openai
+        self.errors: Any = openai
         self._client = openai.OpenAI(**_connection(endpoint))
 
     def send(self, endpoint: Endpoint, request: Request, pictures: list[tuple[str, str]]) -> Any:

@@ -173,11 +173,6 @@ def _mentions(statement: str) -> Iterator[_Mention]:
         yield _Mention(frozenset({cell, "center"} if either else {cell}), firm, denied)
 
 
-def _places_named(text: str) -> set[str]:
-    """Cells named in a text, the longest name first, so that "top left" is not also "top"."""
-    return {c for s in _statements(text) for part in s for m in _mentions(part) if len(m.cells) == 1 for c in m.cells}
-
-
 def _names_cell(text: str, cell: str) -> bool:
     """Whether a sentence names the cell, at once or in two steps: "in the upper half, near the left edge".
 
@@ -728,11 +723,6 @@ def failures(record: Record, facts: Facts | None = None) -> dict[str, str]:
     endless = len(record.reasoning.strip()) > MOST_CHARACTERS
     told = {name: rule.check(record, facts) for name, rule in RULES.items() if name == "length" or not endless}
     return {name: sentence for name, sentence in told.items() if sentence}
-
-
-def failed_checks(record: Record, facts: Facts | None = None) -> list[str]:
-    """Names of the rules that a record fails."""
-    return list(failures(record, facts))
 
 
 # ---------------------------------------------------------------------------------------------- the set

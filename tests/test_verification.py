@@ -18,7 +18,7 @@ from iadr1_lib.benchmarks import load_mvtec
 from iadr1_lib.facts import Facts, facts_of
 from iadr1_lib.records import Record
 from iadr1_lib.teachers import RuleTeacher, Task, full_reasoning, short_reasoning
-from iadr1_lib.verification import NEAR_DUPLICATE, RULES, Rule, Verifier, failed_checks, failures
+from iadr1_lib.verification import NEAR_DUPLICATE, RULES, Rule, Verifier, failures
 
 
 def yes(place: str, kind: str, reasoning: str) -> Record:
@@ -648,7 +648,7 @@ def test_a_rule_s_example_is_rejected_by_it_and_by_no_other(rule: Rule) -> None:
     assert list(told) == [rule.name]
     assert told[rule.name].endswith(".")
     assert rule.why.endswith(".")
-    assert failed_checks(rule.example, rule.example_facts) == [rule.name]
+    assert list(failures(rule.example, rule.example_facts)) == [rule.name]
 
 
 @pytest.mark.parametrize("record", FREE, ids=range(len(FREE)))
