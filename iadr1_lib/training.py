@@ -15,7 +15,7 @@ from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -50,7 +50,10 @@ DevScore = Callable[[PreTrainedModel, ProcessorMixin], float]
 
 @dataclass(frozen=True)
 class PaSftSettings:
-    """Settings of PA-SFT; the profiles say where each value comes from."""
+    """Settings of PA-SFT; the profiles say where each value comes from.
+
+    `keep` says which model a stage leaves behind: the last, or the best of its checks on dev.
+    """
 
     learning_rate: float
     epochs: float
@@ -62,6 +65,7 @@ class PaSftSettings:
     dev_every: int
     bf16: bool
     freeze_tower: bool
+    keep: Literal["best", "last"] = "best"
 
 
 @dataclass(frozen=True)
@@ -70,6 +74,7 @@ class ScGrpoSettings:
 
     `micro_batch` completions go through the backward pass at a time; it changes memory, not the result.
     `rewards` is the mode of the rewards, `reward_parts` the names of those that are paid (none: all of the mode's).
+    `keep` is as in PaSftSettings.
     """
 
     learning_rate: float
@@ -93,6 +98,7 @@ class ScGrpoSettings:
     dev_every: int
     bf16: bool
     reward_parts: tuple[str, ...] = ()
+    keep: Literal["best", "last"] = "best"
 
 
 # ---------------------------------------------------------------------------------------------- data
@@ -204,16 +210,19 @@ def write_log(history: list[dict[str, Any]], path: Path) -> None:
 
 
 class _StageLog(TrainerCallback):
-    """Writes log.csv as the run goes, prints a line every few steps, keeps the model with the best dev score."""
+    """Writes log.csv as the run goes, prints a line every few steps, scores on dev; may keep the best model so far."""
 
-    def __init__(self, out: Path, processor: ProcessorMixin, dev_score: DevScore | None, every: int, show: list[str]):
-        self.out, self.processor, self.dev_score, self.every, self.show = (
-            out,
-            processor,
-            dev_score,
-            every,
-            show,
-        )
+    def __init__(
+        self,
+        out: Path,
+        processor: ProcessorMixin,
+        dev_score: DevScore | None,
+        settings: PaSftSettings | ScGrpoSettings,
+        show: list[str],
+    ):
+        self.out, self.processor, self.dev_score, self.show = out, processor, dev_score, show
+        self.every = settings.dev_every
+        self.keeps_best = dev_score is not None and settings.keep == "best"
         self.start = time.time() - _seconds_so_far(out)
 
     def on_save(self, args, state, control, **kwargs):  # type: ignore[no-untyped-def]
@@ -234,9 +243,9 @@ class _StageLog(TrainerCallback):
     def on_step_end(self, args, state, control, model=None, **kwargs):  # type: ignore[no-untyped-def]
         last = state.global_step == state.max_steps
         if self.dev_score is not None and (state.global_step % self.every == 0 or last):
-            self.keep_if_best(model, state)
+            self.score_on_dev(model, state)
 
-    def keep_if_best(self, model: PreTrainedModel, state: Any) -> None:
+    def score_on_dev(self, model: PreTrainedModel, state: Any) -> None:
         assert self.dev_score is not None
         generator = torch.get_rng_state()
         training = model.training
@@ -244,12 +253,16 @@ class _StageLog(TrainerCallback):
         model.train(training)
         torch.set_rng_state(generator)  # scoring must not change the training's course
         state.log_history.append({"step": state.global_step, "dev_score": score})
+        print(f"step {state.global_step}: dev score {score:.1f}", flush=True)
+        if self.keeps_best:
+            self.keep_if_best(model, state.global_step, score)
+
+    def keep_if_best(self, model: PreTrainedModel, step: int, score: float) -> None:
         best_file = self.out / "best.json"
         best = json.loads(best_file.read_text()) if best_file.exists() else None
-        print(f"step {state.global_step}: dev score {score:.1f}", flush=True)
         if best is None or score > best["dev_score"]:
             _save(model, self.processor, self.out / "model")
-            write_json(best_file, {"step": state.global_step, "dev_score": score})
+            write_json(best_file, {"step": step, "dev_score": score})
 
 
 def _save(model: PreTrainedModel, processor: ProcessorMixin, folder: Path) -> None:
@@ -299,7 +312,7 @@ class _StepClock(TrainerCallback):
 
 
 def _run_stage(
-    trainer: Any, out: Path, fingerprint: str, settings: Any, seed: int, resume: str | None, scored: bool
+    trainer: Any, out: Path, fingerprint: str, settings: Any, seed: int, resume: str | None, best_kept: bool
 ) -> Path:
     start = time.time() - _seconds_so_far(out)
     # The trainer would load a checkpoint by the model's names of weights, but save_pretrained writes those of published
@@ -312,7 +325,7 @@ def _run_stage(
         raise UserError(
             f"could not write a checkpoint in {out} ({error}); free some disk space and run the stage again"
         ) from error
-    if not scored:
+    if not best_kept:
         _save(trainer.accelerator.unwrap_model(trainer.model), trainer.processing_class, out / "model")
     write_log(trainer.state.log_history, out / "log.csv")
     facts = {"fingerprint": fingerprint, "settings": asdict(settings), "seed": seed}
@@ -372,7 +385,7 @@ def train_pa_sft(
     Args:
         model_dir: the model to start from.
         records: pa_sft.json.
-        dev_score: scores the model every `dev_every` steps; the best one is kept. None keeps the last.
+        dev_score: scores the model every `dev_every` steps. Without it the last model is kept.
 
     Returns:
         The model folder.
@@ -393,7 +406,7 @@ def train_pa_sft(
         completion_only_loss=True,
         logging_steps=2,
     )
-    callback = _StageLog(out, processor, dev_score, settings.dev_every, ["loss", "mean_token_accuracy"])
+    callback = _StageLog(out, processor, dev_score, settings, ["loss", "mean_token_accuracy"])
     trainer = SFTTrainer(
         model=model,
         args=config,
@@ -401,7 +414,7 @@ def train_pa_sft(
         processing_class=processor,
         callbacks=[callback],
     )
-    return _run_stage(trainer, out, fingerprint, settings, seed, resume, dev_score is not None)
+    return _run_stage(trainer, out, fingerprint, settings, seed, resume, callback.keeps_best)
 
 
 def train_sc_grpo(
@@ -459,7 +472,7 @@ def train_sc_grpo(
         "frac_reward_zero_std",
         "kl",
     ]
-    callback = _StageLog(out, processor, dev_score, settings.dev_every, shown)
+    callback = _StageLog(out, processor, dev_score, settings, shown)
     trainer = GRPOTrainer(
         model=str(model_dir),  # a path: with beta > 0 TRL loads the reference model from it
         reward_funcs=rewards.reward_functions(settings.rewards, settings.reward_parts),
@@ -473,4 +486,4 @@ def train_sc_grpo(
         if isinstance(policy, LlavaForConditionalGeneration):
             see_each_picture_once(policy.model.vision_tower)
             read_each_prompt_once(policy)
-    return _run_stage(trainer, out, fingerprint, settings, seed, resume, dev_score is not None)
+    return _run_stage(trainer, out, fingerprint, settings, seed, resume, callback.keeps_best)

@@ -204,7 +204,8 @@ def test_a_killed_process_is_resumed(tmp_path: Path, world: dict[str, Path]) -> 
     assert far(whole, resumed) <= 1e-5
 
 
-def test_the_model_with_the_best_dev_score_is_kept(stage: tuple[Train, Any], tmp_path: Path) -> None:
+@pytest.mark.parametrize("keep", ["best", "last"])
+def test_the_best_or_the_last_model_is_kept(stage: tuple[Train, Any], tmp_path: Path, keep: Any) -> None:
     train, settings = stage
     seen: list[dict[str, torch.Tensor]] = []
 
@@ -216,12 +217,14 @@ def test_the_model_with_the_best_dev_score_is_kept(stage: tuple[Train, Any], tmp
         seen.append({k: v.detach().clone() for k, v in model.named_parameters()})
         return -float(len(seen))
 
-    model, _ = load_model(train(tmp_path, settings, dev_score=falls))
+    model, _ = load_model(train(tmp_path, replace(settings, keep=keep), dev_score=falls))
     kept = {k: v.detach() for k, v in model.named_parameters()}
     assert len(seen) >= 2
-    assert difference(kept, seen[0]) == 0
-    assert difference(kept, seen[-1]) > 0
-    assert json.loads((tmp_path / "best.json").read_text())["step"] == 2
+    chosen, other = (0, -1) if keep == "best" else (-1, 0)
+    assert difference(kept, seen[chosen]) == 0
+    assert difference(kept, seen[other]) > 0
+    best = tmp_path / "best.json"
+    assert json.loads(best.read_text())["step"] == 2 if keep == "best" else not best.exists()
     logged = [r["dev_score"] for r in tiny_vlm.read_csv(tmp_path / "log.csv") if r["dev_score"]]
     assert [float(v) for v in logged] == [-float(i + 1) for i in range(len(seen))]
 
