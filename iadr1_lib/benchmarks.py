@@ -152,6 +152,18 @@ def open_image(path: str | Path) -> Image.Image:
     return _decode(path, _to_rgb)
 
 
+def shrink(image: Image.Image, max_pixels: int | None) -> Image.Image:
+    """The picture at no more than `max_pixels` pixels, its shape kept; None leaves it as it is.
+
+    Nearest neighbour, as the released PA-SFT scales.
+    """
+    share = 1.0 if max_pixels is None else (max_pixels / (image.width * image.height)) ** 0.5
+    if share >= 1:
+        return image
+    size = max(1, int(image.width * share)), max(1, int(image.height * share))
+    return image.resize(size, Image.Resampling.NEAREST)
+
+
 def read_mask(path: str | Path) -> np.ndarray:
     """Read a mask as a bool array of height x width; whatever is above 0 (or above palette index 0) is
     defect.

@@ -8,13 +8,19 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
+from dataclasses import dataclass
 from functools import lru_cache
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+import httpx
+import huggingface_hub
 import numpy as np
 import torch
+from huggingface_hub.errors import LocalEntryNotFoundError, RepositoryNotFoundError
 from numpy.typing import NDArray
+from peft import LoraConfig
 from tokenizers import Tokenizer, decoders
 from tokenizers.models import BPE
 from tokenizers.pre_tokenizers import ByteLevel
@@ -22,7 +28,7 @@ from tokenizers.trainers import BpeTrainer
 from torch import nn
 from transformers import (
     AutoModelForImageTextToText,
-    AutoProcessor,
+    BitsAndBytesConfig,
     LlavaConfig,
     LlavaForConditionalGeneration,
     LlavaProcessor,
@@ -38,12 +44,15 @@ from transformers.models.siglip.image_processing_pil_siglip import SiglipImagePr
 from transformers.utils import logging as transformers_logging
 
 from iadr1_lib.answer import TAGS
-from iadr1_lib.runs import UserError
+from iadr1_lib.families import FAMILIES, MODELS, Family, family_of, named
+from iadr1_lib.processors import load_processor
+from iadr1_lib.runs import UserError, base_model_dir
 
 transformers_logging.disable_progress_bar()  # a bar per load of a model that loads in no time
 
 IMAGE_SIZE = 96
 PATCH_SIZE = 12
+MODEL_FILES = ["*.safetensors", "*.json", "*.txt", "*.jinja", "*.model"]  # what from_pretrained reads of a snapshot
 PAD, USER, ASSISTANT, END, IMAGE = "<|pad|>", "<|user|>", "<|assistant|>", "<|end|>", "<image>"
 
 # One line per message: role mark, images where the content has them, text, end mark. Content may be a plain string
@@ -177,11 +186,6 @@ def _load_as_float32(config_file: Path) -> None:
     config_file.write_text(json.dumps(config, indent=2))
 
 
-def load_processor(folder: Path | str) -> ProcessorMixin:
-    """The processor of a saved model, with Pillow pixels whether torchvision is installed or not."""
-    return AutoProcessor.from_pretrained(str(folder), backend="pil")
-
-
 def require_weights(folder: Path | str) -> Path:
     """The folder of a saved model; UserError if it is missing or has no weights."""
     folder = Path(folder)
@@ -195,6 +199,31 @@ def require_weights(folder: Path | str) -> Path:
     return folder
 
 
+@dataclass(frozen=True)
+class ModelSettings:
+    """Which model is trained, and what of it.
+
+    Attributes:
+        name: short name (`families.MODELS`), hub id, or a folder.
+        revision: branch, tag or commit of the hub; None takes the newest, and records which one that was.
+        dtype: of the weights that are trained. LoRA and DeepSpeed can train on bfloat16 ones, because what they
+            update is kept in float32; elsewhere the paper's small steps would round to nothing.
+        gradient_checkpointing: recompute activations in the backward pass: more time for much less memory.
+        lora_rank: 0 trains all weights; else LoRA on the language model's linear layers.
+        lora_alpha: LoRA's updates are scaled by alpha / rank.
+        four_bit: keep the frozen base in 4 bits (NF4, by bitsandbytes); only with LoRA, on a GPU.
+    """
+
+    name: str = "mini"
+    revision: str | None = None
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    gradient_checkpointing: bool = False
+    lora_rank: int = 0
+    lora_alpha: int = 0
+    lora_dropout: float = 0.0
+    four_bit: bool = False
+
+
 def load_model(folder: Path | str) -> tuple[PreTrainedModel, ProcessorMixin]:
     """Model (in evaluation mode, on the GPU if there is one) and processor of a saved folder.
 
@@ -204,7 +233,119 @@ def load_model(folder: Path | str) -> tuple[PreTrainedModel, ProcessorMixin]:
     folder = require_weights(folder)
     model = AutoModelForImageTextToText.from_pretrained(str(folder))
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    return model.to(device).eval(), load_processor(folder)
+    processor = load_processor(folder)
+    model.generation_config.suppress_tokens = image_token_ids(folder, processor)
+    return model.to(device).eval(), processor
+
+
+def image_token_ids(folder: Path | str, processor: ProcessorMixin) -> list[int]:
+    """Ids of the tokens that stand for pictures: an answer that held one would ask for a picture that is not there."""
+    known = processor.tokenizer.get_vocab()
+    return [known[mark] for mark in family_of(folder).image_marks if mark in known]
+
+
+def weights_arguments(settings: ModelSettings) -> dict[str, Any]:
+    """Arguments of `from_pretrained` for training: precision of the weights, and 4 bits where asked for."""
+    arguments: dict[str, Any] = {"dtype": settings.dtype}
+    if settings.four_bit:
+        if not settings.lora_rank:
+            raise UserError("model.four_bit needs LoRA, since 4-bit weights cannot be trained: set model.lora_rank")
+        if find_spec("bitsandbytes") is None:
+            raise UserError('model.four_bit needs bitsandbytes: pip install -c constraints.txt -e ".[gpu]"')
+        arguments["quantization_config"] = BitsAndBytesConfig(
+            load_in_4bit=True,
+            bnb_4bit_quant_type="nf4",
+            bnb_4bit_use_double_quant=True,
+            bnb_4bit_compute_dtype=torch.bfloat16,
+        )
+    return arguments
+
+
+def load_for_training(folder: Path, settings: ModelSettings) -> PreTrainedModel:
+    """The model as the trainer wants it: where it lies in memory is the trainer's affair."""
+    return AutoModelForImageTextToText.from_pretrained(str(require_weights(folder)), **weights_arguments(settings))
+
+
+def lora_config(folder: Path, settings: ModelSettings) -> LoraConfig | None:
+    """LoRA on every linear layer of the language model's blocks, or None where all weights are trained."""
+    if not settings.lora_rank:
+        return None
+    return LoraConfig(
+        r=settings.lora_rank,
+        lora_alpha=settings.lora_alpha,
+        lora_dropout=settings.lora_dropout,
+        target_modules=family_of(folder).lora_targets,
+        task_type="CAUSAL_LM",
+    )
+
+
+def freeze(model: PreTrainedModel, family: Family, parts: Iterable[str]) -> None:
+    """Leave parts ("tower", "projector", "language model") as they are in training."""
+    parts = set(parts)
+    for name, parameter in model.named_parameters():
+        if family.part_of(name) in parts:
+            parameter.requires_grad_(False)
+
+
+def model_folder(settings: ModelSettings) -> Path:
+    """The folder of the model that training starts from; of a hub model the snapshot, fetched if it is not there yet.
+
+    With HF_HUB_OFFLINE=1, or without network, what `iadr1 fetch` brought is used. A snapshot's folder is named
+    after its commit.
+
+    Raises:
+        UserError: the name is unknown here and to the hub, or it was not fetched and there is no network.
+    """
+    if settings.name == "mini":
+        return base_model_dir()
+    if Path(settings.name).is_dir():
+        return require_weights(settings.name)
+    known = named(settings.name)
+    if known is None and settings.name.count("/") != 1:
+        raise UserError(
+            f"unknown model {settings.name}: use one of {', '.join(MODELS)}, a hub id (owner/name) or a model folder"
+        )
+    hub_id = known.hub_id if known and known.hub_id else settings.name
+    try:
+        found = huggingface_hub.snapshot_download(hub_id, revision=settings.revision, allow_patterns=MODEL_FILES)
+    except RepositoryNotFoundError as error:
+        raise UserError(f"the hub has no model {hub_id} for you: check the name, or log in if it is gated") from error
+    except (LocalEntryNotFoundError, httpx.HTTPError, OSError) as error:
+        raise UserError(
+            f"{hub_id} is not on this machine and could not be fetched; where there is a network: "
+            f"iadr1 fetch --model {settings.name}"
+        ) from error
+    return require_weights(found)
+
+
+def tell_pictures_per_prompt(trainer: Any) -> None:
+    """Let a GRPOTrainer train a model that must be told how many pictures each prompt has (LLaVA-OneVision).
+
+    Its processor returns the key `batch_num_images`, which TRL 1.16 hands on to a method that does not know it. The
+    trainer knows the numbers itself (`num_images`), so the key is dropped, and each forward pass of the model takes the
+    numbers of its own rows.
+    """
+    original = trainer._get_per_token_logps_and_entropies
+    waiting: list[int] = []
+
+    def logps(*args: Any, batch_num_images: Any = None, num_images: list[int] | None = None, **kwargs: Any) -> Any:
+        waiting[:] = num_images or []
+        try:
+            return original(*args, num_images=num_images, **kwargs)
+        finally:
+            waiting.clear()
+
+    def before(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any]:
+        if waiting:
+            rows = len(kwargs["input_ids"])
+            kwargs["batch_num_images"] = torch.tensor(waiting[:rows])
+            del waiting[:rows]
+        return args, kwargs
+
+    trainer._get_per_token_logps_and_entropies = logps
+    for policy in (trainer.model, trainer.ref_model):
+        if policy is not None:
+            policy.register_forward_pre_hook(before, with_kwargs=True)
 
 
 def see_each_picture_once(tower: nn.Module) -> None:
@@ -293,10 +434,10 @@ def read_each_prompt_once(model: PreTrainedModel) -> None:
 
 def parameter_count(model: PreTrainedModel) -> dict[str, int]:
     """Parameters of the three parts: tower, projector, language model (tied embeddings counted once)."""
+    family = FAMILIES[model.config.model_type]
     counts = {"tower": 0, "projector": 0, "language model": 0}
     for name, parameter in model.named_parameters():
-        part = "tower" if "vision_tower" in name else "projector" if "projector" in name else "language model"
-        counts[part] += parameter.numel()
+        counts[family.part_of(name)] += parameter.numel()
     return counts
 
 

@@ -1,84 +1,90 @@
-"""PA-SFT and SC-GRPO: thin set-ups of TRL's SFTTrainer and GRPOTrainer.
+"""PA-SFT and SC-GRPO: thin set-ups of TRL's SFTTrainer and GRPOTrainer, the same for every model and engine.
 
-A stage is a folder: `model/` (loads with `from_pretrained`), `log.csv`, `checkpoints/`, `stage.json`. A stage whose
-inputs have not changed is used again; one that was killed goes on from its last checkpoint.
+What a stage leaves on the disk is the affair of `stages`, what differs between models that of `families`.
 """
 
 from __future__ import annotations
 
-import csv
-import hashlib
-import json
-import shutil
-import time
 from collections import defaultdict
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import torch
+from accelerate import PartialState
 from datasets import Dataset, Image, Sequence, disable_progress_bars
-from safetensors import SafetensorError
-from transformers import (
-    LlavaForConditionalGeneration,
-    PreTrainedModel,
-    PrinterCallback,
-    ProcessorMixin,
-    TrainerCallback,
-)
-from transformers.trainer_utils import get_last_checkpoint
+from transformers import LlavaForConditionalGeneration, ProcessorMixin
 from trl import GRPOConfig, GRPOTrainer, SFTConfig, SFTTrainer
 
 from iadr1_lib import rewards
 from iadr1_lib.answer import parse_answer
+from iadr1_lib.benchmarks import shrink
+from iadr1_lib.families import family_of
 from iadr1_lib.models import (
-    load_model,
-    load_processor,
+    ModelSettings,
+    freeze,
+    image_token_ids,
+    load_for_training,
+    lora_config,
     read_each_prompt_once,
     require_weights,
     see_each_picture_once,
+    tell_pictures_per_prompt,
+    weights_arguments,
 )
+from iadr1_lib.processors import load_processor
 from iadr1_lib.records import read_rows
-from iadr1_lib.runs import UserError, write_json
+from iadr1_lib.runs import UserError
+from iadr1_lib.stages import DevScore, StageLog, StepClock, fingerprint, is_finished, prepare, run_stage
 
 disable_progress_bars()
 
-DevScore = Callable[[PreTrainedModel, ProcessorMixin], float]
+RELEASED = "released"
 
 
 @dataclass(frozen=True)
 class PaSftSettings:
     """Settings of PA-SFT; the profiles say where each value comes from.
 
-    `keep` says which model a stage leaves behind: the last, or the best of its checks on dev.
+    Attributes:
+        batch: records of one optimiser step, over all processes.
+        micro_batch: records of one pass in one process; it changes memory, not the result. None: as many as there are.
+        frozen: parts ("tower", "projector", "language model") that stay as they are; "released": as released for the
+            model's family.
+        max_pixels: pictures with more are made smaller; None leaves them.
+        keep: the model that the stage leaves behind: the last, or the best of its checks on dev.
     """
 
     learning_rate: float
     epochs: float
     batch: int
+    micro_batch: int | None
     warmup_steps: int
     weight_decay: float
     schedule: str
     max_grad_norm: float
+    max_pixels: int | None
     dev_every: int
     bf16: bool
-    freeze_tower: bool
+    frozen: tuple[str, ...] | Literal["released"]
     keep: Literal["best", "last"] = "best"
 
 
 @dataclass(frozen=True)
 class ScGrpoSettings:
-    """Settings of SC-GRPO. `prompts` questions with `group` completions each make one step.
+    """Settings of SC-GRPO. `prompts` questions with `group` completions each make one step, over all processes.
 
-    `micro_batch` completions go through the backward pass at a time; it changes memory, not the result.
-    `rewards` is the mode of the rewards, `reward_parts` the names of those that are paid (none: all of the mode's).
-    `keep` is as in PaSftSettings.
+    Attributes:
+        steps: optimiser steps; None asks every question once.
+        micro_batch: completions of one pass in one process; it changes memory, not the result.
+        rewards: the mode of the rewards.
+        reward_parts: the names of those that are paid (none: all of the mode's).
+        max_pixels, keep: as in PaSftSettings.
     """
 
     learning_rate: float
-    steps: int
+    steps: int | None
     prompts: int
     group: int
     micro_batch: int
@@ -95,26 +101,67 @@ class ScGrpoSettings:
     scale_rewards: str
     iterations: int
     rewards: str
+    max_pixels: int | None
     dev_every: int
     bf16: bool
     reward_parts: tuple[str, ...] = ()
     keep: Literal["best", "last"] = "best"
 
 
+@dataclass(frozen=True)
+class VllmSettings:
+    """vLLM for the rollouts of SC-GRPO.
+
+    Attributes:
+        mode: "server" (`trl vllm-serve`, a process with its own GPU) or "colocate" (in the training processes).
+        url: where the server listens.
+        memory: share of a GPU's memory that vLLM takes where it is colocated.
+    """
+
+    mode: Literal["server", "colocate"]
+    url: str = "http://localhost:8000"
+    memory: float = 0.3
+
+
 # ---------------------------------------------------------------------------------------------- data
 
 
-def pa_sft_dataset(rows: list[dict[str, Any]]) -> Dataset:
-    """Rows of pa_sft.json as prompt + completion + images: only then does TRL keep the loss off the prompt."""
+def _with_pictures(table: list[dict[str, Any]], max_pixels: int | None) -> Dataset:
+    """The table as a data set whose `images` are opened, and made smaller, when they are read."""
+    data = Dataset.from_list(table).cast_column("images", Sequence(Image()))
+    if max_pixels is None:
+        return data
+
+    def smaller(rows: dict[str, list[Any]]) -> dict[str, list[Any]]:
+        return rows | {"images": [[shrink(image, max_pixels) for image in group] for group in rows["images"]]}
+
+    return data.with_transform(smaller)
+
+
+def pa_sft_dataset(rows: list[dict[str, Any]], end: str = "", max_pixels: int | None = None) -> Dataset:
+    """Rows of pa_sft.json as prompt + completion + images: only then does TRL keep the loss off the prompt.
+
+    `end` closes each completion, for models whose chat template does not (`closing_mark`).
+    """
     table = [
         {
             "images": row["images"] if isinstance(row["images"], list) else [row["images"]],
             "prompt": [{"role": "user", "content": row["messages"][0]["content"].replace("<image>", "").strip()}],
-            "completion": [{"role": "assistant", "content": row["messages"][1]["content"]}],
+            "completion": [{"role": "assistant", "content": row["messages"][1]["content"] + end}],
         }
         for row in rows
     ]
-    return Dataset.from_list(table).cast_column("images", Sequence(Image()))
+    return _with_pictures(table, max_pixels)
+
+
+def closing_mark(processor: ProcessorMixin) -> str:
+    """The end-of-sequence token if the model's chat template leaves it out (LLaVA-1.5's does), else nothing.
+
+    A model that never sees the end of an answer does not learn to stop.
+    """
+    turns = [{"role": role, "content": [{"type": "text", "text": "word"}]} for role in ("user", "assistant")]
+    end: str = processor.tokenizer.eos_token
+    return "" if processor.apply_chat_template(turns).rstrip().endswith(end) else end
 
 
 def alternate_labels(rows: list[dict[str, Any]], seed: int) -> list[dict[str, Any]]:
@@ -134,7 +181,7 @@ def alternate_labels(rows: list[dict[str, Any]], seed: int) -> list[dict[str, An
     return [rows[order[k]] for k in sorted(range(len(rows)), key=lambda k: (places[k], str(labels[k])))]
 
 
-def sc_grpo_dataset(rows: list[dict[str, Any]], mode: str) -> Dataset:
+def sc_grpo_dataset(rows: list[dict[str, Any]], mode: str, max_pixels: int | None = None) -> Dataset:
     """Rows of sc_grpo.json as prompt + images + solution (read by the rewards)."""
     rewards.check_solutions([row["solution"] for row in rows], mode=mode)
     table = [
@@ -145,197 +192,13 @@ def sc_grpo_dataset(rows: list[dict[str, Any]], mode: str) -> Dataset:
         }
         for row in rows
     ]
-    return Dataset.from_list(table).cast_column("images", Sequence(Image()))
+    return _with_pictures(table, max_pixels)
 
 
 # ---------------------------------------------------------------------------------------------- stages
 
 
-def _fingerprint(model_dir: Path, records: Path, settings: Any, seed: int) -> str:
-    """Hash of what a stage is made from: weights, records, settings, seed.
-
-    Not of the pictures that records name, nor of code and library versions: after a change there, use --force.
-    """
-    digest = hashlib.sha256()
-    for file in sorted(model_dir.glob("*.safetensors")):
-        digest.update(file.read_bytes())
-    digest.update(records.read_bytes())
-    digest.update(json.dumps([asdict(settings), seed], sort_keys=True).encode())
-    return digest.hexdigest()
-
-
-def stage_is_finished(out: Path, fingerprint: str) -> bool:
-    """Whether `out` holds a finished stage made from the same inputs."""
-    record = out / "stage.json"
-    if not record.exists() or not any((out / "model").glob("*.safetensors")):
-        return False
-    return json.loads(record.read_text())["fingerprint"] == fingerprint
-
-
-def _prepare(out: Path, fingerprint: str) -> str | None:
-    """Make the stage folder; the checkpoint to go on from, or None. Work from other inputs is cleared away."""
-    begun = out / "begun.json"
-    if begun.exists() and json.loads(begun.read_text())["fingerprint"] == fingerprint:
-        for checkpoint in (out / "checkpoints").glob("checkpoint-*"):
-            if not (checkpoint / "trainer_state.json").exists():  # written last: the kill came while saving
-                shutil.rmtree(checkpoint)
-        last = get_last_checkpoint(str(out / "checkpoints")) if (out / "checkpoints").is_dir() else None
-        if last is None:
-            write_json(begun, {"fingerprint": fingerprint})
-        return last
-    for part in ("checkpoints", "model"):
-        shutil.rmtree(out / part, ignore_errors=True)
-    for part in ("best.json", "stage.json", "log.csv"):
-        (out / part).unlink(missing_ok=True)
-    out.mkdir(parents=True, exist_ok=True)
-    write_json(begun, {"fingerprint": fingerprint})
-    return None
-
-
-def _seconds_so_far(out: Path) -> float:
-    """How long a broken-off run had trained when it saved its last checkpoint."""
-    seconds: float = json.loads((out / "begun.json").read_text()).get("seconds", 0.0)
-    return seconds
-
-
-def write_log(history: list[dict[str, Any]], path: Path) -> None:
-    """The trainer's log as CSV, one line per logged step, empty where a value was not logged."""
-    rows = [row for row in history if "train_runtime" not in row]
-    keys = list(dict.fromkeys(key for row in rows for key in row))
-    keys = ["step", *[k for k in keys if k != "step"]]
-    with path.open("w", newline="") as file:
-        writer = csv.DictWriter(file, keys, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
-
-
-class _StageLog(TrainerCallback):
-    """Writes log.csv as the run goes, prints a line every few steps, scores on dev; may keep the best model so far."""
-
-    def __init__(
-        self,
-        out: Path,
-        processor: ProcessorMixin,
-        dev_score: DevScore | None,
-        settings: PaSftSettings | ScGrpoSettings,
-        show: list[str],
-    ):
-        self.out, self.processor, self.dev_score, self.show = out, processor, dev_score, show
-        self.every = settings.dev_every
-        self.keeps_best = dev_score is not None and settings.keep == "best"
-        self.start = time.time() - _seconds_so_far(out)
-
-    def on_save(self, args, state, control, **kwargs):  # type: ignore[no-untyped-def]
-        begun = self.out / "begun.json"
-        write_json(begun, json.loads(begun.read_text()) | {"seconds": time.time() - self.start})
-
-    def on_log(self, args, state, control, logs=None, **kwargs):  # type: ignore[no-untyped-def]
-        write_log(state.log_history, self.out / "log.csv")
-        if logs and state.global_step % (10 * args.logging_steps) == 0:
-            values = " ".join(
-                f"{k.split('/')[-2 if k.endswith('/mean') else -1]} {logs[k]:.3f}" for k in self.show if k in logs
-            )
-            print(
-                f"step {state.global_step}/{state.max_steps} {time.time() - self.start:.0f} s {values}",
-                flush=True,
-            )
-
-    def on_step_end(self, args, state, control, model=None, **kwargs):  # type: ignore[no-untyped-def]
-        last = state.global_step == state.max_steps
-        if self.dev_score is not None and (state.global_step % self.every == 0 or last):
-            self.score_on_dev(model, state)
-
-    def score_on_dev(self, model: PreTrainedModel, state: Any) -> None:
-        assert self.dev_score is not None
-        generator = torch.get_rng_state()
-        training = model.training
-        score = self.dev_score(model.eval(), self.processor)
-        model.train(training)
-        torch.set_rng_state(generator)  # scoring must not change the training's course
-        state.log_history.append({"step": state.global_step, "dev_score": score})
-        print(f"step {state.global_step}: dev score {score:.1f}", flush=True)
-        if self.keeps_best:
-            self.keep_if_best(model, state.global_step, score)
-
-    def keep_if_best(self, model: PreTrainedModel, step: int, score: float) -> None:
-        best_file = self.out / "best.json"
-        best = json.loads(best_file.read_text()) if best_file.exists() else None
-        if best is None or score > best["dev_score"]:
-            _save(model, self.processor, self.out / "model")
-            write_json(best_file, {"step": step, "dev_score": score})
-
-
-def _save(model: PreTrainedModel, processor: ProcessorMixin, folder: Path) -> None:
-    """Write beside, then swap: a full disk or a kill leaves the old model whole."""
-    temporary = folder.with_name(folder.name + ".tmp")
-    shutil.rmtree(temporary, ignore_errors=True)
-    try:
-        model.save_pretrained(temporary)
-        processor.save_pretrained(temporary)
-    except (OSError, SafetensorError) as error:  # the latter is what a full disk gives where weights are written
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise UserError(f"could not write {folder} ({error}); free some disk space and run the stage again") from error
-    shutil.rmtree(folder, ignore_errors=True)
-    temporary.rename(folder)
-
-
-class _StepClock(TrainerCallback):
-    """Logs where the seconds of a step of SC-GRPO go, beside the whole, which the trainer logs as step_time."""
-
-    def __init__(self, trainer: Any):
-        self.trainer = trainer
-        self.seconds: defaultdict[str, float] = defaultdict(float)
-        self.watch(trainer, "_generate", lambda: "generation")
-        self.watch(trainer, "_calculate_rewards", lambda: "rewards")
-        self.watch(
-            trainer, "_get_per_token_logps_and_entropies", lambda: "policy" if torch.is_grad_enabled() else "reference"
-        )
-        self.watch(trainer.accelerator, "backward", lambda: "backward")
-
-    def watch(self, owner: Any, method: str, part: Callable[[], str]) -> None:
-        """Let `owner.method` add its seconds to the part that `part()` names."""
-        original = getattr(owner, method)
-
-        def timed(*args: Any, **kwargs: Any) -> Any:
-            start = time.perf_counter()
-            try:
-                return original(*args, **kwargs)
-            finally:
-                self.seconds[part()] += time.perf_counter() - start
-
-        setattr(owner, method, timed)
-
-    def on_step_end(self, args, state, control, **kwargs):  # type: ignore[no-untyped-def]
-        for part, seconds in self.seconds.items():
-            self.trainer._metrics["train"][f"seconds/{part}"].append(seconds)
-        self.seconds.clear()
-
-
-def _run_stage(
-    trainer: Any, out: Path, fingerprint: str, settings: Any, seed: int, resume: str | None, best_kept: bool
-) -> Path:
-    start = time.time() - _seconds_so_far(out)
-    # The trainer would load a checkpoint by the model's names of weights, but save_pretrained writes those of published
-    # models: for Llava nothing would match, and the run would go on from the start model with a mere warning.
-    trainer._load_from_checkpoint = lambda folder: trainer.model.load_state_dict(load_model(folder)[0].state_dict())
-    trainer.remove_callback(PrinterCallback)  # _StageLog prints instead, and less often
-    try:
-        trainer.train(resume_from_checkpoint=resume)
-    except SafetensorError as error:
-        raise UserError(
-            f"could not write a checkpoint in {out} ({error}); free some disk space and run the stage again"
-        ) from error
-    if not best_kept:
-        _save(trainer.accelerator.unwrap_model(trainer.model), trainer.processing_class, out / "model")
-    write_log(trainer.state.log_history, out / "log.csv")
-    facts = {"fingerprint": fingerprint, "settings": asdict(settings), "seed": seed}
-    facts |= {"seconds": round(time.time() - start, 1), "steps": trainer.state.global_step}
-    write_json(out / "stage.json", facts)
-    shutil.rmtree(out / "checkpoints", ignore_errors=True)
-    return out / "model"
-
-
-def _common(out: Path, seed: int, settings: PaSftSettings | ScGrpoSettings) -> dict[str, Any]:
+def _common(out: Path, seed: int, settings: PaSftSettings | ScGrpoSettings, model: ModelSettings) -> dict[str, Any]:
     """Arguments both trainers share."""
     return {
         "output_dir": str(out / "checkpoints"),
@@ -343,7 +206,7 @@ def _common(out: Path, seed: int, settings: PaSftSettings | ScGrpoSettings) -> d
         "data_seed": seed,
         "save_strategy": "steps",
         "save_steps": settings.dev_every,
-        "save_total_limit": 1,
+        "save_total_limit": 2,  # should the newest be damaged, the one before it is there
         "report_to": "none",
         "disable_tqdm": True,
         "bf16": settings.bf16,
@@ -352,24 +215,30 @@ def _common(out: Path, seed: int, settings: PaSftSettings | ScGrpoSettings) -> d
         "lr_scheduler_type": settings.schedule,
         "weight_decay": settings.weight_decay,
         "max_grad_norm": settings.max_grad_norm,
-        "gradient_checkpointing": False,  # recomputes every activation; the mini VLM's fit in memory
+        "gradient_checkpointing": model.gradient_checkpointing,
+        "gradient_checkpointing_kwargs": {"use_reentrant": False} if model.gradient_checkpointing else None,
         "dataloader_num_workers": 0,
         "remove_unused_columns": False,
         "dataloader_pin_memory": torch.cuda.is_available(),
+        "ddp_find_unused_parameters": True,  # some families leave weights of the tower's end out of a picture's path
         "use_cpu": not torch.cuda.is_available(),
     }
 
 
-def _accumulation(settings: ScGrpoSettings) -> int:
-    """Micro-batches per step; UserError if they do not make up the step exactly."""
-    completions = settings.prompts * settings.group
-    accumulation, rest = divmod(completions, settings.micro_batch)
-    if rest or not accumulation:
+def accumulation(whole: int, micro_batch: int, what: str, key: str) -> int:
+    """Passes that make up a step of `whole` samples, `micro_batch` at a time in each process.
+
+    Raises:
+        UserError: they do not make up the step exactly.
+    """
+    processes = PartialState().num_processes
+    passes, rest = divmod(whole, micro_batch * processes)
+    if rest or not passes:
         raise UserError(
-            f"sc_grpo.micro_batch {settings.micro_batch} does not divide the {completions} completions of a step "
-            f"(prompts {settings.prompts} x group {settings.group}): set one that does"
+            f"{key} {micro_batch} in {processes} process(es) does not divide the {whole} {what} of a step: "
+            "set one that does"
         )
-    return accumulation
+    return passes
 
 
 def train_pa_sft(
@@ -379,6 +248,7 @@ def train_pa_sft(
     settings: PaSftSettings,
     seed: int = 0,
     dev_score: DevScore | None = None,
+    model: ModelSettings | None = None,
 ) -> Path:
     """Stage one: next-token loss on the tagged answer with its reasoning (paper, PA-SFT).
 
@@ -386,35 +256,42 @@ def train_pa_sft(
         model_dir: the model to start from.
         records: pa_sft.json.
         dev_score: scores the model every `dev_every` steps. Without it the last model is kept.
+        model: how its weights are loaded and which of them are trained; its name is not read.
 
     Returns:
         The model folder.
     """
-    model_dir, records, out = require_weights(model_dir), Path(records), Path(out)
+    model_dir, records, out, model = require_weights(model_dir), Path(records), Path(out), model or ModelSettings()
     rows = read_rows(records)
-    fingerprint = _fingerprint(model_dir, records, settings, seed)
-    if stage_is_finished(out, fingerprint):
+    wanted = fingerprint(model_dir, records, settings, model, seed=seed)
+    if is_finished(out, wanted):
         return out / "model"
-    resume = _prepare(out, fingerprint)
-    model, processor = load_model(model_dir)
-    model.model.vision_tower.requires_grad_(not settings.freeze_tower)
+    micro_batch = settings.micro_batch or settings.batch // PartialState().num_processes
+    passes = accumulation(settings.batch, micro_batch, "records", "pa_sft.micro_batch")
+    processor = load_processor(model_dir)
+    policy, family = load_for_training(model_dir, model), family_of(model_dir)
+    resume = prepare(out, wanted)
+    freeze(policy, family, family.frozen if settings.frozen == RELEASED else settings.frozen)
     config = SFTConfig(
-        **_common(out, seed, settings),
+        **_common(out, seed, settings, model),
         num_train_epochs=settings.epochs,
-        per_device_train_batch_size=settings.batch,
+        per_device_train_batch_size=micro_batch,
+        gradient_accumulation_steps=passes,
         max_length=None,  # the default of 1024 would cut image tokens of the large models
         completion_only_loss=True,
         logging_steps=2,
     )
-    callback = _StageLog(out, processor, dev_score, settings, ["loss", "mean_token_accuracy"])
+    log = StageLog(out, processor, dev_score, settings, ["loss", "mean_token_accuracy"])
     trainer = SFTTrainer(
-        model=model,
+        model=policy,
         args=config,
-        train_dataset=pa_sft_dataset(rows),
+        train_dataset=pa_sft_dataset(rows, closing_mark(processor), settings.max_pixels),
         processing_class=processor,
-        callbacks=[callback],
+        callbacks=[log],
+        peft_config=lora_config(model_dir, model),
     )
-    return _run_stage(trainer, out, fingerprint, settings, seed, resume, callback.keeps_best)
+    facts = _facts(wanted, model_dir, settings, model, seed)
+    return run_stage(trainer, out, model_dir, log, resume, facts)
 
 
 def train_sc_grpo(
@@ -424,33 +301,36 @@ def train_sc_grpo(
     settings: ScGrpoSettings,
     seed: int = 0,
     dev_score: DevScore | None = None,
+    model: ModelSettings | None = None,
+    vllm: VllmSettings | None = None,
 ) -> Path:
     """Stage two: GRPO with the structured reward (paper, SC-GRPO), on-policy: each completion serves one step.
 
-    Arguments and result as `train_pa_sft`; `records` is sc_grpo.json.
+    Arguments and result as `train_pa_sft`; `records` is sc_grpo.json. Without `vllm`, transformers generates.
 
     Raises:
         ValueError: a solution names neither yes nor no (its row is told), before anything is trained.
         UserError: `micro_batch` does not divide the completions of a step.
     """
-    model_dir, records, out = require_weights(model_dir), Path(records), Path(out)
+    model_dir, records, out, model = require_weights(model_dir), Path(records), Path(out), model or ModelSettings()
     rows = read_rows(records)
-    fingerprint = _fingerprint(model_dir, records, settings, seed)
-    if stage_is_finished(out, fingerprint):
+    wanted = fingerprint(model_dir, records, settings, model, seed=seed)
+    if is_finished(out, wanted):
         return out / "model"
-    dataset = sc_grpo_dataset(
-        alternate_labels(rows, seed), settings.rewards
-    )  # a bad record is told before anything old is cleared away
-    accumulation = _accumulation(settings)
-    resume = _prepare(out, fingerprint)
+    # A bad record, and a batch that cannot be, are told before anything old is cleared away.
+    dataset = sc_grpo_dataset(alternate_labels(rows, seed), settings.rewards, settings.max_pixels)
+    passes = accumulation(settings.prompts * settings.group, settings.micro_batch, "completions", "sc_grpo.micro_batch")
+    resume = prepare(out, wanted)
     processor = load_processor(model_dir)
     config = GRPOConfig(
-        **_common(out, seed, settings),
-        model_init_kwargs={"dtype": "float32"},
-        max_steps=settings.steps,
+        **_common(out, seed, settings, model),
+        **_rollouts(vllm),
+        model_init_kwargs=weights_arguments(model),
+        max_steps=settings.steps or -1,
+        num_train_epochs=1,
         per_device_train_batch_size=settings.micro_batch,
-        gradient_accumulation_steps=accumulation,
-        steps_per_generation=accumulation,
+        gradient_accumulation_steps=passes,
+        steps_per_generation=passes,
         num_generations=settings.group,
         num_iterations=settings.iterations,
         beta=settings.beta,
@@ -458,6 +338,7 @@ def train_sc_grpo(
         top_p=settings.top_p,
         top_k=settings.top_k,
         max_completion_length=settings.max_completion,
+        generation_kwargs=None if vllm else {"suppress_tokens": image_token_ids(model_dir, processor)},
         loss_type=settings.loss_type,
         scale_rewards=settings.scale_rewards,
         reward_weights=rewards.reward_weights(settings.rewards, settings.reward_parts),
@@ -465,25 +346,41 @@ def train_sc_grpo(
         log_completions=False,
         shuffle_dataset=False,  # they come in a drawn order already
     )
-    shown = [
-        "reward",
-        "rewards/accuracy_reward/mean",
-        "completions/mean_length",
-        "frac_reward_zero_std",
-        "kl",
-    ]
-    callback = _StageLog(out, processor, dev_score, settings, shown)
+    shown = ["reward", "rewards/accuracy_reward/mean", "completions/mean_length", "frac_reward_zero_std", "kl"]
+    log = StageLog(out, processor, dev_score, settings, shown)
     trainer = GRPOTrainer(
         model=str(model_dir),  # a path: with beta > 0 TRL loads the reference model from it
         reward_funcs=rewards.reward_functions(settings.rewards, settings.reward_parts),
         args=config,
         train_dataset=dataset,
         processing_class=processor,
-        callbacks=[callback],
+        callbacks=[log],
+        peft_config=lora_config(model_dir, model),
     )
-    trainer.add_callback(_StepClock(trainer))
+    trainer.add_callback(StepClock(trainer))
+    if family_of(model_dir).counts_pictures:
+        tell_pictures_per_prompt(trainer)
     for policy in (trainer.model, trainer.ref_model):
-        if isinstance(policy, LlavaForConditionalGeneration):
+        # Both lean on the plain module and on its key-value cache.
+        plain = isinstance(policy, LlavaForConditionalGeneration) and not model.gradient_checkpointing
+        if plain and not (trainer.is_deepspeed_enabled or trainer.is_fsdp_enabled):
             see_each_picture_once(policy.model.vision_tower)
             read_each_prompt_once(policy)
-    return _run_stage(trainer, out, fingerprint, settings, seed, resume, callback.keeps_best)
+    facts = _facts(wanted, model_dir, settings, model, seed)
+    return run_stage(trainer, out, model_dir, log, resume, facts)
+
+
+def _rollouts(vllm: VllmSettings | None) -> dict[str, Any]:
+    """Arguments of GRPOConfig that hand generation to vLLM; none where transformers generates."""
+    if vllm is None:
+        return {}
+    own = {"vllm_server_base_url": vllm.url} if vllm.mode == "server" else {"vllm_gpu_memory_utilization": vllm.memory}
+    return {"use_vllm": True, "vllm_mode": vllm.mode, **own}
+
+
+def _facts(wanted: str, model_dir: Path, settings: Any, model: ModelSettings, seed: int) -> dict[str, Any]:
+    """What stage.json says. The folder of a hub snapshot is named after the commit that was loaded."""
+    said = {"fingerprint": wanted, "settings": asdict(settings), "model": asdict(model), "seed": seed}
+    if model_dir.parent.name == "snapshots":
+        said["start"] = {"commit": model_dir.name, "repository": model_dir.parent.parent.name}
+    return said

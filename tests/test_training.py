@@ -26,6 +26,7 @@ from iadr1_lib import training
 from iadr1_lib.models import load_model
 from iadr1_lib.records import read_rows
 from iadr1_lib.runs import UserError, load_profile, profile_names
+from iadr1_lib.stages import save_model
 from iadr1_lib.training import PaSftSettings, ScGrpoSettings
 
 SFT = replace(load_profile("smoke").settings("pa_sft", PaSftSettings), batch=4, epochs=1.34, dev_every=2)  # 4-5 steps
@@ -281,7 +282,7 @@ def test_a_full_disk_leaves_the_old_model_whole(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
 ) -> None:
     model, processor = tiny_vlm.build()
-    training._save(model, processor, tmp_path / "model")
+    save_model(model, processor, tmp_path / "model")
     old = (tmp_path / "model" / "model.safetensors").read_bytes()
 
     def full(folder: Path, *args: Any, **kwargs: Any) -> None:
@@ -291,7 +292,7 @@ def test_a_full_disk_leaves_the_old_model_whole(
 
     monkeypatch.setattr(model, "save_pretrained", full)
     with pytest.raises(UserError, match="disk space"):
-        training._save(model, processor, tmp_path / "model")
+        save_model(model, processor, tmp_path / "model")
     assert (tmp_path / "model" / "model.safetensors").read_bytes() == old
     assert [p.name for p in tmp_path.iterdir()] == ["model"]
 
