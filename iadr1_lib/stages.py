@@ -156,7 +156,7 @@ class StageLog(TrainerCallback):
         if gradients and not torch.nn.utils.get_total_norm(gradients).isfinite():
             raise UserError(
                 f"the gradient is not a number at step {state.global_step + 1} of {self.out}: nothing was changed "
-                "by it, and the last checkpoint is kept; lower learning_rate in the profile, or look for a broken record, "
+                "by it, and the last checkpoint is kept; lower the learning rate, or look for a broken record, "
                 "then run the stage again"
             )
 

@@ -1,4 +1,4 @@
-"""Miniatures of the five classes of the paper's seven models: the real classes and processors at a few thousand weights.
+"""Miniatures of the five classes of the paper's seven models: the real classes and processors, some 100,000 weights.
 
 Each has a chat template of the form that its published models use, and weights from a seed.
 """
@@ -54,11 +54,13 @@ _CHATML_END = (
 )
 TEMPLATES = {
     "llava": (
-        "{% for message in messages %}{{ message['role'].upper() + ': ' }}" + _IMAGES_FIRST + "{{ '</s>' if message['role'] == 'assistant' else ' ' }}{% endfor %}"
+        # As published, without an end mark after the answer.
+        "{% for message in messages %}{{ message['role'].upper() + ': ' }}" + _IMAGES_FIRST + "{{ ' ' }}{% endfor %}"
         "{% if add_generation_prompt %}{{ 'ASSISTANT: ' }}{% endif %}"
     ),
     "llava_next": (
-        "{% for message in messages %}{% if message['role'] == 'user' %}{{ '[INST] ' }}" + _IMAGES_FIRST + "{{ ' [/INST] ' }}"
+        "{% for message in messages %}"
+        "{% if message['role'] == 'user' %}{{ '[INST] ' }}" + _IMAGES_FIRST + "{{ ' [/INST] ' }}"
         "{% else %}" + _IMAGES_FIRST + "{{ '</s>' }}{% endif %}{% endfor %}"
     ),
     "llava_onevision": (
@@ -69,7 +71,8 @@ TEMPLATES = {
         "{{ '<|im_start|>system\\nYou are a helpful assistant.<|im_end|>\\n' }}{% endif %}"
         "{{ '<|im_start|>' + message['role'] + '\\n' }}{% if message['content'] is string %}{{ message['content'] }}"
         "{% else %}{% for part in message['content'] %}{% if part['type'] == 'image' %}"
-        "{{ '<|vision_start|><|image_pad|><|vision_end|>' }}{% else %}{{ part['text'] }}{% endif %}{% endfor %}{% endif %}"
+        "{{ '<|vision_start|><|image_pad|><|vision_end|>' }}"
+        "{% else %}{{ part['text'] }}{% endif %}{% endfor %}{% endif %}"
         + _CHATML_END
     ),
 }  # fmt: skip
