@@ -230,6 +230,8 @@ def expert_ad(
     passed_over = [problem for table in tables for problem in table.passed_over]
     drawn = expert_ad.draw_sets(samples, seed, sizes, tests, workers)
     drawn.turned_away.extend({"image": p.image, "label": None, "reason": p.kind} for p in passed_over)
+    if (estimate := getattr(chosen, "estimate", None)) is not None:
+        print(f"{chosen.name}, at most, if no reply were kept: {estimate(drawn.pa_sft, tries)}", flush=True)
     with _progress() as progress:
         task = progress.add_task("records", total=len(drawn.pa_sft))
         built = expert_ad.build_records(

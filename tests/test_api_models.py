@@ -326,18 +326,18 @@ def test_a_picture_without_reply_does_not_hold_up_the_others(
 def test_a_server_that_dies_is_not_asked_about_every_picture(
     server: ApiServer, make: Make, samples: list[Sample], tmp_path: Path, concurrency: int
 ) -> None:
-    many = samples + [replace(sample, image=f"{sample.image}.{n}.png") for n in range(5) for sample in samples]
+    many = samples + [replace(sample, image=f"{sample.image}.{n}.png") for n in range(2) for sample in samples]
     for sample in many[len(samples) :]:
         Image.effect_noise((8, 8), 50).save(sample.image)
     server.answer = lambda number, seen: said(seen) if number < 3 else Step(drop=True)
     out = tmp_path / "p.jsonl"
-    with pytest.raises(UserError, match="69 of 72 pictures have no answer yet .*no connection.*: the others are in"):
+    with pytest.raises(UserError, match="33 of 36 pictures have no answer yet .*no connection.*: the others are in"):
         predict_remote(make(concurrency=concurrency), many, out)
-    assert len(rows_of(out)) == 3 and len(server.seen) < 60
+    assert len(rows_of(out)) == 3 and len(server.seen) < 30
     server.answer = lambda number, seen: said(seen)
     before = len(server.seen)
     predict_remote(make(), many, out)
-    assert len(rows_of(out)) == 72 and len(server.seen) == before + 69
+    assert len(rows_of(out)) == 36 and len(server.seen) == before + 33
 
 
 # ------------------------------------------------------------------------------------------------- P(Yes)
@@ -442,3 +442,19 @@ def test_evaluate_tells_what_is_missing_in_one_line(
     result = evaluate("--model", "gpt-4.1", "--data", parts, "--out", tmp_path / "r.json", "--cost-cap", 0.0001)
     assert result.exit_code == 1 and "nothing was asked" in result.stderr
     assert not (tmp_path / "r.json").exists()
+
+
+def test_expert_ad_says_the_highest_cost_and_keeps_to_pace_and_folder(
+    server: ApiServer, parts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MY_KEY", "secret")
+    server.answer = lambda number, seen: said(seen, "Too short to be a record.")
+    words = ["expert-ad", "--data", parts, "--out", tmp_path / "set", "--teacher", "api", "--model", "m", "--tries", 2]
+    words += ["--provider", "openai", "--base-url", f"{server.url}/v1", "--key-variable", "MY_KEY", "--workers", 1]
+    words += ["--concurrency", 1, "--requests-per-minute", 60_000, "--replies", tmp_path / "kept", "--no-parquet"]
+    result = CliRunner().invoke(cli.app, [str(word) for word in words])
+    assert "no record passed" in result.stderr
+    drawn = len({seen.content[0]["image_url"]["url"] for seen in server.seen})
+    assert f"at most, if no reply were kept: {2 * drawn} requests" in result.stdout and drawn
+    assert server.most_at_once == 1 and "Bearer secret" in str(server.seen[0].headers)
+    assert len(list((tmp_path / "kept").rglob("*.json"))) == len(server.seen)
