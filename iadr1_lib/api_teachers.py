@@ -15,9 +15,9 @@ from pathlib import Path
 import yaml
 
 from iadr1_lib.answer import DEFECT_TYPES, cell_names
-from iadr1_lib.benchmarks import open_image
+from iadr1_lib.benchmarks import Sample, open_image
 from iadr1_lib.facts import Facts
-from iadr1_lib.remote import Remote, Reply, Request
+from iadr1_lib.remote import Cost, Remote, Reply, Request
 from iadr1_lib.runs import UserError, project_root
 from iadr1_lib.teachers import Draft, Task, Teacher
 
@@ -83,6 +83,14 @@ class ApiTeacher:
             max_pixels=self.max_pixels,
             attempt=task.attempt,
         )
+
+    def estimate(self, samples: Sequence[Sample], tries: int) -> Cost:
+        """What the samples would cost at most, roughly: every draft needed, nothing written or kept yet.
+
+        Nothing is measured: the words for what a mask would tell are of about the same length.
+        """
+        tasks = (Task(sample, Facts(sample.label), attempt) for attempt in range(tries) for sample in samples)
+        return self.remote.estimate(self.request(task) for task in tasks)
 
     def _fill(self, key: str, words: dict[str, str]) -> str:
         try:

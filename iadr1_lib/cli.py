@@ -89,6 +89,18 @@ ProfileOption = Annotated[str, typer.Option(help="Size of the course: a file in 
 SeedOption = Annotated[int, typer.Option(min=0, help="Seed of everything that is drawn or sampled.")]
 PromptOption = Annotated[Prompt, typer.Option(help="yes-no is the fair way to ask an untrained model.")]
 ModelOption = Annotated[Path, typer.Option(help="Model folder, such as runs/mini-s0/sc_grpo/model.")]
+FolderOrNameOption = Annotated[
+    str,  # a path would lose a slash of an address
+    typer.Option(help="Model folder, or a model behind an API: gpt-4.1, claude-sonnet-4, openai:NAME@http://host/v1."),
+]
+# How a model behind an API is asked; for evaluate and expert-ad alike.
+ConcurrencyOption = Annotated[int, typer.Option(min=1, help="API: requests under way at the same time.")]
+PaceOption = Annotated[float | None, typer.Option(help="API: requests a minute at most, retries included.")]
+CostCapOption = Annotated[float | None, typer.Option(min=0, help="API: US dollars to spend at most.")]
+RepliesOption = Annotated[Path | None, typer.Option(help="API: folder that keeps replies, so that none is paid twice.")]
+KeyVariableOption = Annotated[
+    str | None, typer.Option(help="API: environment variable with the key, where it is not the provider's usual one.")
+]
 
 
 # --------------------------------------------------------------------------------------------- the course
@@ -181,7 +193,11 @@ def expert_ad(
     provider: Annotated[Provider, typer.Option(help="For --teacher api.")] = Provider.ANTHROPIC,
     model: Annotated[str | None, typer.Option(help="For --teacher api: the model's name at its provider.")] = None,
     base_url: Annotated[str | None, typer.Option(help="For --teacher api: another server, such as vLLM's.")] = None,
-    cost_cap: Annotated[float | None, typer.Option(help="For --teacher api: US dollars to spend at most.")] = None,
+    concurrency: ConcurrencyOption = 4,
+    requests_per_minute: PaceOption = None,
+    cost_cap: CostCapOption = None,
+    replies: RepliesOption = None,
+    key_variable: KeyVariableOption = None,
     seed: SeedOption = 0,
 ) -> None:
     """Build Expert-AD from pictures with masks: worked answers for PA-SFT, questions for SC-GRPO, report and card."""
@@ -190,7 +206,18 @@ def expert_ad(
 
     if (pa_sft is None) != (sc_grpo is None):
         raise WrongUse("--pa-sft and --sc-grpo go together: give both or neither")
-    chosen = _teacher(teacher, seed, out, replay, provider, model, base_url, cost_cap)
+    manner = {"concurrency": concurrency, "requests_per_minute": requests_per_minute, "key_variable": key_variable}
+    chosen = _teacher(
+        teacher,
+        seed,
+        replay,
+        model,
+        replies or out / "replies",
+        cost_cap,
+        provider=provider,
+        base_url=base_url,
+        **manner,
+    )
     writer = chosen
     if record is not None:
         from iadr1_lib.api_teachers import record_to
@@ -203,6 +230,8 @@ def expert_ad(
     passed_over = [problem for table in tables for problem in table.passed_over]
     drawn = expert_ad.draw_sets(samples, seed, sizes, tests, workers)
     drawn.turned_away.extend({"image": p.image, "label": None, "reason": p.kind} for p in passed_over)
+    if (estimate := getattr(chosen, "estimate", None)) is not None:
+        print(f"{chosen.name}, at most, if no reply were kept: {estimate(drawn.pa_sft, tries)}", flush=True)
     with _progress() as progress:
         task = progress.add_task("records", total=len(drawn.pa_sft))
         built = expert_ad.build_records(
@@ -243,13 +272,15 @@ def expert_ad(
 def _teacher(
     kind: TeacherKind,
     seed: int,
-    out: Path,
     replay: Path | None,
-    provider: Provider,
     model: str | None,
-    base_url: str | None,
+    replies: Path,
     cost_cap: float | None,
+    *,
+    provider: Provider,
+    **manner: Any,
 ) -> Teacher:
+    """The teacher; `manner` are settings of its endpoint."""
     if kind is TeacherKind.RULE:
         from iadr1_lib.teachers import RuleTeacher
 
@@ -264,8 +295,7 @@ def _teacher(
         raise WrongUse("--teacher api needs --model, the model's name at its provider")
     from iadr1_lib.remote import Endpoint, Remote
 
-    endpoint = Endpoint(provider.value, model, base_url=base_url)
-    return ApiTeacher(Remote(endpoint, out / "replies", cost_cap))
+    return ApiTeacher(Remote(Endpoint(provider.value, model, **manner), replies, cost_cap))
 
 
 def _unmapped(samples: list[Sample]) -> str:
@@ -328,40 +358,61 @@ def report(
 
 @app.command()
 def evaluate(
-    model: ModelOption,
+    model: FolderOrNameOption,
     data: Annotated[Path, typer.Option(help="Data set's root, one category of it, or an index file.")],
     out: Annotated[Path | None, typer.Option(help="Metrics file; predictions lie beside it.")] = None,
     parser: Annotated[str, typer.Option(help="How answers are read: fair, strict, ...")] = "fair",
-    prompt: PromptOption = Prompt.BARE,
+    prompt: Annotated[
+        Prompt | None, typer.Option(help="By default bare for a folder, yes-no for a model behind an API.")
+    ] = None,
     layout: Annotated[str | None, typer.Option(help="Such as mvtec or visa; by default found by looking.")] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Pictures per forward pass.")] = 32,
+    concurrency: ConcurrencyOption = 4,
+    requests_per_minute: PaceOption = None,
+    cost_cap: CostCapOption = None,
+    replies: RepliesOption = None,
+    key_variable: KeyVariableOption = None,
+    max_tokens: Annotated[int, typer.Option(min=1, help="API: most tokens of a reply, thinking included.")] = 600,
+    logprobs: Annotated[
+        bool | None, typer.Option(help="API: ask for log-probabilities; by default where servers give them.")
+    ] = None,
     seed: SeedOption = 0,
 ) -> None:
     """Score the test pictures of any data set whose layout is known; writes predictions and metrics.
 
-    A run that was stopped goes on; one that was finished is made anew.
+    A run that was stopped goes on; one that was finished is made anew (from the kept replies, if behind an API).
     """
-    from iadr1_lib import benchmarks, scoring, sources
+    from iadr1_lib import api_models, benchmarks, scoring, sources
 
     if parser not in scoring.PARSERS:
         raise WrongUse(f"unknown parser {parser}: choose from {', '.join(scoring.PARSERS)}")
     samples = [sample for sample in sources.load_samples(data, layout) if sample.split == "test"]
     benchmarks.require_both_labels(samples, data)
-    from iadr1_lib import inference
-
+    manner = {"concurrency": concurrency, "requests_per_minute": requests_per_minute, "key_variable": key_variable}
+    endpoint = api_models.endpoint_named(model, logprobs, max_tokens=max_tokens, **manner)
+    asked = prompt or (Prompt.YES_NO if endpoint else Prompt.BARE)
     out = out or Path(f"evaluation_{data.resolve().name}.json")
     predictions = out.with_suffix(".predictions.jsonl")
     if out.exists():
         predictions.unlink(missing_ok=True)
         out.unlink()
-    inference.predict(
-        model, samples, predictions, prompt=prompt.value, protocol=parser, batch_size=batch_size, seed=seed
-    )
+    if endpoint:
+        from iadr1_lib.remote import Remote
+
+        remote = Remote(endpoint, replies or out.with_suffix(".replies"), cost_cap)
+        api_models.predict_remote(remote, samples, predictions, prompt=asked.value, protocol=parser, seed=seed)
+    else:
+        from iadr1_lib import inference
+
+        how: dict[str, Any] = {"prompt": asked.value, "protocol": parser, "batch_size": batch_size, "seed": seed}
+        inference.predict(Path(model), samples, predictions, **how)
     table = scoring.score(scoring.read_predictions(predictions), parser, seed)
-    said = {"model": str(model), "data": str(data), "parser": parser, "prompt": prompt.value}
+    said = {"model": str(model), "data": str(data), "parser": parser, "prompt": asked.value}
     rows = scoring.metric_rows(table, data.resolve().name)
     write_json(out, {"rows": rows, "provenance": stamp(said, seed, [data if data.is_dir() else data.parent])})
     _console().print(_score_table(table))
+    if refused := int(table.loc[table["metric"] == "refused", "value"].sum()):
+        print(f"{refused} pictures were refused: they count as not readable")
     print(f"{len(samples)} pictures; metrics in {out}, predictions in {predictions}")
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -17,6 +16,7 @@ from transformers import PreTrainedModel, ProcessorMixin
 from iadr1_lib.answer import QUESTION
 from iadr1_lib.benchmarks import Sample, open_image
 from iadr1_lib.models import load_model
+from iadr1_lib.prediction_file import finished_images, prediction_row
 from iadr1_lib.runs import UserError
 
 # "bare" is the question alone, as the tuned models were asked in training. "yes-no" asks a model that knows no tags
@@ -125,30 +125,6 @@ def model_name(model_dir: Path | str) -> str:
     return f"{Path(model_dir).parent.name}/{Path(model_dir).name}@{digest.hexdigest()[:8]}"
 
 
-def _finished(out: Path, seed: int, prompt: str, model: str) -> set[str]:
-    """Images already answered in `out`; a half-written last line (a killed run) is cut off.
-
-    Answers of another model, prompt or seed are set aside as <name>.old: they are not this run's.
-    """
-    if not out.exists():
-        return set()
-    lines = out.read_bytes().splitlines(keepends=True)
-    whole = [line for line in lines if line.endswith(b"\n")]
-    rows = [json.loads(line) for line in whole]
-    if any((r["seed"], r["prompt"], r["model"]) != (seed, prompt, model) for r in rows):
-        os.replace(out, out.with_name(out.name + ".old"))
-        return set()
-    if len(whole) < len(lines):
-        _write_atomically(out, b"".join(whole))
-    return {r["image"] for r in rows}
-
-
-def _write_atomically(path: Path, content: bytes) -> None:
-    temporary = path.with_suffix(path.suffix + ".tmp")
-    temporary.write_bytes(content)
-    os.replace(temporary, path)
-
-
 def _batches(samples: list[Sample], size: int) -> Iterator[list[Sample]]:
     for start in range(0, len(samples), size):
         yield samples[start : start + size]
@@ -175,7 +151,7 @@ def predict(
     if not any(Path(model_dir).glob("*.safetensors")):
         load_model(model_dir)  # says what is missing
     name = model_name(model_dir)
-    done = _finished(out, seed, prompt, name)
+    done = finished_images(out, seed, prompt, name)
     todo = [s for s in samples if s.image not in done]
     if not todo:
         return out
@@ -189,15 +165,7 @@ def predict(
                 generate(model, processor, images, prompt=prompt, max_new_tokens=max_new_tokens),
                 strict=True,
             ):
-                row = {k: getattr(sample, k) for k in ("image", "category", "benchmark", "label", "location", "type")}
-                row |= {
-                    "raw": raw,
-                    "p_yes": p_yes,
-                    "prompt": prompt,
-                    "protocol": protocol,
-                    "model": name,
-                    "seed": seed,
-                }
+                row = prediction_row(sample, raw, p_yes, prompt=prompt, protocol=protocol, model=name, seed=seed)
                 file.write(json.dumps(row) + "\n")
             file.flush()
             answered += len(batch)

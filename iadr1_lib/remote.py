@@ -105,8 +105,8 @@ class Endpoint:
 class Request:
     """One question: a system message, a text, and the images that go before it.
 
-    An image of more than `max_pixels` pixels is made smaller, its shape kept. `attempt` is not sent: the same question
-    under another number is a new request, not answered from the cache.
+    An image of more than `max_pixels` pixels, or with a side of more than `max_side`, is made smaller, its shape kept.
+    `attempt` is not sent: the same question under another number is a new request, not answered from the cache.
     """
 
     system: str
@@ -114,6 +114,7 @@ class Request:
     images: tuple[Path, ...] = ()
     max_pixels: int = 1_000_000
     attempt: int = 0
+    max_side: int | None = None
 
 
 @dataclass(frozen=True)
@@ -127,6 +128,9 @@ class Reply:
         message: for every status but "ok" a sentence that says why.
         input_tokens, output_tokens: as the server counted them; None if it did not.
         cached: whether it was there before and cost nothing now.
+        answered: False if the server never answered, so that asking again may help.
+        logprobs: of each token of the text, in order, {"token": its text, "top": {token: log-probability}}; None unless
+            the endpoint asked for them (`extra`) and the server gave them. OpenAI-compatible servers only.
     """
 
     text: str | None
@@ -135,6 +139,8 @@ class Reply:
     input_tokens: int | None = None
     output_tokens: int | None = None
     cached: bool = False
+    answered: bool = True
+    logprobs: list[dict[str, Any]] | None = None
 
 
 @dataclass(frozen=True)
@@ -260,6 +266,20 @@ class Remote:
                 cost = replace(cost, cached=cost.cached + 1)
         return cost
 
+    def quote(self, requests: Iterable[Request]) -> Cost:
+        """The `estimate`, if the cost cap allows it.
+
+        Raises:
+            UserError: asking might cost more than the cap leaves; nothing is sent.
+        """
+        cost = self.estimate(requests)
+        if cost.dollars is not None and cost.dollars > self._purse.left:
+            raise UserError(
+                f"{self.endpoint.name} may cost up to ${cost.dollars:.4f} ({cost.requests} requests), above the cost "
+                f"cap of ${self._purse.cap:.2f}, so nothing was asked: raise the cap or ask about fewer pictures"
+            )
+        return cost
+
     def _answer(self, request: Request, run: _Run) -> Reply:
         """The reply from the cache or from the server; an error stops the run."""
         try:
@@ -284,7 +304,7 @@ class Remote:
             text = (
                 f"not sent: the cost cap of ${self._purse.cap:.2f} is reached; raise it and run again, replies are kept"
             )
-            return Reply(None, "unsent", text)
+            return Reply(None, "unsent", text, answered=False)
         paid = 0.0
         try:
             reply = self._send(request, run)
@@ -293,7 +313,7 @@ class Remote:
         except _PassingError as error:  # nothing was answered, so nothing is kept: the next run tries again
             if error.unreachable and not self.spent.requests:  # most likely no passing failure after all
                 raise UserError(f"{error}: check base_url and the network, then run again") from error
-            return Reply(None, "failed", f"{self.endpoint.name} gave no reply: {error}")
+            return Reply(None, "failed", f"{self.endpoint.name} gave no reply: {error}", answered=False)
         finally:
             self._purse.settle(worst, paid)
         return reply
@@ -301,7 +321,7 @@ class Remote:
     def _send(self, request: Request, run: _Run) -> Reply:
         """Try, and try again after passing failures; the last one is raised."""
         service = self._connect()
-        pictures = [encode_image(path, request.max_pixels) for path in request.images]
+        pictures = [encode_image(path, request.max_pixels, request.max_side) for path in request.images]
         import tenacity  # of the extra `api`, so it is there once the client is
 
         again = tenacity.Retrying(
@@ -381,9 +401,12 @@ class Remote:
     def _asked(self, request: Request) -> dict[str, Any]:
         """All that decides what the reply may be; images by their files' contents, wherever they lie."""
         of_endpoint = ("provider", "model", "base_url", "max_tokens", "temperature")
+        said = asdict(request)
+        if said["max_side"] is None:
+            del said["max_side"]  # younger than many a cache: replies kept without it stay good
         return {
             **{name: getattr(self.endpoint, name) for name in of_endpoint},
-            **asdict(request),
+            **said,
             "extra": dict(self.endpoint.extra),
             "images": [content_hash(_there(path)) for path in request.images],
             "encoding": ENCODING,
@@ -498,6 +521,12 @@ class _Purse:
                 self._reserved += dollars
             return not self._empty
 
+    @property
+    def left(self) -> float:
+        """Dollars that are neither paid nor set aside."""
+        with self._changed:
+            return self.cap - self._paid - self._reserved
+
     def settle(self, reserved: float, paid: float) -> None:
         with self._changed:
             self._reserved -= reserved
@@ -530,7 +559,9 @@ def _key(asked: dict[str, Any]) -> str:
 
 
 def _guess_tokens(request: Request) -> int:
-    pixels = sum(min(math.prod(image_size(path)), request.max_pixels) for path in request.images)
+    pixels = sum(
+        math.prod(_sent_size(image_size(path), request.max_pixels, request.max_side)) for path in request.images
+    )
     return pixels // PIXELS_PER_TOKEN + (len(request.system) + len(request.text)) // LETTERS_PER_TOKEN + 100
 
 
@@ -557,22 +588,31 @@ def _one_line(text: object, limit: int = 200) -> str:
 # ------------------------------------------------------------------------------------------------------ images
 
 
-def encode_image(path: Path, max_pixels: int) -> tuple[str, str]:
-    """Media type and base64 of a picture of at most `max_pixels` pixels, its shape kept; nothing of its metadata.
+def encode_image(path: Path, max_pixels: int, max_side: int | None = None) -> tuple[str, str]:
+    """Media type and base64 of a picture made as small as `Request` says, its shape kept; nothing of its metadata.
 
     PNG, since JPEG blurs fine scratches; JPEG where the PNG would be larger than servers take. Raises UserError as
     `benchmarks.open_image` does.
     """
     image = open_image(path)
-    scale = math.sqrt(max_pixels / (image.width * image.height))
-    if scale < 1:
-        size = (max(1, int(image.width * scale)), max(1, int(image.height * scale)))
+    size = _sent_size(image.size, max_pixels, max_side)
+    if size != image.size:
         image = image.resize(size, Image.Resampling.LANCZOS)
     plain = Image.frombytes("RGB", image.size, image.tobytes())  # pixels only
     media_type, data = "image/png", _saved(plain, format="PNG")
     if len(data) > LARGEST_PNG:
         media_type, data = "image/jpeg", _saved(plain, format="JPEG", quality=95)
     return media_type, base64.b64encode(data).decode()
+
+
+def _sent_size(size: tuple[int, int], max_pixels: int, max_side: int | None) -> tuple[int, int]:
+    """Width and height that are sent of a picture of this width and height."""
+    width, height = size
+    longer = max(size)
+    if max_side is not None and longer > max_side:
+        width, height = (max(1, side * max_side // longer) for side in size)  # in whole numbers: exactly max_side
+    scale = math.sqrt(max_pixels / (width * height))
+    return (width, height) if scale >= 1 else (max(1, int(width * scale)), max(1, int(height * scale)))
 
 
 def _saved(image: Image.Image, **options: Any) -> bytes:
@@ -682,7 +722,18 @@ class _OpenAI:
             status, message = "truncated", "cut off (max_tokens)"
         usage = getattr(answer, "usage", None)
         counted = (usage.prompt_tokens, usage.completion_tokens) if usage else (None, None)
-        return _reply(text, status, message, *counted)
+        return replace(_reply(text, status, message, *counted), logprobs=_logprobs(choice))
+
+
+def _logprobs(choice: Any) -> list[dict[str, Any]] | None:
+    """What a server says of the tokens' chances; None if it says nothing, or nothing that can be read."""
+    try:
+        tokens = choice.logprobs.content
+        return [
+            {"token": t.token, "top": {other.token: float(other.logprob) for other in t.top_logprobs}} for t in tokens
+        ]
+    except (AttributeError, TypeError, ValueError):  # a word beside the answer: the answer itself is good
+        return None
 
 
 _SERVICES: dict[str, type[_Service]] = {"anthropic": _Anthropic, "openai": _OpenAI}

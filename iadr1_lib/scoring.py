@@ -159,7 +159,7 @@ def judge(predictions: pd.DataFrame, parser: str = "fair") -> pd.DataFrame:
     category (its name or a synonym). An unparsed answer (None) is wrong throughout.
     """
     judged = predictions.reset_index(drop=True).copy()
-    judged["answer"] = [read_answer(raw, parser) for raw in judged["raw"]]
+    judged["answer"] = _answers(predictions, parser)
     judged["correct"] = (judged["answer"] == judged["label"]).astype(float)
     said = [parse_answer(raw) for raw in judged["raw"]]
     for tag, reader in (("location", cell_of_words), ("type", _type_name)):
@@ -171,6 +171,21 @@ def judge(predictions: pd.DataFrame, parser: str = "fair") -> pd.DataFrame:
             for truth, tags, answer, label in zip(truths, said, judged["answer"], judged["label"], strict=True)
         ]
     return judged
+
+
+def _answers(predictions: pd.DataFrame, parser: str) -> list[Label | None]:
+    """What each prediction is read as; a refusal is no answer, whatever words it has ("No, I cannot ...")."""
+    refused = _refused(predictions)
+    return [
+        None if silent else read_answer(raw, parser) for raw, silent in zip(predictions["raw"], refused, strict=True)
+    ]
+
+
+def _refused(predictions: pd.DataFrame) -> NDArray[np.bool_]:
+    """Which predictions are refusals of a model behind an API; only such have the key at all."""
+    if "refused" not in predictions:
+        return np.zeros(len(predictions), dtype=bool)
+    return np.array([value is True for value in predictions["refused"]], dtype=bool)
 
 
 def _type_name(text: str) -> str | None:
@@ -277,7 +292,8 @@ def score(predictions: pd.DataFrame, parser: str = "fair", seed: int = 0) -> pd.
     Columns: benchmark, metric, value, low, high, n, unit, note. Metrics in percent: balanced_accuracy (mean
     of the next two, pooled over a benchmark's categories), accuracy_normal, accuracy_defective, share_yes,
     share_unparsed, location and type (of all defective images, those answered yes with the right tag).
-    Counts: tp, fn, tn, fp, unparsed. A metric that a benchmark cannot have (no normal images, say) is NaN and
+    Counts: tp, fn, tn, fp, unparsed; where there are any, refused: the unparsed that a model behind an API would
+    not answer. A metric that a benchmark cannot have (no normal images, say) is NaN and
     ``note`` says why; then so is its mean. An interval is empty of width where all images of a stratum agree:
     the bootstrap cannot see further.
     """
@@ -290,6 +306,8 @@ def score(predictions: pd.DataFrame, parser: str = "fair", seed: int = 0) -> pd.
     for name, group in groups.items():
         for metric, count in _counts(group).items():
             rows.append(_count_row(name, metric, count, len(group)))
+        if refused := int(_refused(group).sum()):
+            rows.append(_count_row(name, "refused", refused, len(group)))
     return pd.DataFrame(rows)
 
 
@@ -308,7 +326,7 @@ def agreement(predictions: pd.DataFrame, parser: str = "fair", seed: int = 0) ->
     said = pd.DataFrame(
         {
             "benchmark": predictions["benchmark"].to_numpy(),
-            "yes": [read_answer(raw, parser) == "yes" for raw in predictions["raw"]],
+            "yes": [answer == "yes" for answer in _answers(predictions, parser)],
             "place": [place_in_reasoning(a.reasoning or "") for a in answers],
             "place_tag": [cell_of_words(a.location or "") for a in answers],
             "type": [type_in_reasoning(a.reasoning or "") for a in answers],

@@ -1,0 +1,460 @@
+"""Evaluating models behind an API, against a local server that answers like the real ones."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from api_server import ApiServer, Seen, Step, anthropic_reply, error, openai_reply
+from conftest import ROOT
+from PIL import Image
+from typer.testing import CliRunner
+
+from iadr1_lib import cli
+from iadr1_lib.answer import QUESTION
+from iadr1_lib.api_models import endpoint_named, p_yes, predict_remote
+from iadr1_lib.benchmarks import Sample
+from iadr1_lib.remote import Remote
+from iadr1_lib.runs import UserError
+from iadr1_lib.scoring import PREDICTION_KEYS, agreement, read_predictions, score
+
+NAMES = {"anthropic": "claude-sonnet-4", "openai": "gpt-4.1"}
+Make = Callable[..., Remote]
+
+
+@pytest.fixture
+def server() -> Iterator[ApiServer]:
+    api = ApiServer()
+    api.answer = lambda number, seen: said(seen)
+    yield api
+    api.close()
+
+
+def said(seen: Seen, text: str | None = None) -> Step:
+    """Yes to pictures with a dark corner, No to the others."""
+    answer = text or ("Yes." if picture(seen).getpixel((0, 0)) == (0, 0, 0) else "No.")
+    return anthropic_reply(answer) if seen.path.endswith("/messages") else openai_reply(answer)
+
+
+def picture(seen: Seen) -> Image.Image:
+    part = seen.content[0]
+    data = part["source"]["data"] if part["type"] == "image" else part["image_url"]["url"].partition(",")[2]
+    return Image.open(io.BytesIO(base64.b64decode(data)))
+
+
+@pytest.fixture
+def make(server: ApiServer, tmp_path: Path) -> Make:
+    """Make a Remote for a name of the paper's table that asks the local server; all of one test share the replies."""
+
+    def remote(name: str = "gpt-4.1", cost_cap: float | None = None, **settings: Any) -> Remote:
+        endpoint = endpoint_named(name)
+        assert endpoint
+        url = server.url if endpoint.provider == "anthropic" else f"{server.url}/v1"
+        usual: dict[str, Any] = {"base_url": url, "backoff": 0.001, "retries": 1, "concurrency": 1}
+        return Remote(replace(endpoint, **{**usual, **settings}), tmp_path / "replies", cost_cap)
+
+    return remote
+
+
+@pytest.fixture
+def samples(tmp_path: Path) -> list[Sample]:
+    """Twelve pictures, each with pixels of its own, every second one with a dark corner."""
+    made = []
+    for number in range(12):
+        pixels = np.random.default_rng(number).integers(100, 256, (8, 12, 3), dtype=np.uint8)
+        label: Any = "yes" if number % 2 else "no"
+        pixels[0, 0] = 0 if label == "yes" else 255
+        path = tmp_path / f"{number:02}.png"
+        Image.fromarray(pixels).save(path)
+        truth = ("scratch", "top left") if label == "yes" else (None, None)
+        made.append(Sample(str(path), label, None, *truth, "bolt", "parts", "test", "drawn"))
+    return made
+
+
+def rows_of(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def values_of(path: Path) -> dict[str, float]:
+    table = score(read_predictions(path))
+    return dict(table.loc[table["benchmark"] == "parts", ["metric", "value"]].to_numpy().tolist())
+
+
+# ------------------------------------------------------------------------------------------------- names
+
+
+@pytest.mark.parametrize(
+    ("name", "provider", "model", "address"),
+    [
+        ("gpt-4.1", "openai", "gpt-4.1", None),
+        ("gpt-4o", "openai", "gpt-4o", None),
+        ("claude-sonnet-4", "anthropic", "claude-sonnet-4-20250514", None),
+        ("claude-haiku-5-5", "anthropic", "claude-haiku-5-5", None),
+        ("openai:org/model-7b@http://localhost:8000/v1", "openai", "org/model-7b", "http://localhost:8000/v1"),
+        ("anthropic:new-name", "anthropic", "new-name", None),
+    ],
+)
+def test_names_of_models(name: str, provider: str, model: str, address: str | None) -> None:
+    endpoint = endpoint_named(name)
+    assert endpoint and (endpoint.provider, endpoint.model, endpoint.base_url) == (provider, model, address)
+
+
+@pytest.mark.parametrize("name", ["runs/mini-s0/sc_grpo/model", "m", "./gpt-4.1/x", "gpt-4.1/model", "acme:x", ""])
+def test_other_names_are_folders(name: str) -> None:
+    assert endpoint_named(name or ".") is None
+
+
+def test_a_folder_wins_over_a_model_of_the_same_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert endpoint_named("gpt-4.1")
+    (tmp_path / "gpt-4.1").mkdir()
+    assert endpoint_named("gpt-4.1") is None
+
+
+def test_log_probabilities_are_asked_for_where_servers_give_them() -> None:
+    def asks(name: str, logprobs: bool | None = None) -> bool:
+        endpoint = endpoint_named(name, logprobs)
+        return bool(endpoint and endpoint.extra.get("logprobs"))
+
+    assert asks("gpt-4.1") and asks("openai:m@http://h/v1")
+    assert not asks("gpt-6-sol") and not asks("claude-sonnet-4") and not asks("gpt-4.1", False)
+    assert asks("gpt-6-sol", True)
+    with pytest.raises(UserError, match="no log-probabilities"):
+        asks("claude-sonnet-4", True)
+
+
+def test_the_models_of_the_papers_table_have_a_price(tmp_path: Path) -> None:
+    for name in ("gpt-4.1", "gpt-4o", "claude-sonnet-4", "gpt-4.1-mini", "gpt-4.1-nano"):
+        endpoint = endpoint_named(name)
+        assert endpoint and Remote(endpoint, tmp_path, cost_cap=1.0).price
+
+
+# ------------------------------------------------------------------------------------------------- asking
+
+
+@pytest.mark.parametrize("provider", NAMES)
+def test_rows_are_those_of_a_model_in_a_folder(
+    server: ApiServer, make: Make, samples: list[Sample], tmp_path: Path, provider: str
+) -> None:
+    out = predict_remote(make(NAMES[provider]), samples, tmp_path / "new" / "p.jsonl", seed=3, protocol="strict")
+    rows = rows_of(out)
+    assert [row["image"] for row in rows] == [sample.image for sample in samples]
+    assert all(tuple(row) == PREDICTION_KEYS for row in rows)
+    assert {(row["prompt"], row["protocol"], row["seed"], row["p_yes"]) for row in rows} == {
+        ("yes-no", "strict", 3, None)
+    }
+    assert {row["model"].split("/")[0] for row in rows} == {provider}
+    assert values_of(out)["balanced_accuracy"] == 100.0
+    assert all(QUESTION in seen.text for seen in server.seen)
+    assert all((seen.body.get("max_tokens"), "temperature" in seen.body) == (600, False) for seen in server.seen)
+
+
+def test_the_bare_question_goes_alone(server: ApiServer, make: Make, samples: list[Sample], tmp_path: Path) -> None:
+    predict_remote(make(), samples[:1], tmp_path / "p.jsonl", prompt="bare")
+    assert server.seen[0].text == QUESTION and len(server.seen[0].body["messages"]) == 1
+    with pytest.raises(UserError, match="bare, yes-no"):
+        predict_remote(make(), samples[:1], tmp_path / "q.jsonl", prompt="polite")
+
+
+@pytest.mark.parametrize(
+    ("size", "sent"),
+    [((1024, 700), (512, 350)), ((300, 1537), (99, 512)), ((512, 512), (512, 512)), ((40, 9), (40, 9))],
+)
+def test_pictures_are_sent_with_at_most_512_pixels_on_the_longer_side(
+    server: ApiServer, make: Make, samples: list[Sample], size: tuple[int, int], sent: tuple[int, int], tmp_path: Path
+) -> None:
+    Image.new("RGB", size, "white").save(samples[0].image)
+    predict_remote(make(), samples[:1], tmp_path / "p.jsonl")
+    assert picture(server.seen[0]).size == sent
+
+
+def test_a_second_evaluation_costs_nothing_and_another_seed_does(
+    server: ApiServer, make: Make, samples: list[Sample], tmp_path: Path
+) -> None:
+    first = predict_remote(make(), samples, tmp_path / "p.jsonl").read_bytes()
+    again = make(cost_cap=0.0)
+    assert predict_remote(again, samples, tmp_path / "q.jsonl").read_bytes() == first
+    assert len(server.seen) == 12 and again.spent.requests == 0
+    predict_remote(make(), samples, tmp_path / "r.jsonl", seed=1)
+    assert len(server.seen) == 24
+
+
+def test_a_killed_run_goes_on(server: ApiServer, make: Make, samples: list[Sample], tmp_path: Path) -> None:
+    fifth = threading.Event()
+
+    def answer(number: int, seen: Seen) -> Step:
+        if number != 4:
+            return said(seen)
+        fifth.set()
+        return Step(drop=True, delay=5)  # the child dies while it waits
+
+    server.answer = answer
+    (tmp_path / "samples.json").write_text(json.dumps([asdict(sample) for sample in samples]))
+    code = (
+        "import json; from pathlib import Path; from iadr1_lib.api_models import *\n"
+        f"e = endpoint_named('openai:gpt-4.1@{server.url}/v1', concurrency=1)\n"
+        f"samples = [Sample(**s) for s in json.loads(Path({str(tmp_path / 'samples.json')!r}).read_text())]\n"
+        f"predict_remote(Remote(e, {str(tmp_path / 'replies')!r}), samples, Path({str(tmp_path / 'p.jsonl')!r}))\n"
+    )
+    child = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.DEVNULL)
+    assert fifth.wait(60)
+    os.kill(child.pid, signal.SIGKILL)
+    child.wait()
+    out = tmp_path / "p.jsonl"
+    assert len(rows_of(out)) == 4
+    with out.open("a") as file:
+        file.write('{"image": "half a li')
+    predict_remote(make(), samples, out)
+    assert [row["image"] for row in rows_of(out)] == [sample.image for sample in samples]
+    assert len(server.seen) == 5 + 8, "four were answered and one cut off before the kill"
+
+
+# ------------------------------------------------------------------------------------------------- cost
+
+
+def test_the_highest_cost_is_said_before_and_the_paid_one_after(
+    make: Make, samples: list[Sample], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    remote = make(cost_cap=1.0)
+    predict_remote(remote, samples, tmp_path / "p.jsonl")
+    before, *_, after = capsys.readouterr().out.splitlines()
+    assert "at most: 12 requests" in before and "$" in before
+    assert f"paid: {remote.spent}" in after and "12000 tokens in" in after
+    predict_remote(make(), samples, tmp_path / "q.jsonl", quiet=True)
+    assert not capsys.readouterr().out
+
+
+def test_what_might_cost_more_than_the_cap_is_not_asked(
+    server: ApiServer, make: Make, samples: list[Sample], tmp_path: Path
+) -> None:
+    with pytest.raises(UserError, match=r"up to \$0.06.* cap of \$0.05, so nothing was asked: raise the cap"):
+        predict_remote(make(cost_cap=0.05), samples, tmp_path / "p.jsonl")
+    assert not server.seen
+
+
+def test_a_cap_that_is_reached_in_the_middle_keeps_what_was_answered(
+    server: ApiServer, make: Make, samples: list[Sample], tmp_path: Path
+) -> None:
+    """A server that counts more tokens than were guessed: 0.014 a reply, so that 0.08 is reached after six or less."""
+    server.answer = lambda number, seen: openai_reply("No.", tokens=(7000, 0))
+    out = tmp_path / "p.jsonl"
+    with pytest.raises(UserError, match=r"of 12 pictures have no answer yet .*cap of \$0.08.*same command goes on"):
+        predict_remote(make(cost_cap=0.08), samples, out)
+    sent = len(server.seen)
+    assert 4 <= sent <= 6 and len(rows_of(out)) == sent
+    predict_remote(make(cost_cap=1.0), samples, out)
+    assert len(server.seen) == 12 and len(rows_of(out)) == 12
+
+
+# ------------------------------------------------------------------------------------------------- what goes wrong
+
+
+@pytest.mark.parametrize(
+    ("provider", "step", "raw"),
+    [
+        ("anthropic", anthropic_reply("", "refusal"), "I would rather not."),
+        ("openai", openai_reply(None, refusal="No, I cannot help."), "No, I cannot help."),
+        ("openai", openai_reply("No, this", "content_filter"), "No, this"),
+        ("openai", error(400, "no, against the rules", "content_policy_violation"), "against the rules"),
+    ],
+)
+def test_refusals_are_recorded_and_are_no_answers(
+    server: ApiServer, make: Make, samples: list[Sample], tmp_path: Path, provider: str, step: Step, raw: str
+) -> None:
+    server.answer = lambda number, seen: step if number == 0 else said(seen)
+    out = predict_remote(make(NAMES[provider]), samples, tmp_path / "p.jsonl")
+    first, *rest = rows_of(out)
+    assert first["refused"] is True and raw in first["raw"] and first["p_yes"] is None
+    assert not any("refused" in row for row in rest)
+    values = values_of(out)
+    assert (values["unparsed"], values["refused"], values["tn"]) == (1, 1, 5), "not even 'No, I cannot' is an answer"
+    assert len(agreement(read_predictions(out)))
+    predict_remote(make(NAMES[provider]), samples, out)
+    assert len(server.seen) == 12, "a refusal is not asked again"
+
+
+def test_cut_off_and_empty_replies_count_as_they_are(
+    server: ApiServer, make: Make, samples: list[Sample], tmp_path: Path
+) -> None:
+    steps = [openai_reply("I look at", "length"), openai_reply("Yes, at", "length"), openai_reply("")]
+    server.answer = lambda number, seen: steps[number] if number < 3 else said(seen)
+    out = predict_remote(make(), samples, tmp_path / "p.jsonl")
+    assert [row["raw"] for row in rows_of(out)[:3]] == ["I look at", "Yes, at", ""]
+    values = values_of(out)
+    assert values["unparsed"] == 2 and "refused" not in values
+
+
+@pytest.mark.parametrize("provider", NAMES)
+@pytest.mark.parametrize(
+    "fault", [error(429, retry_after="0.02"), error(503), Step(drop=True), Step(b'{"cut'), Step({"id": "x"})]
+)
+def test_what_passes_is_asked_again(
+    server: ApiServer, make: Make, samples: list[Sample], tmp_path: Path, provider: str, fault: Step
+) -> None:
+    server.answer = lambda number, seen: fault if number == 2 else said(seen)
+    out = predict_remote(make(NAMES[provider]), samples, tmp_path / "p.jsonl")
+    assert len(rows_of(out)) == 12 and len(server.seen) == 13
+
+
+def test_a_picture_without_reply_does_not_hold_up_the_others(
+    server: ApiServer, make: Make, samples: list[Sample], tmp_path: Path
+) -> None:
+    server.answer = lambda number, seen: error(500, "down") if number in (2, 3) else said(seen)
+    out = tmp_path / "p.jsonl"
+    with pytest.raises(UserError, match="1 of 12 pictures have no answer yet .*status 500"):
+        predict_remote(make(), samples, out)
+    assert len(rows_of(out)) == 11
+    predict_remote(make(), samples, out)
+    assert {row["image"] for row in rows_of(out)} == {sample.image for sample in samples}
+    assert len(server.seen) == 14
+
+
+@pytest.mark.parametrize("concurrency", [1, 3])
+def test_a_server_that_dies_is_not_asked_about_every_picture(
+    server: ApiServer, make: Make, samples: list[Sample], tmp_path: Path, concurrency: int
+) -> None:
+    many = samples + [replace(sample, image=f"{sample.image}.{n}.png") for n in range(2) for sample in samples]
+    for sample in many[len(samples) :]:
+        Image.effect_noise((8, 8), 50).save(sample.image)
+    server.answer = lambda number, seen: said(seen) if number < 3 else Step(drop=True)
+    out = tmp_path / "p.jsonl"
+    with pytest.raises(UserError, match="33 of 36 pictures have no answer yet .*no connection.*: the others are in"):
+        predict_remote(make(concurrency=concurrency), many, out)
+    assert len(rows_of(out)) == 3 and len(server.seen) < 30
+    server.answer = lambda number, seen: said(seen)
+    before = len(server.seen)
+    predict_remote(make(), many, out)
+    assert len(rows_of(out)) == 36 and len(server.seen) == before + 33
+
+
+# ------------------------------------------------------------------------------------------------- P(Yes)
+
+
+def tokens(*words: str, **top: float) -> list[dict[str, Any]]:
+    """Log-probabilities of an answer; `top` are the chances at each place."""
+    return [{"token": word, "top": {name: math.log(chance) for name, chance in top.items()}} for word in words]
+
+
+def test_p_yes_is_read_where_the_word_is_chosen() -> None:
+    sure, unsure = {"Yes": 0.8, "No": 0.1, "yes": 0.1}, {"Yes": 0.3, "No": 0.3}
+    assert p_yes(tokens("Yes", ".", **sure)) == pytest.approx(0.9)
+    assert p_yes([*tokens("I see : ", **unsure), *tokens(" yes", **sure)]) == pytest.approx(0.9)
+    tagged = [*tokens("No", " dent", "<answer", **unsure), *tokens(">Yes", "</", "answer>", **sure)]
+    assert p_yes(tagged) == pytest.approx(0.9), "the tag counts before an earlier word"
+    assert p_yes([*tokens("No", "thing", **unsure), *tokens(" no", **sure)]) == pytest.approx(0.9)
+    assert p_yes(tokens("maybe", **sure)) is None
+    assert p_yes(tokens("Yes", perhaps=0.9)) is None
+    assert p_yes([]) is None and p_yes(None) is None
+
+
+def test_log_probabilities_of_the_server_become_p_yes(
+    server: ApiServer, make: Make, samples: list[Sample], tmp_path: Path
+) -> None:
+    top = [{"token": word, "logprob": math.log(chance)} for word, chance in (("Yes", 0.75), (" No", 0.25))]
+    good: Any = {"content": [{"token": "Yes", "logprob": math.log(0.75), "top_logprobs": top}]}
+    told: list[Any] = [good, None, {"content": None}, {"content": [{"token": "Yes"}]}, {"content": [7]}, [1]]
+
+    def answer(number: int, seen: Seen) -> Step:
+        assert (seen.body["logprobs"], seen.body["top_logprobs"]) == (True, 20)
+        body = openai_reply("Yes").body
+        body["choices"][0]["logprobs"] = told[number]
+        return Step(body)
+
+    server.answer = answer
+    out = predict_remote(make(), samples[:6], tmp_path / "p.jsonl")
+    chances = [row["p_yes"] for row in rows_of(out)]
+    assert chances == [pytest.approx(0.75), *[None] * 5], "what cannot be read leaves the answer as it is"
+    again = predict_remote(make(), samples[:6], tmp_path / "q.jsonl")
+    assert again.read_bytes() == out.read_bytes() and len(server.seen) == 6
+
+
+# ------------------------------------------------------------------------------------------------- the command
+
+
+@pytest.fixture
+def parts(tmp_path: Path) -> Path:
+    """A data set of one category: three normal and three defective test pictures, those with a dark corner."""
+    for folder, corner in (("good", 255), ("scratch", 0)):
+        for number in range(3):
+            path = tmp_path / "parts" / "bolt" / "test" / folder / f"{number}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            pixels = np.random.default_rng(10 * number + corner).integers(100, 256, (20, 20, 3), dtype=np.uint8)
+            pixels[:4, :4] = corner
+            Image.fromarray(pixels).save(path)
+            if corner == 0:
+                mask = tmp_path / "parts" / "bolt" / "ground_truth" / "scratch" / f"{number}_mask.png"
+                mask.parent.mkdir(parents=True, exist_ok=True)
+                marked = np.zeros((20, 20), np.uint8)
+                marked[:4, :4] = 255
+                Image.fromarray(marked).save(mask)
+    return tmp_path / "parts"
+
+
+def evaluate(*words: object) -> Any:
+    return CliRunner().invoke(cli.app, ["evaluate", *(str(word) for word in words)])
+
+
+def test_evaluate_asks_a_server(
+    server: ApiServer, parts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MY_KEY", "secret")
+    out = tmp_path / "made" / "result.json"
+    name = f"openai:qwen@{server.url}/v1"
+    words = ("--model", name, "--data", parts, "--out", out, "--concurrency", 2, "--key-variable", "MY_KEY")
+    for _ in range(2):  # made anew from the kept replies
+        result = evaluate(*words, "--requests-per-minute", 6000, "--max-tokens", 30)
+        assert result.exit_code == 0, result.output
+    assert len(server.seen) == 6 and server.seen[0].body["max_tokens"] == 30
+    assert "Bearer secret" in str(server.seen[0].headers)
+    saved = json.loads(out.read_text())
+    assert {row["value"] for row in saved["rows"] if "balanced_accuracy" in row["name"]} == {100.0}
+    assert saved["provenance"]["parameters"]["model"] == name
+    assert saved["provenance"]["parameters"]["prompt"] == "yes-no"
+    assert "at most: 6 requests" in evaluate(*words, "--replies", tmp_path / "empty").output
+
+
+def test_evaluate_says_how_many_were_refused(server: ApiServer, parts: Path, tmp_path: Path) -> None:
+    server.answer = lambda number, seen: openai_reply(None, refusal="No.") if number < 2 else said(seen)
+    result = evaluate("--model", f"openai:m@{server.url}/v1", "--data", parts, "--out", tmp_path / "r.json")
+    assert result.exit_code == 0 and "2 pictures were refused" in result.output
+
+
+def test_evaluate_tells_what_is_missing_in_one_line(
+    parts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, variable in (("gpt-4.1", "OPENAI_API_KEY"), ("claude-sonnet-4", "ANTHROPIC_API_KEY")):
+        monkeypatch.delenv(variable, raising=False)
+        result = evaluate("--model", name, "--data", parts, "--out", tmp_path / "r.json")
+        assert result.exit_code == 1 and variable in result.stderr and len(result.stderr.splitlines()) == 1
+    result = evaluate("--model", "gpt-4.1", "--data", parts, "--out", tmp_path / "r.json", "--cost-cap", 0.0001)
+    assert result.exit_code == 1 and "nothing was asked" in result.stderr
+    assert not (tmp_path / "r.json").exists()
+
+
+def test_expert_ad_says_the_highest_cost_and_keeps_to_pace_and_folder(
+    server: ApiServer, parts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MY_KEY", "secret")
+    server.answer = lambda number, seen: said(seen, "Too short to be a record.")
+    words = ["expert-ad", "--data", parts, "--out", tmp_path / "set", "--teacher", "api", "--model", "m", "--tries", 2]
+    words += ["--provider", "openai", "--base-url", f"{server.url}/v1", "--key-variable", "MY_KEY", "--workers", 1]
+    words += ["--concurrency", 1, "--requests-per-minute", 60_000, "--replies", tmp_path / "kept", "--no-parquet"]
+    result = CliRunner().invoke(cli.app, [str(word) for word in words])
+    assert "no record passed" in result.stderr
+    drawn = len({seen.content[0]["image_url"]["url"] for seen in server.seen})
+    assert f"at most, if no reply were kept: {2 * drawn} requests" in result.stdout and drawn
+    assert server.most_at_once == 1 and "Bearer secret" in str(server.seen[0].headers)
+    assert len(list((tmp_path / "kept").rglob("*.json"))) == len(server.seen)
