@@ -5,6 +5,7 @@ Exit status: 0 done, 1 failed, 2 wrong use, 130 stopped by the user.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from enum import StrEnum
 from importlib.metadata import version
 from pathlib import Path
@@ -131,12 +132,36 @@ def train(
     stage: Annotated[Stage, typer.Option(help="pa-sft, or sc-grpo (which needs pa-sft).")],
     profile: ProfileOption = "mini",
     seed: SeedOption = 0,
+    model: Annotated[str | None, typer.Option(help="In place of the profile's: short name, hub id or folder.")] = None,
+    engine: Annotated[
+        str | None, typer.Option(help="single, or a file in data/accelerate/: ddp, zero3, fsdp2.")
+    ] = None,
+    processes: Annotated[int | None, typer.Option(min=1, help="In place of the profile's.")] = None,
+    vllm: Annotated[str | None, typer.Option(help="Rollouts by vLLM: off, server or colocate.")] = None,
+    vllm_url: Annotated[str | None, typer.Option(help="Where the vLLM server listens.")] = None,
+    folder: Annotated[Path | None, typer.Option(help="Run folder, in place of the profile's and seed's own.")] = None,
 ) -> None:
     """Train one stage in the run folder; a finished stage whose inputs have not changed is used again."""
-    from iadr1_lib import course
+    from iadr1_lib import course, engines
 
-    made = course.train_stage(Run(profile, seed), stage.value.replace("-", "_"))
-    print(f"{stage.value} is in {made}")
+    chosen = Run(profile, seed, folder)
+    if model and folder is None:
+        chosen = chosen.with_model(model)
+    elif model:
+        chosen.profile.sections["model"]["name"] = model
+    given: dict[str, Any] = {"config": engine, "processes": processes, "vllm": vllm, "vllm_url": vllm_url}
+    changed = replace(
+        course.engine_settings(chosen), **{key: value for key, value in given.items() if value is not None}
+    )
+    if changed.config != engines.SINGLE:
+        engines.config_file(changed.config)
+    if changed.config == engines.SINGLE and changed.processes > 1:
+        raise WrongUse(f"engine single is one process, not {changed.processes}: add --engine ddp, zero3 or fsdp2")
+    if changed.vllm not in ("off", "server", "colocate"):
+        raise WrongUse(f"unknown --vllm {changed.vllm}: choose off, server or colocate")
+    made = course.train_stage(chosen, stage.value.replace("-", "_"), changed)
+    if not engines.is_launched():
+        print(f"{stage.value} is in {made}")
 
 
 @app.command()
@@ -490,3 +515,7 @@ def _console() -> Console:
 def main() -> None:
     """Entry point of the console command."""
     app()
+
+
+if __name__ == "__main__":  # how an engine starts its processes
+    main()

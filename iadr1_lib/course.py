@@ -12,10 +12,11 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from iadr1_lib import expert_ad, synthetic
+from iadr1_lib import engines, expert_ad, synthetic
 from iadr1_lib.benchmarks import Sample, load_mvtec
+from iadr1_lib.engines import EngineSettings
 from iadr1_lib.records import labelled, pa_sft_row
-from iadr1_lib.runs import Run, base_model_dir, commit, write_json
+from iadr1_lib.runs import Run, UserError, commit, write_json
 from iadr1_lib.teachers import RuleTeacher
 
 STAGES = ("base", "pa_sft", "sc_grpo", "control")
@@ -142,28 +143,73 @@ def dev_check(run: Run, count: int | None = None):  # type: ignore[no-untyped-de
     return score
 
 
-def train_stage(run: Run, stage: str) -> Path:
+def engine_settings(run: Run) -> EngineSettings:
+    return run.profile.settings("engine", EngineSettings)
+
+
+def stage_records(run: Run, stage: str) -> Path:
+    """The records of a stage in the run folder; of the paper's hub data set where the profile names it."""
+    made = run.path("expert_ad", f"{stage}.json")
+    source = run.profile.sections.get("data", {}).get("expert_ad")
+    if made.exists() or source is None:
+        return run.require(made, "03_expert_ad")
+    from iadr1_lib import hub
+
+    found = hub.released_records(source)
+    if stage not in found:
+        raise UserError(f"{source} has no records for {stage}: write them with iadr1 expert-ad, into {made.parent}")
+    return write_json(made, found[stage])
+
+
+def train_stage(run: Run, stage: str, engine: EngineSettings | None = None) -> Path:
     """Train "pa_sft", "sc_grpo" or "control" (or take the finished stage) and return its model folder.
 
     The control is PA-SFT continued on SC-GRPO's pictures, with records written for them: what time buys
     without reinforcement. Its length is the profile's.
-    """
-    from iadr1_lib import training
 
-    records = run.require(run.path("expert_ad", f"{stage}.json"), "03_expert_ad")
-    start = base_model_dir() if stage == "pa_sft" else run.require(run.path("pa_sft", "model"), "04_pa_sft")
-    out, check = run.path(stage), dev_check(run)
+    Args:
+        engine: in place of the profile's. With several processes this one starts them and passes on what they print.
+    """
+    engine = engine or engine_settings(run)
+    if engine.config != engines.SINGLE and not engines.is_launched():
+        return _launch_stage(run, stage, engine)
+    from iadr1_lib import models, training
+
+    records = stage_records(run, stage)
+    model = run.profile.settings("model", models.ModelSettings)
+    start = models.model_folder(model) if stage == "pa_sft" else run.require(run.path("pa_sft", "model"), "04_pa_sft")
+    out, check = run.path(stage), dev_check(run) if "world" in run.profile.sections else None
     if stage == "sc_grpo":
         grpo = run.profile.settings(stage, training.ScGrpoSettings)
-        return training.train_sc_grpo(start, records, out, grpo, run.seed, check)
+        engine, grpo = engines.with_a_gpu_for_vllm(engine, grpo)
+        vllm = None if engine.vllm == "off" else training.VllmSettings(engine.vllm, engine.vllm_url)
+        return training.train_sc_grpo(start, records, out, grpo, run.seed, check, model, vllm)
     sft = run.profile.settings(stage, training.PaSftSettings)
-    return training.train_pa_sft(start, records, out, sft, run.seed, check)
+    return training.train_pa_sft(start, records, out, sft, run.seed, check, model)
+
+
+def _launch_stage(run: Run, stage: str, engine: EngineSettings) -> Path:
+    """Start the engine's processes, each of which calls `train_stage`, and wait for them."""
+    stage_records(run, stage)  # once, before there are several processes
+    arguments = ["train", "--stage", stage.replace("_", "-"), "--profile", run.profile.name, "--seed", str(run.seed)]
+    arguments += ["--folder", str(run.folder), "--model", run.profile.sections["model"]["name"]]
+    arguments += ["--engine", engine.config, "--processes", str(engine.processes)]
+    arguments += ["--vllm", engine.vllm, "--vllm-url", engine.vllm_url]
+    training_processes = engine
+    if stage == "sc_grpo":
+        from iadr1_lib.training import ScGrpoSettings
+
+        training_processes, _ = engines.with_a_gpu_for_vllm(engine, run.profile.settings(stage, ScGrpoSettings))
+    engines.launch(training_processes, arguments)
+    return run.require(run.path(stage, "model"), "04_pa_sft" if stage == "pa_sft" else "07_sc_grpo")
 
 
 def stage_model(run: Run, stage: str) -> Path:
     """The model folder of a stage, or a UserError that names the notebook which makes it."""
     if stage == "base":
-        return base_model_dir()
+        from iadr1_lib import models
+
+        return models.model_folder(run.profile.settings("model", models.ModelSettings))
     maker = "04_pa_sft" if stage == "pa_sft" else "07_sc_grpo"
     return run.require(run.path(stage, "model"), maker)
 

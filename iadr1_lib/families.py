@@ -86,24 +86,29 @@ FAMILIES: dict[str, Family] = {
 
 @dataclass(frozen=True)
 class Model:
-    """A model by its short name. `hub_id` is None for the mini VLM, whose weights ship with the project."""
+    """A model by its short name.
+
+    `hub_id` is None for the mini VLM, whose weights ship with the project. `pa_sft_rate` is the learning rate of the
+    released PA-SFT scripts, for full fine-tuning with batches of 8.
+    """
 
     name: str
     hub_id: str | None
     family: Family
+    pa_sft_rate: float = 1e-5
 
 
 MODELS: dict[str, Model] = {
-    name: Model(name, hub_id, FAMILIES[model_type])
-    for name, hub_id, model_type in (
-        ("llava-onevision-0.5b", "llava-hf/llava-onevision-qwen2-0.5b-si-hf", "llava_onevision"),
-        ("llava-onevision-7b", "llava-hf/llava-onevision-qwen2-7b-si-hf", "llava_onevision"),
-        ("qwen2-vl-2b", "Qwen/Qwen2-VL-2B-Instruct", "qwen2_vl"),
-        ("qwen2.5-vl-3b", "Qwen/Qwen2.5-VL-3B-Instruct", "qwen2_5_vl"),
-        ("qwen2.5-vl-7b", "Qwen/Qwen2.5-VL-7B-Instruct", "qwen2_5_vl"),
-        ("llava-1.5-7b", "llava-hf/llava-1.5-7b-hf", "llava"),
-        ("llava-1.6-8b", "llava-hf/llava-v1.6-mistral-7b-hf", "llava_next"),
-        ("mini", None, "llava"),
+    name: Model(name, hub_id, FAMILIES[model_type], rate)
+    for name, hub_id, model_type, rate in (
+        ("llava-onevision-0.5b", "llava-hf/llava-onevision-qwen2-0.5b-si-hf", "llava_onevision", 2e-5),
+        ("llava-onevision-7b", "llava-hf/llava-onevision-qwen2-7b-si-hf", "llava_onevision", 1e-5),
+        ("qwen2-vl-2b", "Qwen/Qwen2-VL-2B-Instruct", "qwen2_vl", 2e-5),
+        ("qwen2.5-vl-3b", "Qwen/Qwen2.5-VL-3B-Instruct", "qwen2_5_vl", 1e-5),
+        ("qwen2.5-vl-7b", "Qwen/Qwen2.5-VL-7B-Instruct", "qwen2_5_vl", 1e-5),
+        ("llava-1.5-7b", "llava-hf/llava-1.5-7b-hf", "llava", 1e-5),
+        ("llava-1.6-8b", "llava-hf/llava-v1.6-mistral-7b-hf", "llava_next", 1e-5),
+        ("mini", None, "llava", 1e-5),
     )
 }
 

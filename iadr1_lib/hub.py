@@ -39,6 +39,11 @@ def load_hub(name: str, revision: str | None = None, cache: str | Path | None = 
         UserError: the name is unknown to the hub, there is no network, the disk is full, or the folder has none of
             the released formats.
     """
+    return read_snapshot(_hub_folder(name, revision, cache), name.split("/")[-1])
+
+
+def _hub_folder(name: str, revision: str | None = None, cache: str | Path | None = None) -> Path:
+    """The folder of a downloaded revision; downloads it if it is not there."""
     home = Path(cache or project_root() / "runs" / "hub") / name.replace("/", "--")
     known = _read_note(home / "revision.json")
     asked: dict[str, str] = known.get("asked", {})
@@ -49,7 +54,7 @@ def load_hub(name: str, revision: str | None = None, cache: str | Path | None = 
         # Written last: after a download that broke off, the next call goes on with it.
         note = {"dataset": name, "revision": known.get("revision", commit), "asked": asked | {wanted: commit}}
         write_json(home / "revision.json", note)
-    return read_snapshot(home / commit, name.split("/")[-1])
+    return home / commit
 
 
 def _read_note(path: Path) -> dict[str, Any]:
@@ -118,6 +123,36 @@ def read_snapshot(folder: str | Path, name: str | None = None) -> Table:
     packed = [path.name for path in sorted(folder.iterdir()) if path.suffix in {".zip", ".tar", ".gz", ".parquet"}]
     hint = f"unpack {packed[0]} there" if packed else "check that the copy is whole"
     raise UserError(f"{folder} holds no JSON files in a released format: {hint}")
+
+
+def released_records(source: str) -> dict[str, list[dict[str, Any]]]:
+    """Training records of a hub data set or a copy of it, by stage ("pa_sft", "sc_grpo"), with whole picture paths.
+
+    Raises:
+        UserError: as `load_hub`, or a record's picture is not there.
+    """
+    folder = Path(source) if Path(source).is_dir() else _hub_folder(source)
+    found: dict[str, list[dict[str, Any]]] = {}
+    for path in sorted(path for path in folder.rglob("*.json") if not _is_hidden(path, folder)):
+        content = read_json(path)
+        for record in content if isinstance(content, list) else []:
+            kind = _format(record)
+            if kind:
+                key = "images" if kind == "pa-sft" else "image"
+                found.setdefault(kind.replace("-", "_"), []).append(record | {key: _whole(record[key], path, folder)})
+    if not found:
+        raise UserError(f"{folder} holds no training records in a released format: check that the copy is whole")
+    return found
+
+
+def _whole(images: str | list[str], path: Path, folder: Path) -> str | list[str]:
+    """The path or paths of a record's pictures, from the root of the file system."""
+    if isinstance(images, list):
+        return [str(_whole(image, path, folder)) for image in images]
+    picture = (_base(images, path, folder) / images).resolve()
+    if not picture.is_file():
+        raise UserError(f"{path} names a picture that is not there: {picture}; check that the copy is whole")
+    return str(picture)
 
 
 def _is_hidden(path: Path, folder: Path) -> bool:

@@ -214,6 +214,17 @@ class Run:
         own = runs_folder() / f"{profile}-s{self.seed}"
         self.folder = Path(folder).expanduser().resolve() if folder else own
 
+    def with_model(self, name: str) -> Run:
+        """The same run with another model than the profile's, in a folder of its own."""
+        if name == self.profile.sections["model"]["name"]:
+            return self
+        sections = self.profile.sections | {"model": self.profile.sections["model"] | {"name": name}}
+        other = Run(
+            self.profile.name, self.seed, self.folder.with_name(f"{self.folder.name}-{name.replace('/', '--')}")
+        )
+        other.profile = dataclasses.replace(self.profile, sections=sections)
+        return other
+
     def __repr__(self) -> str:
         return f"Run(profile={self.profile.name!r}, seed={self.seed}, folder={str(self.folder)!r})"
 

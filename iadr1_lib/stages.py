@@ -32,6 +32,11 @@ DevScore = Callable[[PreTrainedModel, ProcessorMixin], float]
 _STARTED_ANEW = ("checkpoints", "model", "adapter", "best.json", "stage.json", "log.csv")
 
 
+def process_state() -> PartialState:
+    """How many processes train, and which of them this is. Without a GPU they talk through gloo."""
+    return PartialState(cpu=not torch.cuda.is_available())
+
+
 # ---------------------------------------------------------------------------------------------- beginning
 
 
@@ -59,7 +64,7 @@ def is_finished(out: Path, wanted: str) -> bool:
 
 def prepare(out: Path, wanted: str) -> str | None:
     """Make the stage folder; the checkpoint to go on from, or None. Work from other inputs is cleared away."""
-    state = PartialState()
+    state = process_state()
     if state.is_main_process:
         _make_ready(out, wanted)
     state.wait_for_everyone()
@@ -166,7 +171,7 @@ class StageLog(TrainerCallback):
             return
         if state.is_world_process_zero:
             self.score_on_dev(model, state)
-        PartialState().wait_for_everyone()
+        process_state().wait_for_everyone()
 
     def score_on_dev(self, model: PreTrainedModel, state: Any) -> None:
         assert self.dev_score is not None
@@ -242,7 +247,7 @@ def save_model(
             process, since a model that is spread over several must be gathered.
     """
     temporary = folder.with_name(folder.name + ".tmp")
-    state = PartialState()
+    state = process_state()
     if state.is_main_process:
         shutil.rmtree(temporary, ignore_errors=True)
     state.wait_for_everyone() if save else None
@@ -277,7 +282,7 @@ def run_stage(
 ) -> Path:
     """Train to the end, save the model, write stage.json; returns the model's folder."""
     start = time.time() - _seconds_so_far(out)
-    state = PartialState()
+    state = process_state()
     adapted, sharded = _is_adapted(trainer.model), trainer.is_deepspeed_enabled or trainer.is_fsdp_enabled
     if not (adapted or sharded):
         # The trainer would load a checkpoint by the model's names of weights, but save_pretrained writes those of

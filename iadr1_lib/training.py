@@ -6,13 +6,12 @@ What a stage leaves on the disk is the affair of `stages`, what differs between 
 from __future__ import annotations
 
 from collections import defaultdict
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import torch
-from accelerate import PartialState
 from datasets import Dataset, Image, Sequence, disable_progress_bars
 from transformers import LlavaForConditionalGeneration, ProcessorMixin
 from trl import GRPOConfig, GRPOTrainer, SFTConfig, SFTTrainer
@@ -20,7 +19,7 @@ from trl import GRPOConfig, GRPOTrainer, SFTConfig, SFTTrainer
 from iadr1_lib import rewards
 from iadr1_lib.answer import parse_answer
 from iadr1_lib.benchmarks import shrink
-from iadr1_lib.families import family_of
+from iadr1_lib.families import family_of, named
 from iadr1_lib.models import (
     ModelSettings,
     freeze,
@@ -36,7 +35,7 @@ from iadr1_lib.models import (
 from iadr1_lib.processors import load_processor
 from iadr1_lib.records import read_rows
 from iadr1_lib.runs import UserError
-from iadr1_lib.stages import DevScore, StageLog, StepClock, fingerprint, is_finished, prepare, run_stage
+from iadr1_lib.stages import DevScore, StageLog, StepClock, fingerprint, is_finished, prepare, process_state, run_stage
 
 disable_progress_bars()
 
@@ -50,13 +49,14 @@ class PaSftSettings:
     Attributes:
         batch: records of one optimiser step, over all processes.
         micro_batch: records of one pass in one process; it changes memory, not the result. None: as many as there are.
+        learning_rate: "released": as released for the model (1e-5 for one that the paper has not).
         frozen: parts ("tower", "projector", "language model") that stay as they are; "released": as released for the
             model's family.
         max_pixels: pictures with more are made smaller; None leaves them.
         keep: the model that the stage leaves behind: the last, or the best of its checks on dev.
     """
 
-    learning_rate: float
+    learning_rate: float | Literal["released"]
     epochs: float
     batch: int
     micro_batch: int | None
@@ -231,7 +231,7 @@ def accumulation(whole: int, micro_batch: int, what: str, key: str) -> int:
     Raises:
         UserError: they do not make up the step exactly.
     """
-    processes = PartialState().num_processes
+    processes = process_state().num_processes
     passes, rest = divmod(whole, micro_batch * processes)
     if rest or not passes:
         raise UserError(
@@ -256,7 +256,7 @@ def train_pa_sft(
         model_dir: the model to start from.
         records: pa_sft.json.
         dev_score: scores the model every `dev_every` steps. Without it the last model is kept.
-        model: how its weights are loaded and which of them are trained; its name is not read.
+        model: how its weights are loaded and which of them are trained; its name tells the released learning rate.
 
     Returns:
         The model folder.
@@ -266,12 +266,15 @@ def train_pa_sft(
     wanted = fingerprint(model_dir, records, settings, model, seed=seed)
     if is_finished(out, wanted):
         return out / "model"
-    micro_batch = settings.micro_batch or settings.batch // PartialState().num_processes
+    micro_batch = settings.micro_batch or settings.batch // process_state().num_processes
     passes = accumulation(settings.batch, micro_batch, "records", "pa_sft.micro_batch")
     processor = load_processor(model_dir)
     policy, family = load_for_training(model_dir, model), family_of(model_dir)
     resume = prepare(out, wanted)
     freeze(policy, family, family.frozen if settings.frozen == RELEASED else settings.frozen)
+    known = named(model.name)
+    if settings.learning_rate == RELEASED:
+        settings = replace(settings, learning_rate=known.pa_sft_rate if known else 1e-5)
     config = SFTConfig(
         **_common(out, seed, settings, model),
         num_train_epochs=settings.epochs,

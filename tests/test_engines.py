@@ -1,0 +1,208 @@
+"""Engines: their configurations, the released batch arithmetic, and two processes against one."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tiny_vlm
+from accelerate.commands.config.config_args import load_config_from_file
+from test_training import far, log_without_times
+from typer.testing import CliRunner
+
+from iadr1_lib import course, engines, training
+from iadr1_lib.cli import app
+from iadr1_lib.engines import EngineSettings
+from iadr1_lib.families import MODELS
+from iadr1_lib.models import ModelSettings
+from iadr1_lib.runs import Run, UserError, WrongUse, load_profile, profile_names
+from iadr1_lib.training import PaSftSettings, ScGrpoSettings
+
+ROOT = Path(__file__).parents[1]
+TESTS = Path(__file__).parent
+
+
+def grpo(profile: str) -> ScGrpoSettings:
+    return load_profile(profile).settings("sc_grpo", ScGrpoSettings)
+
+
+@pytest.mark.parametrize("name, kind", [("ddp", "MULTI_GPU"), ("zero3", "DEEPSPEED"), ("fsdp2", "FSDP")])
+def test_accelerate_reads_the_shipped_configurations(name: str, kind: str) -> None:
+    read = load_config_from_file(str(engines.config_file(name)))
+    assert read.distributed_type == kind
+    if name == "zero3":
+        assert read.deepspeed_config["zero_stage"] == 3 and read.deepspeed_config["zero3_save_16bit_model"]
+    if name == "fsdp2":
+        assert read.fsdp_config["fsdp_version"] == 2
+        assert read.fsdp_config["fsdp_state_dict_type"] == "FULL_STATE_DICT"
+
+
+def test_an_unknown_engine_names_the_choices() -> None:
+    with pytest.raises(WrongUse, match="ddp, fsdp2, zero3"):
+        engines.config_file("horovod")
+
+
+@pytest.mark.parametrize("name", profile_names())
+def test_each_profile_has_an_engine_and_a_model(name: str) -> None:
+    profile = load_profile(name)
+    engine, model = profile.settings("engine", EngineSettings), profile.settings("model", ModelSettings)
+    assert model.name in MODELS
+    assert engine.vllm == "off"
+    if engine.config != engines.SINGLE:
+        engines.config_file(engine.config)
+
+
+def test_the_paper_profile_keeps_the_released_batches(monkeypatch: pytest.MonkeyPatch) -> None:
+    profile = load_profile("paper")
+    engine, sft = profile.settings("engine", EngineSettings), profile.settings("pa_sft", PaSftSettings)
+    processes = 0
+    monkeypatch.setattr(training, "process_state", lambda: type("State", (), {"num_processes": processes}))
+    processes = engine.processes
+    assert sft.micro_batch is not None
+    assert training.accumulation(sft.batch, sft.micro_batch, "", "") == 2  # 4 x 1 x 2 = 8
+    fewer, batch = engines.with_a_gpu_for_vllm(replace(engine, vllm="server"), grpo("paper"))
+    processes = fewer.processes
+    assert (processes, batch.prompts, batch.group, batch.micro_batch) == (3, 6, 4, 4)
+    assert training.accumulation(batch.prompts * batch.group, batch.micro_batch, "", "") == 2  # 3 x 1 x 2 = 6 prompts
+    same, batch = engines.with_a_gpu_for_vllm(engine, grpo("paper"))
+    processes = same.processes
+    assert (processes, batch.prompts) == (4, 8)
+    assert training.accumulation(batch.prompts * batch.group, batch.micro_batch, "", "") == 2
+
+
+def test_vllm_as_a_server_needs_a_gpu_of_its_own() -> None:
+    with pytest.raises(UserError, match="GPU of its own"):
+        engines.with_a_gpu_for_vllm(EngineSettings(vllm="server", processes=1), grpo("paper"))
+    with pytest.raises(UserError, match="multiple"):
+        engines.with_a_gpu_for_vllm(EngineSettings(vllm="server", processes=3), grpo("paper"))
+
+
+@pytest.mark.skipif(engines.find_spec("vllm") is not None, reason="vLLM is installed")
+def test_without_vllm_one_sentence_says_so() -> None:
+    with pytest.raises(UserError, match=r'pip install .*"\.\[vllm\]"'):
+        engines.require_vllm()
+
+
+def test_the_command_of_an_engine_names_configuration_processes_and_stage() -> None:
+    made = engines.command(EngineSettings("zero3", 4), ["train", "--stage", "pa-sft"])
+    assert made[1:3] == ["-m", "accelerate.commands.launch"]
+    assert made[made.index("--num_processes") + 1] == "4"
+    assert made[made.index("--config_file") + 1].endswith("zero3.yaml")
+    assert made[-5:] == ["-m", "iadr1_lib.cli", "train", "--stage", "pa-sft"]
+
+
+def test_a_stage_that_is_launched_passes_everything_on(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    run = Run("paper", 3, tmp_path)
+    for stage in ("pa_sft", "sc_grpo"):
+        (tmp_path / "expert_ad").mkdir(exist_ok=True)
+        (tmp_path / "expert_ad" / f"{stage}.json").write_text("[]")
+        (tmp_path / stage / "model").mkdir(parents=True)
+        (tmp_path / stage / "model" / "config.json").write_text("{}")
+    started: list[Any] = []
+    monkeypatch.setattr(engines, "launch", lambda engine, arguments: started.append((engine, arguments)))
+    server = replace(course.engine_settings(run), vllm="server")
+    assert course.train_stage(run, "pa_sft", server) == tmp_path / "pa_sft" / "model"
+    course.train_stage(run, "sc_grpo", server)
+    assert [engine.processes for engine, _ in started] == [4, 3]
+    told = dict(zip(started[1][1][1::2], started[1][1][2::2], strict=True))
+    assert told["--stage"] == "sc-grpo" and told["--seed"] == "3" and told["--folder"] == str(tmp_path)
+    assert told["--engine"] == "zero3" and told["--processes"] == "4" and told["--vllm"] == "server"
+
+
+@pytest.mark.parametrize(
+    "options, said",
+    [
+        (["--engine", "horovod"], "unknown engine horovod"),
+        (["--processes", "2"], "engine single is one process"),
+        (["--vllm", "maybe"], "unknown --vllm"),
+    ],
+)
+def test_a_wrong_engine_is_wrong_use(options: list[str], said: str) -> None:
+    result = CliRunner().invoke(app, ["train", "--stage", "pa-sft", "--profile", "smoke", *options])
+    assert result.exit_code == 2 and said in result.output
+
+
+def test_another_model_has_a_run_folder_of_its_own() -> None:
+    run = Run("gpu", 0)
+    other = run.with_model("qwen2-vl-2b")
+    assert other.folder.name == "gpu-s0-qwen2-vl-2b"
+    assert other.profile.sections["model"]["name"] == "qwen2-vl-2b"
+    assert run.profile.sections["model"]["name"] == "llava-onevision-0.5b"
+    assert run.with_model("llava-onevision-0.5b") is run
+
+
+# --------------------------------------------------------------------------------------- several processes
+
+
+def in_processes(count: int, *arguments: object) -> None:
+    """Run two_processes.py in `count` processes of the engine `ddp`, as `accelerate launch` starts them."""
+    command = [sys.executable]
+    if count > 1:
+        command = engines.command(EngineSettings("ddp", count), [])
+        command = command[: command.index("iadr1_lib.cli") - 1]
+    path = os.pathsep.join([str(TESTS), str(ROOT)])
+    run = subprocess.run(
+        [*command, str(TESTS / "two_processes.py"), *map(str, arguments)],
+        env=os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
+    assert run.returncode == 0, run.stderr[-3000:]
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    folder = tmp_path_factory.mktemp("two")
+    sft, sc = tiny_vlm.write_records(tiny_vlm.draw_samples(folder / "pictures"), folder)
+    return {"folder": folder, "model": tiny_vlm.save(folder / "model"), "pa_sft": sft, "sc_grpo": sc}
+
+
+@pytest.mark.slow
+def test_two_processes_give_the_losses_of_one_in_pa_sft(world: dict[str, Path]) -> None:
+    logs = []
+    for count in (1, 2):
+        out = world["folder"] / f"sft{count}"
+        in_processes(count, "pa_sft", world["model"], world["pa_sft"], out, 0)
+        logs.append([float(row["loss"]) for row in log_without_times(out) if row["loss"]])
+        assert json.loads((out / "stage.json").read_text())["processes"] == count
+    assert len(logs[0]) == len(logs[1]) > 0
+    assert max(abs(a - b) for a, b in zip(*logs, strict=True)) < 1e-3
+
+
+@pytest.mark.slow
+def test_two_processes_take_the_step_of_one_in_sc_grpo(world: dict[str, Path]) -> None:
+    advantages, norms = [], []
+    for count in (1, 2):
+        out = world["folder"] / f"grpo{count}"
+        in_processes(count, "sc_grpo", world["model"], world["sc_grpo"], out, 2)
+        parts = [json.loads(Path(f"{out}.advantages.{rank}.json").read_text()) for rank in range(count)]
+        size = 4 // count  # completions of a step in each process
+        steps = [[a for part in parts for a in part[k * size : (k + 1) * size]] for k in range(2)]
+        advantages.append([a for step in steps for a in step])
+        norms.append([float(row["grad_norm"]) for row in log_without_times(out) if row["grad_norm"]])
+    assert max(abs(a) for a in advantages[0]) > 0.1
+    assert max(abs(a - b) for a, b in zip(*advantages, strict=True)) < 1e-5
+    assert max(abs(a / b - 1) for a, b in zip(*norms, strict=True)) < 0.01
+    assert far(world["folder"] / "grpo1" / "model", world["folder"] / "grpo2" / "model") < 1e-4
+
+
+@pytest.mark.slow
+def test_the_command_trains_in_two_processes_and_says_what_they_print(
+    world: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "expert_ad").mkdir()
+    (tmp_path / "expert_ad" / "pa_sft.json").write_text(world["pa_sft"].read_text())
+    monkeypatch.setattr(course, "dev_check", lambda run: None)
+    lines: list[str] = []
+    engine = EngineSettings("ddp", 2)
+    arguments = ["train", "--stage", "sc-grpo", "--profile", "smoke", "--folder", str(tmp_path)]
+    with pytest.raises(UserError, match="sc_grpo.json is missing"):
+        engines.launch(engine, [*arguments, "--engine", "ddp", "--processes", "2"], say=lines.append)
+    assert any("iadr1 run" in line for line in lines)
