@@ -15,6 +15,7 @@ from pathlib import Path
 from iadr1_lib import expert_ad, synthetic
 from iadr1_lib.benchmarks import Sample, load_mvtec
 from iadr1_lib.records import labelled, pa_sft_row
+from iadr1_lib.references import references
 from iadr1_lib.runs import Run, base_model_dir, commit, write_json
 from iadr1_lib.teachers import RuleTeacher
 
@@ -97,6 +98,22 @@ def benchmark_samples(run: Run, why: str) -> list[Sample]:
     with run.path("test_openings.jsonl").open("a") as file:
         file.write(json.dumps(note) + "\n")
     return samples
+
+
+REFERENCES_PER_FAMILY = 8
+
+
+def benchmark_references(run: Run, samples: Sequence[Sample], kind: str = "random", seed: int = 0) -> dict[str, Path]:
+    """A reference for each picture of the mini benchmarks, from normal pictures drawn of the same families for this.
+
+    They lie apart from the world, as references/<benchmark>/<family>/train/good, and are in no other set.
+    """
+    pool: list[Sample] = []
+    for name, families in synthetic.test_families().items():
+        root = run.path("references", name)
+        synthetic.write_normal(root, families, REFERENCES_PER_FAMILY)
+        pool += load_mvtec(root, benchmark=name)
+    return references(samples, pool, kind=kind, seed=seed)
 
 
 # ---------------------------------------------------------------------------------------------- Expert-AD

@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from transformers import PreTrainedModel, ProcessorMixin
 from iadr1_lib.answer import QUESTION
 from iadr1_lib.benchmarks import Sample, open_image
 from iadr1_lib.models import load_model
+from iadr1_lib.references import require_references
 from iadr1_lib.runs import UserError
 
 # "bare" is the question alone, as the tuned models were asked in training. "yes-no" asks a model that knows no tags
@@ -125,17 +126,21 @@ def model_name(model_dir: Path | str) -> str:
     return f"{Path(model_dir).parent.name}/{Path(model_dir).name}@{digest.hexdigest()[:8]}"
 
 
-def _finished(out: Path, seed: int, prompt: str, model: str) -> set[str]:
+def _finished(out: Path, seed: int, prompt: str, model: str, references: Mapping[str, Path]) -> set[str]:
     """Images already answered in `out`; a half-written last line (a killed run) is cut off.
 
-    Answers of another model, prompt or seed are set aside as <name>.old: they are not this run's.
+    Answers of another model, prompt or seed, or beside another reference, are set aside as <name>.old.
     """
     if not out.exists():
         return set()
     lines = out.read_bytes().splitlines(keepends=True)
     whole = [line for line in lines if line.endswith(b"\n")]
     rows = [json.loads(line) for line in whole]
-    if any((r["seed"], r["prompt"], r["model"]) != (seed, prompt, model) for r in rows):
+    beside = {image: str(path) for image, path in references.items()}
+    if any(
+        (r["seed"], r["prompt"], r["model"], r.get("reference")) != (seed, prompt, model, beside.get(r["image"]))
+        for r in rows
+    ):
         os.replace(out, out.with_name(out.name + ".old"))
         return set()
     if len(whole) < len(lines):
@@ -165,17 +170,21 @@ def predict(
     max_new_tokens: int = 96,
     seed: int = 0,
     quiet: bool = False,
+    references: Mapping[str, Path] | None = None,
 ) -> Path:
     """Answer every sample greedily and append to `out` (predictions.jsonl); images already there are not asked again.
 
     Each row holds image, category, benchmark, label, location, type (the truth), raw (the text), p_yes, prompt,
-    protocol, model, seed.
+    protocol, model, seed. With `references` (image -> a normal picture) every question shows two pictures, the
+    reference first, and the row holds it as `reference`; UserError if a sample has none.
     """
+    if references is not None:
+        require_references(samples, references)
     out.parent.mkdir(parents=True, exist_ok=True)
     if not any(Path(model_dir).glob("*.safetensors")):
         load_model(model_dir)  # says what is missing
     name = model_name(model_dir)
-    done = _finished(out, seed, prompt, name)
+    done = _finished(out, seed, prompt, name, references or {})
     todo = [s for s in samples if s.image not in done]
     if not todo:
         return out
@@ -183,7 +192,8 @@ def predict(
     start, answered = time.time(), 0
     with out.open("a") as file:
         for number, batch in enumerate(_batches(todo, batch_size)):
-            images = [[open_image(s.image)] for s in batch]
+            before = [[open_image(references[s.image])] if references else [] for s in batch]
+            images = [[*shown, open_image(s.image)] for shown, s in zip(before, batch, strict=True)]
             for sample, (raw, p_yes) in zip(
                 batch,
                 generate(model, processor, images, prompt=prompt, max_new_tokens=max_new_tokens),
@@ -198,6 +208,8 @@ def predict(
                     "model": name,
                     "seed": seed,
                 }
+                if references:
+                    row["reference"] = str(references[sample.image])
                 file.write(json.dumps(row) + "\n")
             file.flush()
             answered += len(batch)
