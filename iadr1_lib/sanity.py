@@ -7,6 +7,7 @@ leaks(train, samples)                  # training pictures among the test pictur
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -18,6 +19,7 @@ from iadr1_lib.near_duplicates import near_duplicates
 
 DOES_WELL = 60.0  # percent balanced accuracy, with an interval that lies above CHANCE
 CHANCE = 50.0
+NORMAL_NEEDED = 5  # normal pictures below which `scoring` lets its detector call nothing defective
 TITLES = {name: name.replace("_", " ") for name in scoring.BASELINES}
 _MEANS = {
     "file_size": "a model can score here by how well a file compresses, that is by how much texture or noise is in it",
@@ -32,13 +34,25 @@ _SHOWN = 5  # pairs that a report names
 def baselines(samples: Sequence[Sample], train: Sequence[Sample] = (), seed: int = 0) -> pd.DataFrame:
     """Balanced accuracy in percent of `scoring.BASELINES` on each benchmark's test pictures, with its 95 % interval.
 
-    Columns COLUMNS, one row per benchmark and baseline. See `scoring.label_only_baselines` for what each one does;
-    a benchmark without normal or without defective pictures has NaN. UserError for a picture that cannot be read.
+    Columns COLUMNS, one row per benchmark and baseline. See `scoring.label_only_baselines` for what each one does. A
+    benchmark without normal or without defective pictures has NaN, and so has the detector where no category has
+    enough normal pictures to learn from. UserError for a picture that cannot be read.
     """
     found = scoring.label_only_baselines(train, samples, seed)
     found = found[found["benchmark"] != scoring.MEAN]
     found = found.assign(baseline=found["metric"].str.removesuffix("/balanced_accuracy"))
-    return found[list(COLUMNS)].reset_index(drop=True)
+    found = found[list(COLUMNS)].reset_index(drop=True)
+    untaught = {s.benchmark for s in samples} - _taught(samples, train)
+    blind = (found["baseline"] == "classical_detector") & found["benchmark"].isin(untaught)
+    found.loc[blind, ["value", "low", "high"]] = float("nan")
+    return found
+
+
+def _taught(samples: Sequence[Sample], train: Sequence[Sample]) -> set[str]:
+    """Benchmarks of which some category has NORMAL_NEEDED normal pictures: training pictures, or else its own."""
+    normal = [Counter((s.benchmark, s.category) for s in some if s.label == "no") for some in (train, samples)]
+    asked = {(s.benchmark, s.category) for s in samples}
+    return {kind[0] for kind in asked if (normal[0][kind] or normal[1][kind]) >= NORMAL_NEEDED}
 
 
 def table(found: pd.DataFrame) -> pd.DataFrame:

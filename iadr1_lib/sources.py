@@ -426,7 +426,7 @@ def _first_folder(root: Path, prefix: str, category: str) -> Path:
 
 
 def _is_mvtec(folder: Path) -> bool:
-    return any(list_pictures(kind, folder) for kind in list_folders(folder / "test", folder))
+    return any(list_pictures(kind, folder) for split in SPLITS for kind in list_folders(folder / split, folder))
 
 
 def _is_good_and_bad(folder: Path) -> bool:
@@ -476,7 +476,7 @@ LAYOUTS: dict[str, Layout] = {
     "mvtec": Layout(
         _has_parts(_is_mvtec),
         read_mvtec,
-        "<category>/test/<kind>, as in MVTec-AD, MPDD and DTD-Synthetic",
+        "<category>/test/<kind> or train/good, as in MVTec-AD, MPDD and DTD-Synthetic",
     ),
     "good-and-bad": Layout(_is_good_and_bad, _read_good_and_bad, "good/ beside folders of defects"),
 }

@@ -83,3 +83,14 @@ def test_leaks_by_file_and_by_picture_are_told_apart(tmp_path: Path) -> None:
     ]
     lines = sanity.duplicate_report(train, load_mvtec(tmp_path / "test"))
     assert "1 pairs are the same file, 1 nearly the same picture" in lines[0] and test[3].image in lines[2]
+
+
+def test_a_detector_that_learned_nothing_has_no_figure(tmp_path: Path) -> None:
+    """With four normal pictures it calls nothing defective: that would read as 50."""
+    few, many = (
+        noise(tmp_path / "few", "few", {"no": 60, "yes": 120}, 4),
+        noise(tmp_path / "many", "many", {"no": 60, "yes": 120}, 5),
+    )
+    values = sanity.baselines([*few, *many]).set_index(["benchmark", "baseline"])["value"]
+    assert np.isnan(values["few", "classical_detector"]) and not np.isnan(values["many", "classical_detector"])
+    assert not np.isnan(values["few", "mean_brightness"])
