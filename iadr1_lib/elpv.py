@@ -2,7 +2,8 @@
 
 2,624 grey pictures of 300 x 300 pixels, each a cell of a mono- or polycrystalline module, with a probability that the
 cell is defective: 0 is normal here and 1 defective; cells rated 1/3 and 2/3 are left out and counted. There are no
-masks and no types; cells of one module may stand in training and in test. CC BY-NC-SA 4.0: not for commercial use.
+masks and no types. Cells of one ingot look nearly the same, across splits and labels, too: `iadr1 sanity` counts them.
+CC BY-NC-SA 4.0: not for commercial use.
 Buerhop-Lutz et al., EU PVSEC 2018; Deitsch et al., Solar Energy 185 (2019), Machine Vision and Applications 32 (2021).
 
     samples = load()        # writes runs/elpv once, in MVTec-AD's layout

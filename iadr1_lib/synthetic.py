@@ -633,16 +633,3 @@ def write_world(root: Path, families: list[Family], count: int, seed: int, *, sp
     for name, lines in notes.items():
         (root / name / "notes.json").write_text(json.dumps(lines, indent=0, sort_keys=True))
     done.write_text(json.dumps(stamp))
-
-
-def write_normal(root: Path, families: list[Family], count: int, seed: int = 0) -> None:
-    """Write `count` normal pictures of each family as <family>/train/good/000.png: references for one-shot.
-
-    They are drawn from seeds of their own, so that none is in a world of `write_world`. What is there is drawn again.
-    """
-    for family in families:
-        folder = root / family.name / "train" / "good"
-        folder.mkdir(parents=True, exist_ok=True)
-        for i in range(count):
-            drawing = draw(family, zlib.crc32(f"reference/{seed}/{i}".encode()))
-            Image.fromarray(drawing.image).save(folder / f"{i:03d}.png", compress_level=0)

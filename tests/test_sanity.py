@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from iadr1_lib import sanity, synthetic
+from iadr1_lib import course, sanity, synthetic
 from iadr1_lib.benchmarks import Sample, load_mvtec
 from iadr1_lib.scoring import BASELINES
 
@@ -70,8 +70,8 @@ def test_a_benchmark_of_one_label_has_no_figure(tmp_path: Path) -> None:
 
 def test_leaks_by_file_and_by_picture_are_told_apart(tmp_path: Path) -> None:
     families = synthetic.train_families(2)
-    synthetic.write_normal(tmp_path / "train", families, 4)
-    synthetic.write_normal(tmp_path / "test", families, 4, seed=1)
+    course.draw_references(tmp_path / "train", families, 4)
+    course.draw_references(tmp_path / "test", families, 4, seed=1)
     train, test = load_mvtec(tmp_path / "train"), load_mvtec(tmp_path / "test")
     assert sanity.leaks(train, test) == []
     shutil.copy(train[0].image, test[0].image)
