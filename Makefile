@@ -16,7 +16,7 @@ help:
 	@echo 'make reproduce  iadr1 run --profile mini --seed 0'
 	@echo 'make smoke      iadr1 run --profile smoke --seed 0'
 	@echo 'make test       make lint, then: pytest -m "not slow"'
-	@echo 'make test-all   pip install -c constraints.txt -e ".[dev,semantic]", then: IADR1_REQUIRE_SHARED=1 pytest'
+	@echo 'make test-all   pip install -c constraints.txt -e ".[dev,semantic,real]", then: IADR1_REQUIRE_SHARED=1 pytest'
 	@echo 'make lint       ruff check . && ruff format --check . && mypy && nbstripout --verify notebooks/*.ipynb'
 	@echo 'make format     ruff check --fix . && ruff format . && nbstripout notebooks/*.ipynb'
 	@echo 'make doctor     iadr1 doctor'
@@ -40,7 +40,7 @@ test: lint
 	$(BIN)/python -m pytest -m "not slow"
 
 test-all: $(STAMP)
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[dev,semantic]"
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[dev,semantic,real]"
 	IADR1_REQUIRE_SHARED=1 $(BIN)/python -m pytest
 
 lint: $(STAMP)

@@ -86,6 +86,8 @@ KINDS = {
     "misplaced": "defective pictures among the training pictures; not read",
     "no label": "a picture of which the data set does not say whether it is normal; not read",
     "broken row": "a row of an index or table that does not say what it must; not read",
+    "unknown category": "entries of an index whose category its data set does not have",
+    "in between": "a picture that its data set calls neither normal nor defective; not read",
     "unreadable": "a picture, mask or folder that cannot be read",
     "mask size": "a mask of another size than its picture",
     "empty mask": "a defective picture whose mask marks nothing",
@@ -98,18 +100,28 @@ KINDS = {
     "duplicate across data sets": "the same bytes as a picture of another data set",
 }
 # While these stand, a table would be wrong or lack pictures: a strict reader refuses them.
-_REFUSED = frozenset({"outside", "misplaced", "no label", "broken row", "unreadable"})
+_REFUSED = frozenset({"outside", "misplaced", "no label", "broken row", "unknown category", "unreadable"})
+
+
+# Image -> kind of reference ("similar", "random") -> pictures that an index names for it, the best first.
+Templates = dict[str, dict[str, list[Path]]]
 
 
 class Table(list[Sample]):
-    """A reader's rows and, in `passed_over`, what it met and could make no row of.
+    """A reader's rows; in `passed_over`, what it met and could make no row of; in `templates`, an index's references.
 
     A selection of rows is a plain list: give the whole table to :func:`check_health`.
     """
 
-    def __init__(self, samples: Iterable[Sample] = (), passed_over: Iterable[Problem] = ()) -> None:
+    def __init__(
+        self,
+        samples: Iterable[Sample] = (),
+        passed_over: Iterable[Problem] = (),
+        templates: Templates | None = None,
+    ) -> None:
         super().__init__(samples)
         self.passed_over = list(passed_over)
+        self.templates = templates or {}
 
 
 def make_table(rows: Iterable[Sample | Problem], root: Path | None, strict: bool) -> Table:
@@ -579,8 +591,20 @@ def _told_parts(sample: Sample) -> tuple[str, ...]:
     return parts
 
 
+def require_present(samples: Iterable[Sample]) -> None:
+    """Raise one UserError that counts the pictures which are not on disk and names the first."""
+    samples = list(samples)
+    missing = [sample.image for sample in samples if not os.path.isfile(sample.image)]
+    if missing:
+        raise UserError(
+            f"{len(missing)} of {len(samples)} pictures cannot be reached on disk, the first is {missing[0]}: "
+            "put them there, or name the folder that their paths start from."
+        )
+
+
 def require_sound(samples: list[Sample]) -> None:
-    """Raise for the first picture or mask whose header cannot be read, or whose sizes do not agree."""
+    """Raise for pictures that are missing, and for the first that cannot be read or whose mask has another size."""
+    require_present(samples)
     for sample in samples:
         size = image_size(sample.image)
         if sample.mask is None:

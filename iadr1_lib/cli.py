@@ -5,6 +5,8 @@ Exit status: 0 done, 1 failed, 2 wrong use, 130 stopped by the user.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from enum import StrEnum
 from importlib.metadata import version
@@ -69,6 +71,13 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="IAD-R1 on your own machine: run the course, train a stage, judge pictures.",
 )
+
+
+class ReferenceKind(StrEnum):
+    """Which normal picture stands before the one in question: a similar one, or one drawn by the seed."""
+
+    SIMILAR = "similar"
+    RANDOM = "random"
 
 
 class Stage(StrEnum):
@@ -384,13 +393,17 @@ def report(
 @app.command()
 def evaluate(
     model: FolderOrNameOption,
-    data: Annotated[Path, typer.Option(help="Data set's root, one category of it, or an index file.")],
+    data: Annotated[Path, typer.Option(help="Data set's root, one category, an index file, or elpv (solar cells).")],
     out: Annotated[Path | None, typer.Option(help="Metrics file; predictions lie beside it.")] = None,
     parser: Annotated[str, typer.Option(help="How answers are read: fair, strict, ...")] = "fair",
     prompt: Annotated[
         Prompt | None, typer.Option(help="By default bare for a folder, yes-no for a model behind an API.")
     ] = None,
     layout: Annotated[str | None, typer.Option(help="Such as mvtec or visa; by default found by looking.")] = None,
+    root: Annotated[Path | None, typer.Option(help="Of an index file: the folder that its paths start from.")] = None,
+    shots: Annotated[int, typer.Option(min=0, max=1, help="1: a normal reference before each picture.")] = 0,
+    reference_kind: Annotated[ReferenceKind, typer.Option(help="For --shots 1.")] = ReferenceKind.SIMILAR,
+    train: Annotated[Path | None, typer.Option(help="For --shots 1: where normal training pictures lie.")] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Pictures per forward pass.")] = 32,
     concurrency: ConcurrencyOption = 4,
     requests_per_minute: PaceOption = None,
@@ -407,15 +420,24 @@ def evaluate(
 
     A run that was stopped goes on; one that was finished is made anew (from the kept replies, if behind an API).
     """
-    from iadr1_lib import api_models, benchmarks, scoring, sources
+    from iadr1_lib import api_models, benchmarks, scoring
+    from iadr1_lib.references import references
 
     if parser not in scoring.PARSERS:
         raise WrongUse(f"unknown parser {parser}: choose from {', '.join(scoring.PARSERS)}")
-    samples = [sample for sample in sources.load_samples(data, layout) if sample.split == "test"]
+    table = _load(data, layout, root)
+    samples = [sample for sample in table if sample.split == "test"]
     benchmarks.require_both_labels(samples, data)
     manner = {"concurrency": concurrency, "requests_per_minute": requests_per_minute, "key_variable": key_variable}
     endpoint = api_models.endpoint_named(model, logprobs, max_tokens=max_tokens, **manner)
     asked = prompt or (Prompt.YES_NO if endpoint else Prompt.BARE)
+    if shots and endpoint:
+        raise WrongUse("--shots 1 is for model folders: models behind an API are shown one picture")
+    beside: dict[str, Any] = {}
+    if shots:
+        pool = [*table, *(_load(train) if train else [])]
+        kind = reference_kind.value
+        beside["references"] = references(samples, pool, kind=kind, seed=seed, templates=table.templates)
     out = out or Path(f"evaluation_{data.resolve().name}.json")
     predictions = out.with_suffix(".predictions.jsonl")
     if out.exists():
@@ -429,16 +451,74 @@ def evaluate(
     else:
         from iadr1_lib import inference
 
-        how: dict[str, Any] = {"prompt": asked.value, "protocol": parser, "batch_size": batch_size, "seed": seed}
-        inference.predict(Path(model), samples, predictions, **how)
-    table = scoring.score(scoring.read_predictions(predictions), parser, seed)
-    said = {"model": str(model), "data": str(data), "parser": parser, "prompt": asked.value}
-    rows = scoring.metric_rows(table, data.resolve().name)
-    write_json(out, {"rows": rows, "provenance": stamp(said, seed, [data if data.is_dir() else data.parent])})
-    _console().print(_score_table(table))
-    if refused := int(table.loc[table["metric"] == "refused", "value"].sum()):
+        options: dict[str, Any] = {"prompt": asked.value, "protocol": parser, "batch_size": batch_size, "seed": seed}
+        with _kept_answers(predictions, len(samples)):
+            inference.predict(Path(model), samples, predictions, **options, **beside)
+    scores = scoring.score(scoring.read_predictions(predictions), parser, seed)
+    said = {"model": str(model), "data": str(data), "parser": parser, "prompt": asked.value, "shots": shots}
+    said |= {"reference_kind": reference_kind.value} if shots else {}
+    rows = scoring.metric_rows(scores, data.resolve().name)
+    folder = root or (data if data.is_dir() else data.parent)
+    write_json(out, {"rows": rows, "provenance": stamp(said, seed, [folder])})
+    _console().print(_score_table(scores))
+    if table.passed_over:
+        _print_table(benchmarks.health_table(table.passed_over).drop(columns="meaning"))
+    if refused := int(scores.loc[scores["metric"] == "refused", "value"].sum()):
         print(f"{refused} pictures were refused: they count as not readable")
     print(f"{len(samples)} pictures; metrics in {out}, predictions in {predictions}")
+
+
+def _load(data: Path, layout: str | None = None, root: Path | None = None) -> Any:
+    """The table of a folder, of an index file, or of the solar cells by their name."""
+    from iadr1_lib import elpv, sources
+
+    if str(data).lower() == elpv.WORD and not data.exists():
+        return elpv.load()
+    return sources.load_samples(data, layout, root=root)
+
+
+@app.command()
+def sanity(
+    data: Annotated[list[Path], typer.Option(help="Benchmark: folder, index file, or elpv (solar cells). Repeatable.")],
+    train: Annotated[list[Path] | None, typer.Option(help="Training pictures. Repeatable.")] = None,
+    layout: Annotated[str | None, typer.Option(help="Of --data; by default found by looking.")] = None,
+    root: Annotated[Path | None, typer.Option(help="Of an index file: the folder that its paths start from.")] = None,
+    duplicates: Annotated[bool, typer.Option(help="Also look for nearly the same pictures.")] = True,
+    out: Annotated[Path | None, typer.Option(help="Metrics file to write: rows and provenance.")] = None,
+    seed: SeedOption = 0,
+) -> None:
+    """Say what a benchmark measures before any model has looked: simple predictors, training pictures in the test."""
+    from iadr1_lib import sanity as room
+
+    tables = [_load(folder, layout, root) for folder in data]
+    samples = [sample for table in tables for sample in table if sample.split == "test"]
+    training = [sample for table in tables for sample in table if sample.split == "train"]
+    training += [sample for folder in train or [] for sample in _load(folder)]
+    found = room.baselines(samples, training, seed)
+    _print_table(room.table(found))
+    for sentence in room.readings(found):
+        print(sentence)
+    if duplicates:
+        for line in room.duplicate_report(training, samples):
+            print(line)
+    if out:
+        rows = room.metric_rows(found)
+        folders = [root or (folder if folder.is_dir() else folder.parent) for folder in data if folder.exists()]
+        said = {"data": [str(folder) for folder in data], "train": [str(folder) for folder in train or []]}
+        print(f"metrics in {write_json(out, {'rows': rows, 'provenance': stamp(said, seed, folders)})}")
+
+
+@contextmanager
+def _kept_answers(predictions: Path, asked: int) -> Iterator[None]:
+    """Add to a UserError where the answers that were given before it are kept."""
+    try:
+        yield
+    except UserError as error:
+        if not predictions.exists():
+            raise
+        done = len(predictions.read_bytes().splitlines())
+        kept = f"{done} of {asked} answers are kept in {predictions}, and the same command goes on from there"
+        raise UserError(f"{error} {kept}.") from error
 
 
 @app.command()

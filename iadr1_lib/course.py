@@ -7,15 +7,19 @@ room it calls; here stand only the names of the parts and the order.
 from __future__ import annotations
 
 import json
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
+from PIL import Image
+
 from iadr1_lib import engines, expert_ad, synthetic
 from iadr1_lib.benchmarks import Sample, load_mvtec
 from iadr1_lib.engines import EngineSettings
 from iadr1_lib.records import labelled, pa_sft_row
+from iadr1_lib.references import references
 from iadr1_lib.runs import Run, UserError, commit, write_json
 from iadr1_lib.teachers import RuleTeacher
 
@@ -98,6 +102,36 @@ def benchmark_samples(run: Run, why: str) -> list[Sample]:
     with run.path("test_openings.jsonl").open("a") as file:
         file.write(json.dumps(note) + "\n")
     return samples
+
+
+REFERENCES_PER_FAMILY = 8
+
+
+def draw_references(root: Path, families: Sequence[synthetic.Family], count: int, seed: int = 0) -> None:
+    """Draw `count` normal pictures of each family as <family>/train/good/000.png; what is there is drawn again.
+
+    Their seeds are their own, so that none is in a world of `synthetic.write_world`. (It stands here because a world
+    remembers the text of the module `synthetic` that drew it.)
+    """
+    for family in families:
+        folder = root / family.name / "train" / "good"
+        folder.mkdir(parents=True, exist_ok=True)
+        for i in range(count):
+            drawing = synthetic.draw(family, zlib.crc32(f"reference/{seed}/{i}".encode()))
+            Image.fromarray(drawing.image).save(folder / f"{i:03d}.png", compress_level=0)
+
+
+def benchmark_references(run: Run, samples: Sequence[Sample], kind: str = "random", seed: int = 0) -> dict[str, Path]:
+    """A reference for each picture of the mini benchmarks, from normal pictures drawn of the same families for this.
+
+    They lie apart from the world, as references/<benchmark>/<family>/train/good, and are in no other set.
+    """
+    pool: list[Sample] = []
+    for name, families in synthetic.test_families().items():
+        root = run.path("references", name)
+        draw_references(root, families, REFERENCES_PER_FAMILY)
+        pool += load_mvtec(root, benchmark=name)
+    return references(samples, pool, kind=kind, seed=seed)
 
 
 # ---------------------------------------------------------------------------------------------- Expert-AD

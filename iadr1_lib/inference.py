@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from iadr1_lib.answer import QUESTION
 from iadr1_lib.benchmarks import Sample, open_image
 from iadr1_lib.models import load_model
 from iadr1_lib.prediction_file import finished_images, prediction_row
+from iadr1_lib.references import require_references
 from iadr1_lib.runs import UserError
 
 # "bare" is the question alone, as the tuned models were asked in training. "yes-no" asks a model that knows no tags
@@ -141,17 +142,21 @@ def predict(
     max_new_tokens: int = 96,
     seed: int = 0,
     quiet: bool = False,
+    references: Mapping[str, Path] | None = None,
 ) -> Path:
     """Answer every sample greedily and append to `out` (predictions.jsonl); images already there are not asked again.
 
     Each row holds image, category, benchmark, label, location, type (the truth), raw (the text), p_yes, prompt,
-    protocol, model, seed.
+    protocol, model, seed. With `references` (image -> a normal picture) every question shows two pictures, the
+    reference first, and the row holds it as `reference`; UserError if a sample has none.
     """
+    if references is not None:
+        require_references(samples, references)
     out.parent.mkdir(parents=True, exist_ok=True)
     if not any(Path(model_dir).glob("*.safetensors")):
         load_model(model_dir)  # says what is missing
     name = model_name(model_dir)
-    done = finished_images(out, seed, prompt, name)
+    done = finished_images(out, seed, prompt, name, references or {})
     todo = [s for s in samples if s.image not in done]
     if not todo:
         return out
@@ -159,13 +164,16 @@ def predict(
     start, answered = time.time(), 0
     with out.open("a") as file:
         for number, batch in enumerate(_batches(todo, batch_size)):
-            images = [[open_image(s.image)] for s in batch]
+            before = [[open_image(references[s.image])] if references else [] for s in batch]
+            images = [[*shown, open_image(s.image)] for shown, s in zip(before, batch, strict=True)]
             for sample, (raw, p_yes) in zip(
                 batch,
                 generate(model, processor, images, prompt=prompt, max_new_tokens=max_new_tokens),
                 strict=True,
             ):
                 row = prediction_row(sample, raw, p_yes, prompt=prompt, protocol=protocol, model=name, seed=seed)
+                if references:
+                    row["reference"] = str(references[sample.image])
                 file.write(json.dumps(row) + "\n")
             file.flush()
             answered += len(batch)

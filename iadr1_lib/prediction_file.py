@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -25,17 +26,23 @@ def prediction_row(
     }
 
 
-def finished_images(out: Path, seed: int, prompt: str, model: str) -> set[str]:
+def finished_images(
+    out: Path, seed: int, prompt: str, model: str, references: Mapping[str, Path] | None = None
+) -> set[str]:
     """Images already answered in `out`; a half-written last line (a killed run) is cut off.
 
-    Answers of another model, prompt or seed are set aside as <name>.old: they are not this run's.
+    Answers of another model, prompt or seed, or beside another reference, are set aside as <name>.old.
     """
     if not out.exists():
         return set()
     lines = out.read_bytes().splitlines(keepends=True)
     whole = [line for line in lines if line.endswith(b"\n")]
     rows = [json.loads(line) for line in whole]
-    if any((r["seed"], r["prompt"], r["model"]) != (seed, prompt, model) for r in rows):
+    beside = {image: str(path) for image, path in (references or {}).items()}
+    if any(
+        (r["seed"], r["prompt"], r["model"], r.get("reference")) != (seed, prompt, model, beside.get(r["image"]))
+        for r in rows
+    ):
         os.replace(out, out.with_name(out.name + ".old"))
         return set()
     if len(whole) < len(lines):

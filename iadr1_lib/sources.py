@@ -17,6 +17,7 @@ import csv
 import json
 import os
 import re
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,6 +32,7 @@ from iadr1_lib.benchmarks import (
     Problem,
     Sample,
     Table,
+    Templates,
     is_inside,
     list_folders,
     list_pictures,
@@ -43,6 +45,7 @@ from iadr1_lib.benchmarks import (
     survey,
 )
 from iadr1_lib.runs import UserError, write_json
+from iadr1_lib.type_names import data_set_named
 
 Split = Literal["train", "test"]
 Row = Sample | Problem
@@ -80,14 +83,17 @@ def load_samples(
         strict: raise at the first link or entry that leads out of the folder, unreadable picture, ill-fitting mask or
             broken row; False leaves them to `benchmarks.check_health`, which lists them.
 
-    Returns a `benchmarks.Table`: the rows, and in `passed_over` what no row could be made of.
+    Returns a `benchmarks.Table`: the rows; in `passed_over` what no row could be made of; in `templates` the reference
+    pictures that an index names.
 
     Raises:
         UserError: nothing is there, no layout fits, the layout is unknown, or (strict) something is not sound.
     """
     path = Path(path)
     if os.path.isfile(path):
-        table = make_table(_read_json(path, Path(root) if root else path.parent, benchmark), None, strict)
+        base = Path(root) if root else path.parent
+        table = make_table(_read_json(path, base, benchmark), None, strict)
+        table.templates = _templates(path, base)
     else:
         name = layout or find_layout(path)
         if name not in LAYOUTS:
@@ -420,7 +426,7 @@ def _first_folder(root: Path, prefix: str, category: str) -> Path:
 
 
 def _is_mvtec(folder: Path) -> bool:
-    return any(list_pictures(kind, folder) for kind in list_folders(folder / "test", folder))
+    return any(list_pictures(kind, folder) for split in SPLITS for kind in list_folders(folder / split, folder))
 
 
 def _is_good_and_bad(folder: Path) -> bool:
@@ -470,7 +476,7 @@ LAYOUTS: dict[str, Layout] = {
     "mvtec": Layout(
         _has_parts(_is_mvtec),
         read_mvtec,
-        "<category>/test/<kind>, as in MVTec-AD, MPDD and DTD-Synthetic",
+        "<category>/test/<kind> or train/good, as in MVTec-AD, MPDD and DTD-Synthetic",
     ),
     "good-and-bad": Layout(_is_good_and_bad, _read_good_and_bad, "good/ beside folders of defects"),
 }
@@ -542,11 +548,58 @@ def _read_json(path: Path, root: Path, benchmark: str | None) -> Iterator[Row]:
     return _read_meta(content, path, root, benchmark or path.stem)
 
 
+# Categories of the paper's benchmarks that have several, so that an index with a slip in a path is noticed.
+CATEGORIES = {
+    "MVTec-AD": "bottle cable capsule carpet grid hazelnut leather metal_nut pill screw tile toothbrush transistor wood"
+    " zipper",
+    "VisA": "candle capsules cashew chewinggum fryum macaroni1 macaroni2 pcb1 pcb2 pcb3 pcb4 pipe_fryum",
+    "MPDD": "bracket_black bracket_brown bracket_white connector metal_plate tubes",
+    "DAGM": "Class1 Class2 Class3 Class4 Class5 Class6 Class7 Class8 Class9 Class10",
+    "DTD-Synthetic": "Blotchy_099 Fibrous_183 Marbled_078 Matted_069 Mesh_114 Perforated_037 Stratified_154 Woven_001"
+    " Woven_068 Woven_104 Woven_125 Woven_127",
+}
+
+
+def _unknown_categories(samples: Iterable[Sample]) -> Iterator[Problem]:
+    """One problem per category of an index that the data set which its paths name does not have."""
+    counted = Counter((sample.benchmark, sample.category) for sample in samples)
+    for (benchmark, category), count in counted.items():
+        known = CATEGORIES.get(data_set_named(benchmark) or "", "").split()
+        if known and category not in known:
+            told = f"{count} entries are of {benchmark}/{category}, but its categories are {', '.join(known)}: correct "
+            yield Problem("unknown category", f"{benchmark}/{category}", told + "the index or name its data set anew.")
+
+
+def _templates(path: Path, root: Path) -> Templates:
+    """The reference pictures that an index names, by picture and kind; none for a meta file.
+
+    Raises UserError for one that lies outside the root or is no path.
+    """
+    content = _load_json(path)
+    found: Templates = {}
+    for entry in content.values() if isinstance(content, dict) else ():
+        if not isinstance(entry, dict) or "conversation" not in entry:
+            continue
+        named = {kind: entry.get(f"{kind}_templates") or [] for kind in ("similar", "random")}
+        for kind, names in named.items():
+            if not isinstance(names, list) or not all(isinstance(n, str) and is_inside(root / n, root) for n in names):
+                image = entry["image_path"]
+                raise UserError(f"{path}: {kind}_templates of {image} are no paths below {root}: correct the index")
+        found[str(root / entry["image_path"])] = {kind: [root / n for n in names] for kind, names in named.items()}
+    return found
+
+
 def _read_entries(entries: dict[str, dict[str, Any]], root: Path, benchmark: str | None) -> Iterator[Row]:
     """The released index: paths are <benchmark>/<category>/…/<type>/<file>; labels are the index's own.
 
     A benchmark of one category goes on with its split at once, and then the category has its name.
     """
+    rows = [*_entry_rows(entries, root, benchmark)]
+    yield from rows
+    yield from _unknown_categories(row for row in rows if isinstance(row, Sample))
+
+
+def _entry_rows(entries: dict[str, dict[str, Any]], root: Path, benchmark: str | None) -> Iterator[Row]:
     for entry in entries.values():
         question = entry["conversation"][0]
         label = _verdict(question["Options"][question["Answer"]])

@@ -46,6 +46,8 @@ _BENCHMARKS = {
     "magnetictiles": "MagneticTile",
     "magnetictiledefect": "MagneticTile",
     "magnetictiledefectdatasets": "MagneticTile",
+    "elpv": "ELPV",
+    "elpvnotofthepaper": "ELPV",
 }
 
 

@@ -16,12 +16,12 @@ from conftest import read_json
 from PIL import Image
 from typer.testing import CliRunner, Result
 
-from iadr1_lib import benchmarks, cli, doctor
+from iadr1_lib import benchmarks, cli, doctor, elpv
 from iadr1_lib.runs import UserError
 
 YES = "<think>A dark line.</think><location>top left</location><type>scratch</type><answer>Yes</answer>"
 NO = "<think>Nothing.</think><answer>No</answer>"
-COMMANDS = ("run", "train", "evaluate", "inspect", "doctor", "build-base", "expert-ad", "ablate", "report")
+COMMANDS = ("run", "train", "evaluate", "inspect", "doctor", "build-base", "expert-ad", "ablate", "report", "sanity")
 
 
 def iadr1(*words: object) -> Result:
@@ -55,6 +55,8 @@ def model(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
                     "p_yes": 0.5,
                     "prompt": said["prompt"],
                 }
+                if "references" in said:
+                    row["reference"] = str(said["references"][sample.image])
                 file.write(json.dumps(row | {"protocol": said["protocol"], "model": str(model), "seed": 0}) + "\n")
         return out
 
@@ -106,6 +108,9 @@ def test_help_lists_every_command() -> None:
         ["expert-ad", "--data", "d", "--out", "o", "--teacher", "api"],
         ["expert-ad", "--data", "d", "--out", "o", "--pa-sft", "4"],
         ["evaluate", "--model", "m"],
+        ["evaluate", "--model", "m", "--data", "d", "--shots", "2"],
+        ["evaluate", "--model", "m", "--data", "d", "--shots", "1", "--reference-kind", "nice"],
+        ["sanity"],
         ["inspect", "--model", "m", "--prompt", "rude", "x.png"],
     ],
 )
@@ -218,6 +223,73 @@ def test_evaluate_names_what_is_wrong_with_the_data(model: ModuleType, parts: Pa
     for path in (parts / "bolt" / "test" / "good").iterdir():
         path.unlink()
     assert str(parts) in evaluate(parts)
+
+
+@pytest.mark.parametrize("kind", ["similar", "random"])
+def test_evaluate_one_shot(model: ModuleType, parts: Path, tmp_path: Path, kind: str) -> None:
+    out = tmp_path / "metrics.json"
+    words = ["evaluate", "--model", "m", "--data", parts, "--out", out, "--shots", 1, "--reference-kind", kind]
+    assert iadr1(*words).exit_code == 0
+    rows = [json.loads(line) for line in out.with_suffix(".predictions.jsonl").read_text().splitlines()]
+    assert {row["reference"] for row in rows} == {str(parts / "bolt" / "train" / "good" / "000.png")}
+    said = read_json(out)["provenance"]["parameters"]
+    assert (said["shots"], said["reference_kind"]) == (1, kind)
+    moved = tmp_path / "apart" / "bolt" / "train"
+    moved.parent.mkdir(parents=True)
+    (parts / "bolt" / "train").rename(moved)
+    assert "One-shot is not possible: 8 of 8" in complaint(iadr1(*words))
+    assert iadr1(*words, "--train", tmp_path / "apart").exit_code == 0
+
+
+def test_evaluate_keeps_what_was_answered_before_a_picture_vanished(
+    model: ModuleType, parts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, whole = tmp_path / "metrics.json", model.predict
+
+    def interrupted(model: Path, samples: list[Any], out: Path, **said: Any) -> Path:
+        whole(model, samples[:3], out, **said)
+        raise UserError("There is no picture 3 that can be reached: check the path.")
+
+    monkeypatch.setattr(model, "predict", interrupted)
+    told = complaint(iadr1("evaluate", "--model", "m", "--data", parts, "--out", out))
+    assert "no picture 3" in told and "3 of 8 answers are kept" in told
+    assert len(out.with_suffix(".predictions.jsonl").read_text().splitlines()) == 3 and not out.exists()
+
+
+def test_evaluate_takes_an_index_with_its_root_and_the_solar_cells_by_name(
+    model: ModuleType, parts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    entries = {}
+    for path in sorted((parts / "bolt" / "test").rglob("*.png")):
+        name = path.relative_to(parts.parent).as_posix()
+        question = {"Answer": "B" if "good" in name else "A", "Options": {"A": "Yes.", "B": "No."}}
+        entries[name] = {"image_path": name, "conversation": [question]}
+    (tmp_path / "apart").mkdir()
+    (tmp_path / "apart" / "index.json").write_text(json.dumps(entries))
+    words = ["evaluate", "--model", "m", "--out", tmp_path / "metrics.json", "--data"]
+    result = iadr1(*words, tmp_path / "apart" / "index.json", "--root", parts.parent)
+    assert result.exit_code == 0 and "100.0" in result.output
+    assert "8 of 8 pictures cannot be reached" in complaint(iadr1(*words, tmp_path / "apart" / "index.json"))
+
+    monkeypatch.chdir(tmp_path)
+    left_out = benchmarks.Problem("in between", "cell.png", "cell.png is unsure")
+    monkeypatch.setattr(elpv, "load", lambda: benchmarks.Table(benchmarks.load_mvtec(parts), [left_out]))
+    result = iadr1(*words, "elpv")
+    assert result.exit_code == 0 and "in between" in result.output
+
+
+def test_sanity_says_what_a_benchmark_measures(parts: Path, tmp_path: Path) -> None:
+    train = tmp_path / "other"
+    copy = train / "bolt" / "train" / "good" / "copy.png"
+    copy.parent.mkdir(parents=True)
+    copy.write_bytes((parts / "bolt" / "test" / "scratch" / "001.png").read_bytes())
+    result = iadr1("sanity", "--data", parts, "--train", train, "--out", tmp_path / "sanity.json")
+    assert result.exit_code == 0, result.output
+    assert "always yes" in result.output and "parts" in result.output
+    assert "1 pairs are the same file" in result.output
+    names = {row["name"]: row["value"] for row in read_json(tmp_path / "sanity.json")["rows"]}
+    assert names["sanity/always_no/parts"] == 50
+    assert "nowhere" in complaint(iadr1("sanity", "--data", tmp_path / "nowhere"))
 
 
 @pytest.mark.parametrize("weights", [False, True])

@@ -14,7 +14,7 @@ import pytest
 from iadr1_lib import course, synthetic
 from iadr1_lib.benchmarks import Sample, content_hash, leakage
 from iadr1_lib.records import read_rows
-from iadr1_lib.runs import Run, UserError
+from iadr1_lib.runs import Run, UserError, data_hash
 
 PARTS = ("pa_sft", "sc_grpo", "dev")
 
@@ -78,6 +78,16 @@ def test_another_seed_draws_other_training_pictures_and_the_same_dev_set(run: Ru
     for part in ("pa_sft", "sc_grpo"):
         assert not set(hashes(course.training_samples(run, part))) & set(hashes(course.training_samples(other, part)))
     assert hashes(course.training_samples(run, "dev")) == hashes(course.training_samples(other, "dev"))
+
+
+def test_each_benchmark_picture_has_a_reference_of_its_family_that_is_in_no_set(run: Run, opened: list[Sample]) -> None:
+    before = data_hash([run.path("world")])
+    found = course.benchmark_references(run, opened)
+    assert set(found) == {s.image for s in opened} and found == course.benchmark_references(run, opened)
+    assert all(found[s.image].parts[-4] == s.category for s in opened)
+    assert data_hash([run.path("world")]) == before  # they lie apart from the world
+    parts = [*opened, *(s for part in PARTS for s in course.training_samples(run, part))]
+    assert not {content_hash(path) for path in found.values()} & set(hashes(parts))
 
 
 # ---------------------------------------------------------------------------------------------- the test set

@@ -145,3 +145,48 @@ def test_a_missing_model_and_a_broken_picture_are_user_errors(
     cut = Sample(str(tmp_path / "cut.png"), "no", None, None, None, "c", "tiny", "test", "x")
     with pytest.raises(UserError, match="cut.png"):
         predict(folder, [cut], tmp_path / "p.jsonl", quiet=True)
+
+
+def test_with_references_two_pictures_are_shown_and_the_row_names_the_first(
+    folder: Path, samples: list[Sample], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options: dict[str, Any] = {"batch_size": 2, "max_new_tokens": 4, "quiet": True}
+    beside = {s.image: Path(samples[0].image) for s in samples[1:5]}
+    shown: list[list[tuple[int, int]]] = []
+    honest = inference.generate
+
+    def watched(model: Any, processor: Any, images: Any, **kwargs: Any) -> Any:
+        shown.extend([picture.getpixel((48, 48)) for picture in group] for group in images)
+        return honest(model, processor, images, **kwargs)
+
+    monkeypatch.setattr(inference, "generate", watched)
+    out = predict(folder, samples[1:5], tmp_path / "p.jsonl", references=beside, **options)
+    first = Image.open(samples[0].image).getpixel((48, 48))
+    assert shown == [[first, Image.open(s.image).getpixel((48, 48))] for s in samples[1:5]]
+    rows = rows_of(out)
+    assert {r["reference"] for r in rows} == {samples[0].image} and set(rows[0]) == KEYS | {"reference"}
+    with pytest.raises(UserError, match="1 pictures have no reference"):
+        predict(folder, samples[1:6], tmp_path / "q.jsonl", references=beside, **options)
+    assert not (tmp_path / "q.jsonl").exists()
+
+
+def test_answers_without_or_beside_another_reference_are_set_aside(
+    folder: Path, samples: list[Sample], tmp_path: Path
+) -> None:
+    options: dict[str, Any] = {"max_new_tokens": 4, "quiet": True}
+    out = tmp_path / "p.jsonl"
+    for beside in (None, {samples[1].image: Path(samples[0].image)}, {samples[1].image: Path(samples[2].image)}):
+        before = out.read_bytes() if out.exists() else None
+        predict(folder, samples[1:2], out, references=beside, **options)
+        if before is not None:
+            assert out.with_name("p.jsonl.old").read_bytes() == before
+        assert [r.get("reference") for r in rows_of(out)] == [str(p) for p in beside.values()] if beside else [None]
+
+
+def test_a_picture_that_vanishes_on_the_way_leaves_what_was_answered(
+    folder: Path, samples: list[Sample], tmp_path: Path
+) -> None:
+    lost = Sample(str(tmp_path / "lost.png"), "no", None, None, None, "c", "tiny", "test", "x")
+    with pytest.raises(UserError, match="lost.png"):
+        predict(folder, [*samples[:4], lost], tmp_path / "p.jsonl", batch_size=2, max_new_tokens=4, quiet=True)
+    assert [r["image"] for r in rows_of(tmp_path / "p.jsonl")] == [s.image for s in samples[:4]]

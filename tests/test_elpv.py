@@ -1,0 +1,124 @@
+"""Solar cells: what is normal, what is left out, where the pictures go. A package of few drawn cells stands in."""
+
+from __future__ import annotations
+
+import sys
+from collections import Counter
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from iadr1_lib import elpv
+from iadr1_lib.benchmarks import Sample
+from iadr1_lib.data_card import _licence
+from iadr1_lib.references import references
+from iadr1_lib.runs import UserError
+
+# module, probability -> cells
+CELLS = {
+    ("mono", 0.0): 20,
+    ("mono", 1.0): 5,
+    ("poly", 0.0): 10,
+    ("poly", 1.0): 6,
+    ("poly", 1 / 3): 3,
+    ("mono", 2 / 3): 2,
+}
+
+
+@pytest.fixture
+def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """elpv_dataset with CELLS, in the real package's form; runs go to tmp_path/runs."""
+    data = tmp_path / "site" / "elpv_dataset" / "data"
+    (data / "images").mkdir(parents=True)
+    (data.parent / "__init__.py").write_text("")
+    lines = []
+    for (module, probability), count in CELLS.items():
+        for _ in range(count):
+            name = f"images/cell{len(lines) + 1:04}.png"
+            Image.new("L", (30, 30), len(lines)).save(data / name)
+            lines.append(f"{name}  {probability!s:<18}  {module}")
+    (data / "labels.csv").write_text("\n".join(lines) + "\n")
+    monkeypatch.syspath_prepend(str(tmp_path / "site"))
+    monkeypatch.delitem(sys.modules, "elpv_dataset", raising=False)
+    monkeypatch.setenv("IADR1_RUNS", str(tmp_path / "runs"))
+    return data
+
+
+def tally(samples: list[Sample]) -> Counter[tuple[str, str, str]]:
+    return Counter((s.category, s.split, s.label) for s in samples)
+
+
+def test_cells_become_samples_and_unsure_ones_are_counted(package: Path, tmp_path: Path) -> None:
+    table = elpv.load()
+    assert tally(table) == {
+        ("mono", "train", "no"): 2,
+        ("mono", "test", "no"): 18,
+        ("mono", "test", "yes"): 5,
+        ("poly", "train", "no"): 1,
+        ("poly", "test", "no"): 9,
+        ("poly", "test", "yes"): 6,
+    }
+    assert Counter(problem.kind for problem in table.passed_over) == {"in between": 5}
+    assert {(s.benchmark, s.type, s.location, s.mask) for s in table} == {("ELPV (not of the paper)", None, None, None)}
+    assert all(Path(s.image).is_relative_to(tmp_path / "runs" / "elpv") for s in table)
+    for sample in table:
+        assert (package / "images" / Path(sample.image).name).read_bytes() == Path(sample.image).read_bytes()
+
+
+def test_all_cells_may_be_test_and_the_seed_decides_which_are_not(package: Path, tmp_path: Path) -> None:
+    assert {s.split for s in elpv.load(tmp_path / "all", train_share=0)} == {"test"}
+    drawn = [
+        {Path(s.image).name for s in elpv.load(tmp_path / str(seed), 0.5, seed) if s.split == "train"}
+        for seed in (0, 1)
+    ]
+    assert len(drawn[0]) == len(drawn[1]) == 15 and drawn[0] != drawn[1]
+    with pytest.raises(UserError, match="share"):
+        elpv.export(tmp_path / "x", 1.0)
+
+
+def test_a_folder_is_written_once_and_anew_for_other_arguments(package: Path, tmp_path: Path) -> None:
+    folder = elpv.export(tmp_path / "cells")
+    before = (folder / "elpv.json").stat().st_mtime_ns
+    elpv.export(folder)
+    assert (folder / "elpv.json").stat().st_mtime_ns == before
+    elpv.export(folder, 0.5)
+    assert len(list(folder.rglob("train/good/*.png"))) == 15 and len(list(folder.rglob("*.png"))) == 41
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.txt").write_text("dear")
+    with pytest.raises(UserError, match="other files"):
+        elpv.export(tmp_path / "mine")
+    assert (tmp_path / "mine" / "thesis.txt").read_text() == "dear"
+
+
+def test_each_cell_in_question_gets_a_reference_of_its_kind(package: Path) -> None:
+    table = elpv.load(train_share=0.5)
+    asked = [s for s in table if s.split == "test"]
+    found = references(asked, table)
+    assert all(f"{s.category}/train/good" in found[s.image].as_posix() for s in asked)
+
+
+def test_without_the_package_one_sentence_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(elpv, "find_spec", lambda name: None)
+    with pytest.raises(UserError, match=r"pip install .*\[real\]"):
+        elpv.load()
+
+
+def test_a_damaged_table_is_told(package: Path) -> None:
+    (package / "labels.csv").write_text("images/cell0001.png  maybe  mono\n")
+    with pytest.raises(UserError, match="install elpv-dataset again"):
+        elpv.load()
+
+
+def test_the_licence_is_known() -> None:
+    assert "CC BY-NC-SA 4.0" in _licence(elpv.NAME)
+
+
+@pytest.mark.skipif(find_spec("elpv_dataset") is None, reason="the package elpv-dataset is not installed: extra real")
+def test_the_real_package(tmp_path: Path) -> None:
+    table = elpv.load(tmp_path / "cells")
+    assert Counter(s.label for s in table) == {"no": 1508, "yes": 715}
+    assert len(table.passed_over) == 401 and len(table) + 401 == 2624
+    assert Counter(s.category for s in table) == {"mono": 901, "poly": 1322}
+    assert sum(s.split == "train" for s in table) == 151
