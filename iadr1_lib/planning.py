@@ -1,9 +1,11 @@
 """What a training will need, said before anything is loaded: parameters, tokens, steps, memory, and what to lower.
 
 Parameters are counted with transformers' own classes on the meta device, which holds shapes and no numbers. Memory is
-an estimate from the shapes. It was held against measured miniatures of the five classes (tests/test_planning.py):
-weights, gradients and optimiser states must agree exactly, activations within a factor that the test states. What CUDA
-itself takes, and fragments, is not measured: a tenth of the GPU is left free for it.
+an estimate from the shapes, held against measured miniatures of the five classes on a processor (tests/test_planning.py):
+weights, gradients and optimiser states agree exactly in float32; what is kept for the backward pass was estimated at 0.99
+to 1.12 times the measured (float32: all trained, frozen tower, LoRA, checkpointing), 0.93 to 1.25 times under bfloat16
+autocast, 1.09 to 1.54 times in bfloat16 throughout. Not measured: anything on a GPU, sharding, the tile of the fused
+head, the layer that checkpointing computes anew, generation, four bits. A tenth of the GPU is left free for CUDA's own.
 
 Sources: bytes per parameter of mixed precision from Rajbhandari et al., ZeRO (arXiv 1910.02054), section 3;
 activations per layer after Korthikanti et al. (arXiv 2205.05198), section 4, written out anew for the blocks of today's
@@ -312,8 +314,18 @@ def bytes_per_parameter(settings: PlanSettings) -> tuple[float, float, float]:
     return 4 + copy, 8 if settings.sharding == "ddp" else 4, 8
 
 
-def text_layer_bytes(text: Any, width: int, trained: bool = True) -> float:
-    """Bytes that a layer of the language model keeps for the backward pass, per token, at `width` bytes a number.
+def widths(settings: PlanSettings) -> tuple[int, int]:
+    """(bytes of a number that goes into a matrix product, bytes of one between the layers).
+
+    Under autocast the sums between the layers stay in float32 (seen in the miniatures); DeepSpeed's weights are bfloat16
+    themselves, and so is everything between them.
+    """
+    width = 2 if settings.bf16 else 4
+    return width, width if settings.sharding == "zero3" else 4
+
+
+def text_layer_bytes(text: Any, width: int, stream: int, trained: bool = True) -> float:
+    """Bytes that a layer of the language model keeps for the backward pass, per token; widths as in `widths`.
 
     Two RMSNorms (input in float32, normalised, scaled: the latter is the next linear layer's input); attention (query,
     key and value repeated to the heads of the query, output twice, since it is laid out anew, one float32 per head);
@@ -322,11 +334,11 @@ def text_layer_bytes(text: Any, width: int, trained: bool = True) -> float:
     hidden = text.hidden_size
     heads = text.num_attention_heads
     query = heads * (getattr(text, "head_dim", None) or hidden // heads)
-    norms = 2 * (4 + (2 if trained else 1) * width) * hidden
+    norms = 2 * (4 + width + (stream if trained else 0)) * hidden
     return norms + 5 * width * query + 4 * heads + 4 * width * text.intermediate_size
 
 
-def tower_layer_bytes(vision: Any, width: int) -> float:
+def tower_layer_bytes(vision: Any, width: int, stream: int) -> float:
     """As `text_layer_bytes` for a layer of the tower, per patch.
 
     CLIP, SigLIP and Qwen2-VL: two LayerNorms (input, output), attention, MLP of two layers (QuickGELU keeps its input,
@@ -336,9 +348,9 @@ def tower_layer_bytes(vision: Any, width: int) -> float:
     inner = getattr(vision, "intermediate_size", None) or hidden * vision.mlp_ratio
     attention = 5 * width * hidden + 4 * (getattr(vision, "num_heads", None) or vision.num_attention_heads)
     if vision.model_type.startswith("qwen2_5"):
-        return 2 * (4 + 2 * width) * hidden + attention + 4 * width * inner
+        return 2 * (4 + width + stream) * hidden + attention + 4 * width * inner
     kept = 3 if "quick" in vision.hidden_act else 2
-    return 4 * width * hidden + attention + kept * width * inner
+    return 2 * (width + stream) * hidden + attention + kept * width * inner
 
 
 @dataclass(frozen=True)
@@ -353,20 +365,21 @@ class Stack:
 
 def stacks_of(config: Any, settings: PlanSettings, tokens: int, patches: int, tower_trained: bool) -> list[Stack]:
     """The stacks of layers that keep something for the backward pass: a tower that gets no gradient does not."""
-    width = 2 if settings.bf16 else 4
+    width, stream = widths(settings)
     text, vision = config.text_config, config.vision_config
-    stacks = [Stack(text.num_hidden_layers, text_layer_bytes(text, width, not settings.lora), text.hidden_size, tokens)]
+    each = text_layer_bytes(text, width, stream, not settings.lora)
+    stacks = [Stack(text.num_hidden_layers, each, text.hidden_size, tokens)]
     if tower_trained:
         depth = getattr(vision, "depth", None) or vision.num_hidden_layers
         hidden = getattr(vision, "embed_dim", None) or vision.hidden_size
-        stacks.append(Stack(depth, tower_layer_bytes(vision, width), hidden, patches))
+        stacks.append(Stack(depth, tower_layer_bytes(vision, width, stream), hidden, patches))
     return stacks
 
 
 def kept_bytes(stacks: list[Stack], settings: PlanSettings) -> float:
     """Bytes that a forward pass keeps, without the logits; with checkpointing each layer keeps its input only."""
     if settings.gradient_checkpointing:
-        return sum(stack.layers * (2 if settings.bf16 else 4) * stack.hidden * stack.tokens for stack in stacks)
+        return sum(stack.layers * widths(settings)[1] * stack.hidden * stack.tokens for stack in stacks)
     return sum(stack.layers * stack.bytes_per_token * stack.tokens for stack in stacks)
 
 
@@ -376,13 +389,13 @@ def ends_bytes(config: Any, settings: PlanSettings, tokens: int, patches: int, t
     The last norm's input and normalised input, and the head's input; with a trained tower its pixels in float32, one
     more hidden state, and the projector's input, inner value and activation.
     """
-    width = 2 if settings.bf16 else 4
+    width, stream = widths(settings)
     vision, hidden = config.vision_config, config.text_config.hidden_size
-    kept = (4 + 2 * width) * hidden * tokens
+    kept = (4 + stream + width) * hidden * tokens
     if tower_trained:
         pixels = 3 * vision.patch_size**2 * getattr(vision, "temporal_patch_size", 1)
         inner = getattr(vision, "embed_dim", None) or vision.hidden_size
-        kept += patches * (4 * pixels + width * (2 * inner + 2 * hidden))
+        kept += patches * (4 * pixels + (stream + width) * inner + 2 * width * hidden)
     return kept
 
 
