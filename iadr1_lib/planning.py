@@ -1,11 +1,12 @@
 """What a training will need, said before anything is loaded: parameters, tokens, steps, memory, and what to lower.
 
 Parameters are counted with transformers' own classes on the meta device, which holds shapes and no numbers. Memory is
-an estimate from the shapes, held against measured miniatures of the five classes on a processor (tests/test_planning.py):
-weights, gradients and optimiser states agree exactly in float32; what is kept for the backward pass was estimated at 0.99
-to 1.12 times the measured (float32: all trained, frozen tower, LoRA, checkpointing), 0.93 to 1.25 times under bfloat16
-autocast, 1.09 to 1.54 times in bfloat16 throughout. Not measured: anything on a GPU, sharding, the tile of the fused
-head, the layer that checkpointing computes anew, generation, four bits. A tenth of the GPU is left free for CUDA's own.
+an estimate from the shapes, held against measured miniatures of the five classes on a processor
+(tests/test_planning.py): weights, gradients and optimiser states agree exactly in float32; what is kept for the backward
+pass was estimated at 0.99 to 1.12 times the measured (float32: all trained, frozen tower, LoRA, checkpointing), 0.93 to
+1.25 times under bfloat16 autocast, 1.09 to 1.54 times in bfloat16 throughout. Not measured: anything on a GPU, sharding,
+the tile of the fused head, the layer that checkpointing computes anew, generation, four bits. A tenth of the GPU is
+left free for CUDA's own.
 
 Sources: bytes per parameter of mixed precision from Rajbhandari et al., ZeRO (arXiv 1910.02054), section 3;
 activations per layer after Korthikanti et al. (arXiv 2205.05198), section 4, written out anew for the blocks of today's
@@ -317,8 +318,8 @@ def bytes_per_parameter(settings: PlanSettings) -> tuple[float, float, float]:
 def widths(settings: PlanSettings) -> tuple[int, int]:
     """(bytes of a number that goes into a matrix product, bytes of one between the layers).
 
-    Under autocast the sums between the layers stay in float32 (seen in the miniatures); DeepSpeed's weights are bfloat16
-    themselves, and so is everything between them.
+    Under autocast the sums between the layers stay in float32 (seen in the miniatures); DeepSpeed's weights are
+    bfloat16 themselves, and so is everything between them.
     """
     width = 2 if settings.bf16 else 4
     return width, width if settings.sharding == "zero3" else 4
@@ -471,6 +472,8 @@ def memory_of(shapes: Shapes, settings: PlanSettings, stage: Stage, tokens: Toke
         if settings.vllm != "server":
             answers = math.ceil(settings.prompts * settings.group / settings.processes)
             generation = cache_bytes(text, answers * sequence, settings.bf16) + 4 * answers * text.vocab_size
+        if settings.vllm == "off" and sharded:
+            generation += whole * width  # TRL gathers the whole model to generate
         if settings.vllm == "colocate":
             reference += whole * width  # vLLM's own copy of the weights
     found = (

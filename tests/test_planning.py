@@ -242,6 +242,10 @@ def test_sharding_divides_states_and_lora_needs_no_reference() -> None:
     assert one.weights + one.gradients + one.optimiser == pytest.approx(18 * parameters)
     assert four.weights + four.gradients + four.optimiser == pytest.approx(16 * parameters / 4)
     assert four.reference == pytest.approx(2 * parameters / 4) and four.gathered > 0 == one.gathered
+    # sharded or not, generating needs the whole model at hand, but for a server that has its own
+    assert four.generation > 2 * parameters > one.generation
+    server = PlanSettings(sharding="zero3", processes=4, vllm="server")
+    assert plan("qwen2.5-vl-7b", server).stages[1].memory.generation == 0
     ddp = plan("qwen2.5-vl-7b", PlanSettings(sharding="ddp", processes=4)).stages[1].memory
     assert ddp.weights == one.weights and ddp.gradients == 2 * one.gradients
     assert plan("qwen2.5-vl-7b", PlanSettings(beta=0)).stages[1].memory.reference == 0
