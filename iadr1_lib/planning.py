@@ -2,11 +2,11 @@
 
 Parameters are counted with transformers' own classes on the meta device, which holds shapes and no numbers. Memory is
 an estimate from the shapes, held against measured miniatures of the five classes on a processor
-(tests/test_planning.py): weights, gradients and optimiser states agree exactly in float32; what is kept for the backward
-pass was estimated at 0.99 to 1.12 times the measured (float32: all trained, frozen tower, LoRA, checkpointing), 0.93 to
-1.25 times under bfloat16 autocast, 1.09 to 1.54 times in bfloat16 throughout. Not measured: anything on a GPU, sharding,
-the tile of the fused head, the layer that checkpointing computes anew, generation, four bits. A tenth of the GPU is
-left free for CUDA's own.
+(tests/test_planning.py): weights, gradients and optimiser states agree exactly in float32; what is kept for the
+backward pass was estimated at 0.99 to 1.12 times the measured (float32: whole, frozen tower, LoRA, checkpointing),
+0.93 to 1.25 times under bfloat16 autocast, 1.09 to 1.54 times in bfloat16 throughout. Not measured: anything on a GPU,
+sharding, the tile of the fused head, the layer that checkpointing computes anew, generation, four bits.
+A tenth of the GPU is left free for CUDA's own.
 
 Sources: bytes per parameter of mixed precision from Rajbhandari et al., ZeRO (arXiv 1910.02054), section 3;
 activations per layer after Korthikanti et al. (arXiv 2205.05198), section 4, written out anew for the blocks of today's
@@ -577,14 +577,21 @@ def _lowered(settings: PlanSettings) -> Iterator[tuple[str, PlanSettings]]:
             yield told, (now := lowered)
 
 
+def _peak(shapes: Shapes, settings: PlanSettings) -> float:
+    """GiB of the stage that needs more."""
+    tokens = tokens_of(shapes.config, settings.max_pixels, settings.images)
+    stages: tuple[Stage, ...] = ("pa_sft", "sc_grpo")
+    return max(memory_of(shapes, settings, stage, tokens).total for stage in stages)
+
+
 def _advice(shapes: Shapes, settings: PlanSettings) -> Iterator[str]:
-    """Lower in order until both stages fit; say so if they never do."""
-    room = settings.gpu_gib * (1 - FREE_SHARE)
+    """Lower in order until both stages fit, passing over what brings nothing; say so if they never do."""
+    needed = _peak(shapes, settings)
     for told, lowered in _lowered(settings):
-        tokens = tokens_of(shapes.config, lowered.max_pixels, lowered.images)
-        needed = max(memory_of(shapes, lowered, stage, tokens).total for stage in ("pa_sft", "sc_grpo"))  # type: ignore[arg-type]
-        yield f"{told} (then {needed:.1f} GiB)"
-        if needed <= room:
+        before, needed = needed, _peak(shapes, lowered)
+        if needed < before:
+            yield f"{told} (then {needed:.1f} GiB)"
+        if needed <= settings.gpu_gib * (1 - FREE_SHARE):
             return
     yield f"and still it will not fit {settings.gpu_gib:g} GiB: choose a smaller model or a larger GPU"
 
