@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
     from iadr1_lib.benchmarks import Sample
+    from iadr1_lib.planning import Plan
     from iadr1_lib.teachers import Teacher
 
 FAILED, WRONG_USE, STOPPED = 1, 2, 130
@@ -385,6 +386,80 @@ def report(
         print(f"metrics in {write_json(out, found)}")
     if readme:
         print(f"results in {room.write_readme()}")
+
+
+@app.command()
+def plan(
+    profile: ProfileOption = "gpu",
+    model: Annotated[str | None, typer.Option(help="Short name, hub id or folder; by default the profile's.")] = None,
+    images: Annotated[int, typer.Option(min=1, max=2, help="Pictures per prompt; 2 with a reference.")] = 1,
+    as_json: Annotated[bool, typer.Option("--json", help="For machines.")] = False,
+) -> None:
+    """Say what training a model needs before anything is loaded: parameters, tokens, steps, memory, what to lower."""
+    import dataclasses
+    import json
+
+    from iadr1_lib import planning
+    from iadr1_lib.runs import load_profile
+
+    chosen = load_profile(profile)
+    settings = dataclasses.replace(planning.settings_of(chosen), images=images)
+    found = planning.plan(model or str(chosen.section("model").get("name", "mini")), settings)
+    if as_json:
+        print(json.dumps(found.as_json(), indent=1))
+        return
+    for table in _plan_tables(found):
+        _console().print(table)
+    if found.difference:
+        print(found.difference)
+    for number, told in enumerate(found.advice, 1):
+        print(f"it will not fit; lower {told}" if number == 1 else f"  {number}. {told}")
+
+
+def _plan_tables(found: Plan) -> list[Table]:
+    facts = Table("what", "number", title=found.model)
+    for part, count in found.parameters.items():
+        facts.add_row(f"parameters, {part}", f"{count:,}")
+    facts.add_row("parameters, all", f"{sum(found.parameters.values()):,}")
+    height, width = found.tokens.worst_shape
+    facts.add_row("tokens of a square picture", f"{found.tokens.square:,}")
+    facts.add_row(f"tokens at worst ({height} x {width} pixels)", f"{found.tokens.worst:,}")
+    stages = Table("per GPU, estimated", *(stage.stage.replace("_", "-") for stage in found.stages))
+    for name, values in (
+        ("trained parameters", [f"{stage.trainable:,}" for stage in found.stages]),
+        ("longest sequence (tokens)", [f"{stage.sequence:,}" for stage in found.stages]),
+        ("steps", [f"{stage.steps:,}" for stage in found.stages]),
+    ):
+        stages.add_row(name, *values)
+    for field in ("weights", "gradients", "optimiser", "gathered", "activations", "logits", "reference", "generation"):
+        stages.add_row(f"{field} (GiB)", *(f"{getattr(stage.memory, field):.2f}" for stage in found.stages))
+    stages.add_row("peak (GiB)", *(f"{stage.memory.total:.1f}" for stage in found.stages))
+    fits = ("yes" if stage.fits else "no" for stage in found.stages)
+    stages.add_row(f"fits {found.settings.gpu_gib:g} GiB, a tenth left free", *fits)
+    return [facts, stages]
+
+
+@app.command()
+def fetch(
+    profile: ProfileOption = "gpu",
+    model: Annotated[str | None, typer.Option(help="Short name or hub id; by default the profile's.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be fetched.")] = False,
+) -> None:
+    """Fetch a profile's model and the paper's data sets, so that everything later runs without a network."""
+    from iadr1_lib import fetching
+    from iadr1_lib.runs import load_profile
+
+    wanted = fetching.items(load_profile(profile), model)
+    free = fetching.free_bytes()
+    table = Table("what", "kind", "commit", "size (GB)", "to fetch (GB)")
+    for item in wanted:
+        sizes = ("unknown, no network" if n is None else f"{n / 1e9:.2f}" for n in (item.size, item.missing))
+        table.add_row(item.name, item.kind, (item.commit or "-")[:12], *sizes)
+    _console().print(table)
+    print(f"{free / 1e9:.1f} GB are free")
+    if dry_run:
+        return
+    fetching.fetch(wanted)
 
 
 # --------------------------------------------------------------------------------------------- real input

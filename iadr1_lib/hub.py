@@ -13,12 +13,17 @@ import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from iadr1_lib.answer import cell_of_words, parse_answer
 from iadr1_lib.benchmarks import Problem, Sample, Table, is_inside, make_table
 from iadr1_lib.runs import UserError, project_root, raise_if_full, read_json, write_json
 from iadr1_lib.sources import Row, load_samples
+
+Kind = Literal["dataset", "model"]
+# Weights, configurations, tokenizer and processor; not the same weights in other formats, nor pictures of a model card.
+MODEL_FILES = ["*.safetensors", "*.json", "*.txt", "*.model", "*.jinja"]
+_KINDS: dict[Kind, str] = {"dataset": "data set", "model": "model"}
 
 # Folders that say nothing about what is in the picture.
 _PLAIN_FOLDERS = frozenset({"image", "images", "img", "imgs", "data", "dataset", "train", "test", "query", "."})
@@ -39,21 +44,45 @@ def load_hub(name: str, revision: str | None = None, cache: str | Path | None = 
         UserError: the name is unknown to the hub, there is no network, the disk is full, or the folder has none of
             the released formats.
     """
-    return read_snapshot(_hub_folder(name, revision, cache), name.split("/")[-1])
+    return read_snapshot(download_once(name, revision, cache), name.split("/")[-1])
 
 
-def _hub_folder(name: str, revision: str | None = None, cache: str | Path | None = None) -> Path:
-    """The folder of a downloaded revision; downloads it if it is not there."""
-    home = Path(cache or project_root() / "runs" / "hub") / name.replace("/", "--")
+def hub_home(name: str, cache: str | Path | None = None) -> Path:
+    """The folder of one data set or model of the hub: revision.json, and one folder per commit."""
+    return Path(cache or project_root() / "runs" / "hub") / name.replace("/", "--")
+
+
+def recorded_folder(name: str, revision: str | None = None, cache: str | Path | None = None) -> Path | None:
+    """The folder of what was downloaded whole, or None. UserError for a note that is none."""
+    home = hub_home(name, cache)
     known = _read_note(home / "revision.json")
     asked: dict[str, str] = known.get("asked", {})
     commit: str | None = known.get("revision") if revision is None else asked.get(revision, revision)
-    if commit is None or commit not in asked.values() or not (home / commit).is_dir():
-        wanted = commit or "main"
-        commit = _download(name, wanted, home)
-        # Written last: after a download that broke off, the next call goes on with it.
-        note = {"dataset": name, "revision": known.get("revision", commit), "asked": asked | {wanted: commit}}
-        write_json(home / "revision.json", note)
+    whole = commit is not None and commit in asked.values() and (home / commit).is_dir()
+    return home / str(commit) if whole else None
+
+
+def download_once(
+    name: str,
+    revision: str | None = None,
+    cache: str | Path | None = None,
+    kind: Kind = "dataset",
+    patterns: list[str] | None = None,
+) -> Path:
+    """The folder of a data set or model, downloaded (only files that match `patterns`) unless it is there already.
+
+    Arguments and errors otherwise as `load_hub`. A download that broke off goes on.
+    """
+    if (found := recorded_folder(name, revision, cache)) is not None:
+        return found
+    home = hub_home(name, cache)
+    known = _read_note(home / "revision.json")
+    asked: dict[str, str] = known.get("asked", {})
+    wanted = (known.get("revision") if revision is None else asked.get(revision, revision)) or "main"
+    commit = _download(name, wanted, home, kind, patterns)
+    # Written last: after a download that broke off, the next call goes on with it.
+    note = {kind: name, "revision": known.get("revision", commit), "asked": asked | {wanted: commit}}
+    write_json(home / "revision.json", note)
     return home / commit
 
 
@@ -64,27 +93,32 @@ def _read_note(path: Path) -> dict[str, Any]:
     return note
 
 
-def _download(name: str, revision: str, home: Path) -> str:
+def _download(name: str, revision: str, home: Path, kind: Kind, patterns: list[str] | None) -> str:
     """Download a revision into <home>/<commit> and return the commit."""
     import httpx
     import huggingface_hub
     from huggingface_hub import errors
 
     try:
-        commit = huggingface_hub.HfApi().dataset_info(name, revision=revision).sha
+        api = huggingface_hub.HfApi()
+        commit = (api.model_info if kind == "model" else api.dataset_info)(name, revision=revision).sha
         assert commit is not None  # the hub always names it
-        huggingface_hub.snapshot_download(name, repo_type="dataset", revision=commit, local_dir=home / commit)
+        chosen: dict[str, Any] = {"allow_patterns": patterns} if patterns else {}
+        huggingface_hub.snapshot_download(name, repo_type=kind, revision=commit, local_dir=home / commit, **chosen)
     except (errors.RepositoryNotFoundError, errors.HFValidationError):
-        raise UserError(f"the hub has no data set {name} for you: check the name, or log in if it is private") from None
+        raise UserError(
+            f"the hub has no {_KINDS[kind]} {name} for you: check the name, or log in if it is private"
+        ) from None
     except errors.RevisionNotFoundError:
         raise UserError(f"{name} has no revision {revision}: choose a branch, tag or commit of its page") from None
     except (httpx.HTTPError, OSError) as error:  # errors.HfHubHTTPError among them
         if isinstance(error, OSError):
             raise_if_full(error, home)
         reason = " ".join(str(error).split())[:120] or type(error).__name__
+        reading = " and read the copy with hub.read_snapshot" if kind == "dataset" else ""
         raise UserError(
-            f"{name} could not be downloaded ({reason}): check the network and call again, or copy the data set here "
-            "from a machine that has it and read the copy with hub.read_snapshot"
+            f"{name} could not be downloaded ({reason}): check the network and call again, or copy it here from a "
+            f"machine that has it{reading}"
         ) from None
     return commit
 
@@ -131,7 +165,7 @@ def released_records(source: str) -> dict[str, list[dict[str, Any]]]:
     Raises:
         UserError: as `load_hub`, or a record's picture is not there.
     """
-    folder = Path(source) if Path(source).is_dir() else _hub_folder(source)
+    folder = Path(source) if Path(source).is_dir() else download_once(source)
     found: dict[str, list[dict[str, Any]]] = {}
     for path in sorted(path for path in folder.rglob("*.json") if not _is_hidden(path, folder)):
         content = read_json(path)

@@ -14,11 +14,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
 
-import httpx
-import huggingface_hub
 import numpy as np
 import torch
-from huggingface_hub.errors import LocalEntryNotFoundError, RepositoryNotFoundError
 from numpy.typing import NDArray
 from peft import LoraConfig
 from tokenizers import Tokenizer, decoders
@@ -45,6 +42,7 @@ from transformers.utils import logging as transformers_logging
 
 from iadr1_lib.answer import TAGS
 from iadr1_lib.families import FAMILIES, MODELS, Family, family_of, named
+from iadr1_lib.hub import MODEL_FILES, download_once
 from iadr1_lib.processors import load_processor
 from iadr1_lib.runs import UserError, base_model_dir
 
@@ -52,7 +50,6 @@ transformers_logging.disable_progress_bar()  # a bar per load of a model that lo
 
 IMAGE_SIZE = 96
 PATCH_SIZE = 12
-MODEL_FILES = ["*.safetensors", "*.json", "*.txt", "*.jinja", "*.model"]  # what from_pretrained reads of a snapshot
 PAD, USER, ASSISTANT, END, IMAGE = "<|pad|>", "<|user|>", "<|assistant|>", "<|end|>", "<image>"
 
 # One line per message: role mark, images where the content has them, text, end mark. Content may be a plain string
@@ -290,8 +287,7 @@ def freeze(model: PreTrainedModel, family: Family, parts: Iterable[str]) -> None
 def model_folder(settings: ModelSettings) -> Path:
     """The folder of the model that training starts from; of a hub model the snapshot, fetched if it is not there yet.
 
-    With HF_HUB_OFFLINE=1, or without network, what `iadr1 fetch` brought is used. A snapshot's folder is named
-    after its commit.
+    What `iadr1 fetch` brought is used without a network. The folder is named after the commit.
 
     Raises:
         UserError: the name is unknown here and to the hub, or it was not fetched and there is no network.
@@ -306,16 +302,7 @@ def model_folder(settings: ModelSettings) -> Path:
             f"unknown model {settings.name}: use one of {', '.join(MODELS)}, a hub id (owner/name) or a model folder"
         )
     hub_id = known.hub_id if known and known.hub_id else settings.name
-    try:
-        found = huggingface_hub.snapshot_download(hub_id, revision=settings.revision, allow_patterns=MODEL_FILES)
-    except RepositoryNotFoundError as error:
-        raise UserError(f"the hub has no model {hub_id} for you: check the name, or log in if it is gated") from error
-    except (LocalEntryNotFoundError, httpx.HTTPError, OSError) as error:
-        raise UserError(
-            f"{hub_id} is not on this machine and could not be fetched; where there is a network: "
-            f"iadr1 fetch --model {settings.name}"
-        ) from error
-    return require_weights(found)
+    return require_weights(download_once(hub_id, settings.revision, kind="model", patterns=MODEL_FILES))
 
 
 def tell_pictures_per_prompt(trainer: Any) -> None:

@@ -382,8 +382,8 @@ def _rollouts(vllm: VllmSettings | None) -> dict[str, Any]:
 
 
 def _facts(wanted: str, model_dir: Path, settings: Any, model: ModelSettings, seed: int) -> dict[str, Any]:
-    """What stage.json says. The folder of a hub snapshot is named after the commit that was loaded."""
+    """What stage.json says. The folder of a hub model is named after the commit that was loaded."""
     said = {"fingerprint": wanted, "settings": asdict(settings), "model": asdict(model), "seed": seed}
-    if model_dir.parent.name == "snapshots":
-        said["start"] = {"commit": model_dir.name, "repository": model_dir.parent.parent.name}
+    if (model_dir.parent / "revision.json").exists():
+        said["start"] = {"commit": model_dir.name, "repository": model_dir.parent.name}
     return said

@@ -7,6 +7,7 @@ import os
 import textwrap
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import nbformat
 import pytest
@@ -74,6 +75,24 @@ def course(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Pat
         return project
 
     return make
+
+
+SECTIONS: dict[str, dict[str, Any]] = {
+    "model": {"name": "qwen2.5-vl-3b", "max_pixels": 100_000, "lora": True, "lora_rank": 8, "dtype": "float32"},
+    "engine": {"launcher": "accelerate", "config": "ddp", "processes": 2, "gpu_gib": 48, "vllm": False},
+    "pa_sft": {"batch": 16, "epochs": 2.0, "learning_rate": 1e-5},
+    "sc_grpo": {"prompts": 3, "group": 4, "micro_batch": 2, "beta": 0.0, "max_completion": 256, "steps": 9},
+}
+
+
+@pytest.fixture
+def big(course: Callable[..., Path]) -> Path:
+    """A project with a profile `big`, which holds SECTIONS, and the table of sizes."""
+    project = course()
+    shown = {s: {k: {"value": v, "source": "why: a test"} for k, v in keys.items()} for s, keys in SECTIONS.items()}
+    (project / "data" / "profiles" / "big.yaml").write_text(json.dumps(shown))
+    (project / "data" / "model_sizes.json").write_text((ROOT / "data" / "model_sizes.json").read_text())
+    return project
 
 
 def write_notebook(path: Path, code: str, said: dict[str, list[str]] | None = None) -> None:

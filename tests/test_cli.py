@@ -21,7 +21,20 @@ from iadr1_lib.runs import UserError
 
 YES = "<think>A dark line.</think><location>top left</location><type>scratch</type><answer>Yes</answer>"
 NO = "<think>Nothing.</think><answer>No</answer>"
-COMMANDS = ("run", "train", "evaluate", "inspect", "doctor", "build-base", "expert-ad", "ablate", "report", "sanity")
+COMMANDS = (
+    "run",
+    "train",
+    "evaluate",
+    "inspect",
+    "doctor",
+    "build-base",
+    "expert-ad",
+    "ablate",
+    "report",
+    "sanity",
+    "plan",
+    "fetch",
+)
 
 
 def iadr1(*words: object) -> Result:

@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import huggingface_hub
 import miniatures
 import pytest
 import tiny_vlm
@@ -18,7 +19,7 @@ from safetensors.torch import load_file
 from transformers import AutoModelForImageTextToText
 from trl import SFTConfig, SFTTrainer
 
-from iadr1_lib import inference, models, scoring, training
+from iadr1_lib import hub, inference, models, scoring, training
 from iadr1_lib.benchmarks import Sample, open_image
 from iadr1_lib.families import FAMILIES, MODELS, family_of, named
 from iadr1_lib.models import ModelSettings, load_model
@@ -285,13 +286,20 @@ def test_an_unknown_model_is_told_with_the_choices(name: str, said: str) -> None
         models.model_folder(ModelSettings(name))
 
 
-def test_a_hub_model_that_was_not_fetched_is_told_with_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
-    def away(*args: Any, **kwargs: Any) -> str:
-        raise models.LocalEntryNotFoundError("no network")
+def test_a_hub_model_that_was_fetched_is_used_without_a_network(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def away(*args: Any, **kwargs: Any) -> Any:
+        raise OSError("no network")
 
-    monkeypatch.setattr(models.huggingface_hub, "snapshot_download", away)
-    with pytest.raises(UserError, match="iadr1 fetch --model qwen2-vl-2b"):
+    monkeypatch.setattr(huggingface_hub.HfApi, "model_info", away)
+    monkeypatch.setattr(hub, "hub_home", lambda name, cache=None: tmp_path / name.replace("/", "--"))
+    with pytest.raises(UserError, match="could not be downloaded"):
         models.model_folder(ModelSettings("qwen2-vl-2b"))
+    home = tmp_path / "Qwen--Qwen2-VL-2B-Instruct"
+    miniatures.save("qwen2_vl", home / "abc")
+    (home / "revision.json").write_text(json.dumps({"revision": "abc", "asked": {"main": "abc"}}))
+    assert models.model_folder(ModelSettings("qwen2-vl-2b")) == home / "abc"
 
 
 def test_four_bits_need_lora_and_bitsandbytes() -> None:
@@ -312,8 +320,9 @@ def test_pictures_are_made_smaller_for_training(pictures: list[Sample], tmp_path
 
 
 def test_weights_of_the_hub_are_named_by_their_commit(miniature: Callable[[str], Path], tmp_path: Path) -> None:
-    snapshot = tmp_path / "models--owner--name" / "snapshots" / "0123abc"
+    snapshot = tmp_path / "owner--name" / "0123abc"
     miniatures.save("llava", snapshot)
+    (tmp_path / "owner--name" / "revision.json").write_text("{}")
     said = training._facts("f", snapshot, SFT, ModelSettings(), 0)
-    assert said["start"] == {"commit": "0123abc", "repository": "models--owner--name"}
+    assert said["start"] == {"commit": "0123abc", "repository": "owner--name"}
     assert load_file(snapshot / "model.safetensors")
