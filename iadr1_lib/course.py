@@ -178,7 +178,15 @@ def dev_check(run: Run, count: int | None = None):  # type: ignore[no-untyped-de
 
 
 def engine_settings(run: Run) -> EngineSettings:
-    return run.profile.settings("engine", EngineSettings)
+    """The profile's engine; one without that section trains in this process."""
+    return run.profile.settings("engine", EngineSettings) if "engine" in run.profile.sections else EngineSettings()
+
+
+def model_settings(run: Run):  # type: ignore[no-untyped-def]
+    """The profile's models.ModelSettings; one without that section takes the mini VLM."""
+    from iadr1_lib.models import ModelSettings
+
+    return run.profile.settings("model", ModelSettings) if "model" in run.profile.sections else ModelSettings()
 
 
 def stage_records(run: Run, stage: str) -> Path:
@@ -210,7 +218,7 @@ def train_stage(run: Run, stage: str, engine: EngineSettings | None = None) -> P
     from iadr1_lib import models, training
 
     records = stage_records(run, stage)
-    model = run.profile.settings("model", models.ModelSettings)
+    model = model_settings(run)
     start = models.model_folder(model) if stage == "pa_sft" else run.require(run.path("pa_sft", "model"), "04_pa_sft")
     out, check = run.path(stage), dev_check(run) if "world" in run.profile.sections else None
     if stage == "sc_grpo":
@@ -226,7 +234,7 @@ def _launch_stage(run: Run, stage: str, engine: EngineSettings) -> Path:
     """Start the engine's processes, each of which calls `train_stage`, and wait for them."""
     stage_records(run, stage)  # once, before there are several processes
     arguments = ["train", "--stage", stage.replace("_", "-"), "--profile", run.profile.name, "--seed", str(run.seed)]
-    arguments += ["--folder", str(run.folder), "--model", run.profile.sections["model"]["name"]]
+    arguments += ["--folder", str(run.folder), "--model", model_settings(run).name]
     arguments += ["--engine", engine.config, "--processes", str(engine.processes)]
     arguments += ["--vllm", engine.vllm, "--vllm-url", engine.vllm_url]
     training_processes = engine
@@ -243,7 +251,7 @@ def stage_model(run: Run, stage: str) -> Path:
     if stage == "base":
         from iadr1_lib import models
 
-        return models.model_folder(run.profile.settings("model", models.ModelSettings))
+        return models.model_folder(model_settings(run))
     maker = "04_pa_sft" if stage == "pa_sft" else "07_sc_grpo"
     return run.require(run.path(stage, "model"), maker)
 

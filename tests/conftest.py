@@ -78,9 +78,9 @@ def course(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Pat
 
 
 SECTIONS: dict[str, dict[str, Any]] = {
-    "model": {"name": "qwen2.5-vl-3b", "max_pixels": 100_000, "lora": True, "lora_rank": 8, "dtype": "float32"},
-    "engine": {"launcher": "accelerate", "config": "ddp", "processes": 2, "gpu_gib": 48, "vllm": False},
-    "pa_sft": {"batch": 16, "epochs": 2.0, "learning_rate": 1e-5},
+    "model": {"name": "qwen2.5-vl-3b", "lora_rank": 8, "dtype": "float32"},
+    "engine": {"config": "ddp", "processes": 2, "gpu_gib": 48, "vllm": "off"},
+    "pa_sft": {"batch": 16, "max_pixels": 100_000, "epochs": 2.0, "learning_rate": 1e-5},
     "sc_grpo": {"prompts": 3, "group": 4, "micro_batch": 2, "beta": 0.0, "max_completion": 256, "steps": 9},
 }
 
