@@ -462,6 +462,29 @@ def fetch(
     fetching.fetch(wanted)
 
 
+@app.command("check-vllm")
+def check_vllm(
+    data: Annotated[Path, typer.Option(help="Pictures to ask about: a data set's folder.")],
+    model: Annotated[str, typer.Option(help="Short name, hub id or folder.")] = "llava-onevision-0.5b",
+    pictures: Annotated[int, typer.Option(min=1, help="How many to compare on.")] = 16,
+) -> None:
+    """Compare vLLM's tokens and log-probabilities with transformers', before a training may use it."""
+    from iadr1_lib import benchmarks, engines, sources
+
+    engines.require_vllm()
+    from iadr1_lib import models, vllm_check
+
+    folder = models.model_folder(models.ModelSettings(model))
+    shown = [benchmarks.open_image(sample.image) for sample in sources.load_samples(data)[:pictures]]
+    questions = [[picture] for picture in shown] + [[shown[0], picture] for picture in shown[: pictures // 4]]
+    found = vllm_check.compare(folder, questions)
+    print(f"the same prompt tokens: {found.same_prompt_tokens} of {found.prompts}")
+    print(f"log-probabilities differ by {found.mean_difference:.4f} on average, {found.largest_difference:.4f} at most")
+    print(f"noted in {vllm_check.record(model, found)}")
+    if not found.passed:
+        raise UserError(f"vLLM and transformers disagree on {model}: leave engine.vllm off")
+
+
 # --------------------------------------------------------------------------------------------- real input
 
 

@@ -224,7 +224,12 @@ def train_stage(run: Run, stage: str, engine: EngineSettings | None = None) -> P
     if stage == "sc_grpo":
         grpo = run.profile.settings(stage, training.ScGrpoSettings)
         engine, grpo = engines.with_a_gpu_for_vllm(engine, grpo)
-        vllm = None if engine.vllm == "off" else training.VllmSettings(engine.vllm, engine.vllm_url)
+        vllm = None
+        if engine.vllm != "off":
+            from iadr1_lib import vllm_check
+
+            vllm_check.require_passed(model.name)
+            vllm = training.VllmSettings(engine.vllm, engine.vllm_url)
         return training.train_sc_grpo(start, records, out, grpo, run.seed, check, model, vllm)
     sft = run.profile.settings(stage, training.PaSftSettings)
     return training.train_pa_sft(start, records, out, sft, run.seed, check, model)

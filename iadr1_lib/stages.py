@@ -29,6 +29,10 @@ from iadr1_lib.models import load_model
 from iadr1_lib.runs import UserError, raise_if_full, write_json
 
 DevScore = Callable[[PreTrainedModel, ProcessorMixin], float]
+_ADVICE = (
+    "nothing was changed by it, and the last checkpoint is kept; lower the learning rate, or look for a broken record, "
+    "then run the stage again"
+)
 _STARTED_ANEW = ("checkpoints", "model", "adapter", "best.json", "stage.json", "log.csv")
 
 
@@ -159,11 +163,7 @@ class StageLog(TrainerCallback):
     def on_pre_optimizer_step(self, args, state, control, model=None, **kwargs):  # type: ignore[no-untyped-def]
         gradients = [p.grad for p in model.parameters() if p.grad is not None]
         if gradients and not torch.nn.utils.get_total_norm(gradients).isfinite():
-            raise UserError(
-                f"the gradient is not a number at step {state.global_step + 1} of {self.out}: nothing was changed "
-                "by it, and the last checkpoint is kept; lower the learning rate, or look for a broken record, "
-                "then run the stage again"
-            )
+            raise UserError(f"the gradient is not a number at step {state.global_step + 1} of {self.out}: {_ADVICE}")
 
     def on_step_end(self, args, state, control, model=None, **kwargs):  # type: ignore[no-untyped-def]
         last = state.global_step == state.max_steps
@@ -298,6 +298,11 @@ def run_stage(
         raise UserError(
             f"could not write a checkpoint in {out} ({error}); free some disk space and run the stage again"
         ) from error
+    except RuntimeError as error:
+        if "probability tensor" not in str(error):
+            raise
+        step = trainer.state.global_step + 1  # torch.multinomial's words for weights that are no numbers
+        raise UserError(f"the model's probabilities are not numbers at step {step} of {out}: {_ADVICE}") from error
     if not log.keeps_best:
         model = trainer.accelerator.unwrap_model(trainer.model)
         save = trainer.save_model if sharded else None

@@ -32,6 +32,7 @@ COMMANDS = (
     "ablate",
     "report",
     "sanity",
+    "check-vllm",
     "plan",
     "fetch",
 )

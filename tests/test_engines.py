@@ -140,7 +140,7 @@ def test_another_model_has_a_run_folder_of_its_own() -> None:
 # --------------------------------------------------------------------------------------- several processes
 
 
-def in_processes(count: int, *arguments: object) -> None:
+def in_processes(count: int, *arguments: object, killed: bool = False) -> None:
     """Run two_processes.py in `count` processes of the engine `ddp`, as `accelerate launch` starts them."""
     command = [sys.executable]
     if count > 1:
@@ -154,7 +154,7 @@ def in_processes(count: int, *arguments: object) -> None:
         text=True,
         timeout=600,
     )
-    assert run.returncode == 0, run.stderr[-3000:]
+    assert (run.returncode != 0) == killed, run.stderr[-3000:]
 
 
 @pytest.fixture(scope="module")
@@ -169,7 +169,7 @@ def test_two_processes_give_the_losses_of_one_in_pa_sft(world: dict[str, Path]) 
     logs = []
     for count in (1, 2):
         out = world["folder"] / f"sft{count}"
-        in_processes(count, "pa_sft", world["model"], world["pa_sft"], out, 0)
+        in_processes(count, "pa_sft", world["model"], world["pa_sft"], out, 3)
         logs.append([float(row["loss"]) for row in log_without_times(out) if row["loss"]])
         assert json.loads((out / "stage.json").read_text())["processes"] == count
     assert len(logs[0]) == len(logs[1]) > 0
@@ -181,7 +181,7 @@ def test_two_processes_take_the_step_of_one_in_sc_grpo(world: dict[str, Path]) -
     advantages, norms = [], []
     for count in (1, 2):
         out = world["folder"] / f"grpo{count}"
-        in_processes(count, "sc_grpo", world["model"], world["sc_grpo"], out, 2)
+        in_processes(count, "sc_grpo", world["model"], world["sc_grpo"], out, 2, "recorded")
         parts = [json.loads(Path(f"{out}.advantages.{rank}.json").read_text()) for rank in range(count)]
         size = 4 // count  # completions of a step in each process
         steps = [[a for part in parts for a in part[k * size : (k + 1) * size]] for k in range(2)]
@@ -191,6 +191,23 @@ def test_two_processes_take_the_step_of_one_in_sc_grpo(world: dict[str, Path]) -
     assert max(abs(a - b) for a, b in zip(*advantages, strict=True)) < 1e-5
     assert max(abs(a / b - 1) for a, b in zip(*norms, strict=True)) < 0.01
     assert far(world["folder"] / "grpo1" / "model", world["folder"] / "grpo2" / "model") < 1e-4
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("count", [1, 2])
+@pytest.mark.parametrize("stage, steps", [("pa_sft", 6), ("sc_grpo", 6)])
+def test_a_killed_stage_goes_on_to_the_same_end(world: dict[str, Path], stage: str, steps: int, count: int) -> None:
+    whole, broken = (world["folder"] / f"{name}-{stage}-{count}" for name in ("whole", "broken"))
+    in_processes(count, stage, world["model"], world[stage], whole, steps)
+    in_processes(count, stage, world["model"], world[stage], broken, steps, 5, killed=True)
+    assert not (broken / "stage.json").exists()
+    assert sorted(path.name for path in (broken / "checkpoints").glob("checkpoint-*")) == [
+        "checkpoint-2",
+        "checkpoint-4",
+    ]
+    in_processes(count, stage, world["model"], world[stage], broken, steps)
+    assert log_without_times(whole) == log_without_times(broken)  # rewards, lengths, losses of every step
+    assert far(whole / "model", broken / "model") < 1e-4
 
 
 @pytest.mark.slow

@@ -311,3 +311,70 @@ def test_labels_are_spread_evenly_over_the_steps(normal: int, defective: int) ->
     assert ordered == training.alternate_labels(rows, seed=3)
     if len(rows) > 10:
         assert ordered != training.alternate_labels(rows, seed=4)
+
+
+@pytest.mark.parametrize("damage", ["weights", "optimiser", "state"])
+def test_a_damaged_checkpoint_is_told_and_the_one_before_it_is_used(
+    stage: tuple[Train, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str], damage: str
+) -> None:
+    train, settings = stage
+    settings = replace(settings, dev_every=1)
+    whole = train(tmp_path / "whole", settings)
+    calls = itertools.count()
+
+    def breaks(model: Any, processor: Any) -> float:
+        if next(calls) == 2:
+            raise Killed
+        return 0.0
+
+    with pytest.raises(Killed):
+        train(tmp_path / "broken", replace(settings, keep="last"), dev_score=breaks)
+    last = tmp_path / "broken" / "checkpoints" / "checkpoint-2"
+    names = {"weights": "model.safetensors", "optimiser": "optimizer.pt", "state": "trainer_state.json"}
+    file = last / names[damage]
+    file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+    train(tmp_path / "broken", replace(settings, keep="last"))
+    said = capsys.readouterr().out
+    assert "checkpoint-2 is left out" in said and "the one before it" in said
+    assert far(whole, tmp_path / "broken" / "model") <= 1e-5
+
+
+def test_a_gradient_that_is_no_number_stops_the_stage_with_a_sentence(
+    stage: tuple[Train, Any], tmp_path: Path, world: dict[str, Path]
+) -> None:
+    train, settings = stage
+
+    def poison(model: Any, processor: Any) -> float:
+        model.lm_head.weight.data[:] = float("nan")
+        return 0.0
+
+    settings = replace(settings, dev_every=3)
+    with pytest.raises(UserError, match=r"not a? ?numbers? at step 4 .* lower the learning rate"):
+        train(tmp_path, settings, dev_score=poison)
+    assert not (tmp_path / "stage.json").exists()
+
+
+@pytest.mark.slow
+def test_memory_stays_flat_over_300_steps_of_sc_grpo(world: dict[str, Path], tmp_path: Path) -> None:
+    code = f"""
+        import json, psutil
+        from dataclasses import replace
+        import test_training as t
+        from iadr1_lib.runs import base_model_dir
+        from iadr1_lib.stages import StageLog
+        used, on_step_end = [], StageLog.on_step_end
+        def measured(self, args, state, control, **kwargs):
+            used.append(psutil.Process().memory_info().rss)
+            on_step_end(self, args, state, control, **kwargs)
+        StageLog.on_step_end = measured
+        settings = replace(t.GRPO, steps=300, dev_every=100, max_completion=16)
+        t.training.train_sc_grpo(base_model_dir(), {str(world["sc_grpo"])!r}, {str(tmp_path / "s")!r}, settings)
+        open({str(tmp_path / "used.json")!r}, "w").write(json.dumps(used))
+    """
+    path = os.pathsep.join([str(Path(__file__).parent), str(Path(__file__).parents[1])])
+    subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(code)], env=os.environ | {"PYTHONPATH": path}, timeout=600, check=True
+    )
+    used = json.loads((tmp_path / "used.json").read_text())
+    assert len(used) == 300
+    assert max(used[280:]) < 1.05 * max(used[40:60])

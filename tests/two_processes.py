@@ -1,11 +1,16 @@
-"""Run by test_engines, alone or in two processes: one stage on a recorded batch of completions.
+"""Run by test_engines, alone or in several processes: one stage of a tiny model.
 
-python two_processes.py STAGE MODEL RECORDS OUT STEPS
+python two_processes.py STAGE MODEL RECORDS OUT STEPS [recorded | KILL_AT]
+
+"recorded" replays completions that depend on the picture only; a number kills the first process with
+SIGKILL at the end of that step; 0 does neither.
 """
 
 from __future__ import annotations
 
 import json
+import os
+import signal
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -16,7 +21,7 @@ import test_training as settings_of
 from trl import GRPOTrainer
 
 from iadr1_lib import training
-from iadr1_lib.stages import process_state
+from iadr1_lib.stages import StageLog, process_state
 
 
 def recorded(self: Any, prompt_ids: Any, images: Any, multimodal_fields: Any, *args: Any, **kwargs: Any) -> Any:
@@ -28,12 +33,8 @@ def recorded(self: Any, prompt_ids: Any, images: Any, multimodal_fields: Any, *a
     return made, None
 
 
-def main(stage: str, model: str, records: str, out: str, steps: str) -> None:
-    if stage == "pa_sft":
-        settings: Any = replace(settings_of.SFT, epochs=1.0, micro_batch=4 // process_state().num_processes)
-        training.train_pa_sft(model, records, out, settings)
-        return
-    advantages: list[float] = []
+def note_advantages(advantages: list[float]) -> None:
+    """Let GRPOTrainer add the advantages of this process's completions to the list."""
     score = GRPOTrainer._generate_and_score_completions
 
     def noted(self: Any, inputs: Any) -> Any:
@@ -41,11 +42,35 @@ def main(stage: str, model: str, records: str, out: str, steps: str) -> None:
         advantages.extend(scored["advantages"].tolist())
         return scored
 
-    GRPOTrainer._generate_single_turn = recorded
     GRPOTrainer._generate_and_score_completions = noted
+
+
+def kill_at(step: int) -> None:
+    """Kill the first process at the end of a step, before anything of that step is saved."""
+    on_step_end = StageLog.on_step_end
+
+    def killed(self: Any, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if state.global_step == step and state.is_world_process_zero:
+            os.kill(os.getpid(), signal.SIGKILL)
+        on_step_end(self, args, state, control, **kwargs)
+
+    StageLog.on_step_end = killed  # type: ignore[method-assign]
+
+
+def main(stage: str, model: str, records: str, out: str, steps: str, what: str = "0") -> None:
+    micro_batch = 4 // process_state().num_processes
+    if what.isdigit() and int(what):
+        kill_at(int(what))
+    if stage == "pa_sft":
+        settings: Any = replace(settings_of.SFT, epochs=int(steps) / 3, micro_batch=micro_batch)
+        training.train_pa_sft(model, records, out, settings)
+        return
+    advantages: list[float] = []
+    note_advantages(advantages)
+    if what == "recorded":
+        GRPOTrainer._generate_single_turn = recorded
     honest = training.rewards.reward_functions
     training.rewards.reward_functions = lambda *a: [settings_of.consistency_reward, *honest(*a)[1:]]
-    micro_batch = 4 // process_state().num_processes
     training.train_sc_grpo(model, records, out, replace(settings_of.GRPO, steps=int(steps), micro_batch=micro_batch))
     Path(f"{out}.advantages.{process_state().process_index}.json").write_text(json.dumps(advantages))
 
