@@ -36,6 +36,14 @@ _ADVICE = (
 _STARTED_ANEW = ("checkpoints", "model", "adapter", "best.json", "stage.json", "log.csv")
 
 
+def _restore_to_cpu(storage: Any, location: str) -> Any:
+    return storage if location.startswith("cpu:") else None
+
+
+# Of several processes on a CPU each calls its device "cpu:0", which torch.load does not know: no checkpoint would load.
+torch.serialization.register_package(100, lambda storage: None, _restore_to_cpu)
+
+
 def process_state() -> PartialState:
     """How many processes train, and which of them this is. Without a GPU they talk through gloo."""
     return PartialState(cpu=not torch.cuda.is_available())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import subprocess
@@ -206,7 +207,10 @@ def test_a_killed_stage_goes_on_to_the_same_end(world: dict[str, Path], stage: s
         "checkpoint-4",
     ]
     in_processes(count, stage, world["model"], world[stage], broken, steps)
-    assert log_without_times(whole) == log_without_times(broken)  # rewards, lengths, losses of every step
+    logs = [log_without_times(out) for out in (whole, broken)]
+    for row in itertools.chain(*logs):
+        row.pop("num_tokens", None)  # TRL counts them from the last start
+    assert logs[0] == logs[1]  # rewards, lengths, losses of every step
     assert far(whole / "model", broken / "model") < 1e-4
 
 
