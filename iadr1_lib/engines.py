@@ -89,7 +89,7 @@ def require_vllm() -> str:
     """The version of vLLM; UserError where it is missing."""
     if find_spec("vllm") is None:
         raise UserError(
-            'vLLM is not installed: pip install -c constraints.txt -e ".[vllm]" on a machine with a GPU, '
+            'vLLM is not installed: pip install -c constraints-gpu.txt -e ".[vllm]" on a machine with a GPU, '
             "or set engine.vllm to off (transformers generates then)"
         )
     return metadata.version("vllm")

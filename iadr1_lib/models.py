@@ -248,7 +248,7 @@ def weights_arguments(settings: ModelSettings) -> dict[str, Any]:
         if not settings.lora_rank:
             raise UserError("model.four_bit needs LoRA, since 4-bit weights cannot be trained: set model.lora_rank")
         if find_spec("bitsandbytes") is None:
-            raise UserError('model.four_bit needs bitsandbytes: pip install -c constraints.txt -e ".[gpu]"')
+            raise UserError('model.four_bit needs bitsandbytes: pip install -c constraints-gpu.txt -e ".[gpu]"')
         arguments["quantization_config"] = BitsAndBytesConfig(
             load_in_4bit=True,
             bnb_4bit_quant_type="nf4",

@@ -46,14 +46,17 @@ def pyproject() -> dict[str, Any]:
     return project
 
 
+GPU_EXTRAS = {"gpu", "vllm"}
+
+
 def requirements() -> list[Requirement]:
     project = pyproject()
     extras = [line for lines in project.get("optional-dependencies", {}).values() for line in lines]
     return [Requirement(line) for line in [*project["dependencies"], *extras]]
 
 
-def pins() -> dict[str, str]:
-    lines = [line for line in (ROOT / "constraints.txt").read_text().splitlines() if not line.startswith("#")]
+def pins(file: str = "constraints.txt") -> dict[str, str]:
+    lines = [line for line in (ROOT / file).read_text().splitlines() if not line.startswith("#")]
     assert all(re.fullmatch(r"[\w.-]+==[\w.]+", line) for line in lines), "constraints are exact and without paths"
     return {canonicalize_name(line.split("==")[0]): line.split("==")[1] for line in lines}
 
@@ -62,10 +65,19 @@ def pins() -> dict[str, str]:
 
 
 def test_each_requirement_has_a_tested_version_that_satisfies_it() -> None:
-    tested = pins()
-    for requirement in requirements():
-        version = tested[canonicalize_name(requirement.name)]
-        assert requirement.specifier.contains(version), requirement
+    tested, project = pins(), pyproject()
+    resolved = pins("constraints-gpu.txt")
+    for extra, lines in {"": project["dependencies"], **project["optional-dependencies"]}.items():
+        for requirement in map(Requirement, lines):
+            version = (resolved if extra in GPU_EXTRAS else tested)[canonicalize_name(requirement.name)]
+            assert requirement.specifier.contains(version), requirement
+
+
+def test_what_decides_a_number_is_the_same_with_the_gpu_extras() -> None:
+    tested, resolved = pins(), pins("constraints-gpu.txt")
+    assert {name for name in tested.keys() & resolved.keys() if tested[name] != resolved[name]} == {"numpy"}
+    for requirement in map(Requirement, pyproject()["dependencies"]):
+        assert requirement.specifier.contains(resolved[canonicalize_name(requirement.name)]), requirement
 
 
 def test_imports_are_asked_for() -> None:
@@ -96,9 +108,9 @@ def test_heavy_packages_are_imported_in_their_rooms_only() -> None:
         assert path.stem in rooms or not imported(ast.parse(path.read_text())) & heavy, path.name
 
 
-def conda() -> tuple[list[str], list[str]]:
-    """The conda part and the pip part of environment.yml."""
-    asked = yaml.safe_load((ROOT / "environment.yml").read_text())["dependencies"]
+def conda(file: str = "environment.yml") -> tuple[list[str], list[str]]:
+    """The conda part and the pip part of an environment file."""
+    asked = yaml.safe_load((ROOT / file).read_text())["dependencies"]
     pip = [entry["pip"] for entry in asked if isinstance(entry, dict)]
     assert len(pip) == 1
     return [entry for entry in asked if isinstance(entry, str)], pip[0]
@@ -109,6 +121,9 @@ def test_conda_environment_asks_for_python_pip_and_this_project() -> None:
     python = next(package.split("=")[1] for package in packages if package.startswith("python="))
     assert "pip" in packages and f">={python}" == pyproject()["requires-python"]
     assert pip == ["-c constraints.txt", "-e .[dev]"]
+    packages, pip = conda("environment-gpu.yml")
+    assert f"python={python}" in packages
+    assert pip == ["-c constraints-gpu.txt", "-e .[dev,gpu]"]
 
 
 @pytest.mark.slow
