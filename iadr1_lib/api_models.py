@@ -112,7 +112,8 @@ def predict_remote(
     """
     out.parent.mkdir(parents=True, exist_ok=True)
     name = remote.endpoint.name
-    done = finished_images(out, seed, prompt, name)
+    origin = {"prompt": prompt, "protocol": protocol, "model": name, "seed": seed}
+    done = finished_images(out, origin)
     todo = [sample for sample in samples if sample.image not in done]
     if not todo:
         return out
@@ -121,7 +122,7 @@ def predict_remote(
     if not quiet:
         print(f"{name}, at most: {quoted}", flush=True)
     try:
-        _ask(remote, todo, requests, out, {"prompt": prompt, "protocol": protocol, "model": name, "seed": seed}, quiet)
+        _ask(remote, todo, requests, out, origin, quiet)
     finally:
         if not quiet:
             print(f"{name}, paid: {remote.spent}", flush=True)
@@ -162,7 +163,7 @@ def _ask(
 def _row(sample: Sample, reply: Reply, asked: dict[str, Any]) -> dict[str, Any]:
     refused = reply.status == "refused"
     raw = reply.text or (reply.message if refused else "")
-    row = prediction_row(sample, raw, None if refused else p_yes(reply.logprobs), **asked)
+    row = prediction_row(sample, raw, None if refused else p_yes(reply.logprobs), asked)
     return row | {"refused": True} if refused else row
 
 

@@ -1,11 +1,14 @@
-"""Asking a model: prompts per mode, batched generation, P(Yes), raw text kept as JSON Lines, resume."""
+"""Asking a model: prompts and protocols, batched generation, P(Yes), raw text kept as JSON Lines, resume."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,20 +16,21 @@ import torch
 from PIL import Image
 from transformers import PreTrainedModel, ProcessorMixin
 
-from iadr1_lib.answer import QUESTION
 from iadr1_lib.benchmarks import Sample, open_image
 from iadr1_lib.models import load_model
 from iadr1_lib.prediction_file import finished_images, prediction_row
+from iadr1_lib.protocols import COURSE, PROMPTS, Protocol
 from iadr1_lib.references import require_references
 from iadr1_lib.runs import UserError
 
-# "bare" is the question alone, as the tuned models were asked in training. "yes-no" asks a model that knows no tags
-# for one of two words; the fair way to ask a base model.
-PROMPTS = {"bare": QUESTION, "yes-no": f"{QUESTION} Answer yes or no ."}
+AHEAD, DECODERS = 2, 2  # batches whose pictures are decoded ahead, and threads that do it
+ANSWER_ONLY = ", answer only"  # added to the protocol's name: such rows are not to be compared with generated ones
 
 
-def prompt_messages(prompt: str, images: int = 1) -> list[dict[str, Any]]:
-    """The chat message of a prompt mode; with two images the first is the reference, the second the query."""
+def prompt_messages(prompt: str | Protocol, images: int = 1) -> list[dict[str, Any]]:
+    """The chat messages of a prompt mode or protocol; of two images the first is the reference."""
+    if isinstance(prompt, Protocol):
+        return prompt.messages(images)
     if prompt not in PROMPTS:
         raise UserError(f"unknown prompt mode {prompt!r}: choose one of {', '.join(PROMPTS)}")
     parts: list[dict[str, Any]] = [{"type": "image"} for _ in range(images)]
@@ -67,20 +71,23 @@ def generate(
     processor: ProcessorMixin,
     images: Sequence[Sequence[Image.Image]],
     *,
-    prompt: str = "bare",
+    prompt: str | Protocol = "bare",
     max_new_tokens: int = 96,
     temperature: float = 0.0,
+    top_p: float | None = None,
 ) -> list[tuple[str, float | None]]:
     """Raw text and P(Yes) for one batch; `images` holds one or two pictures per question.
 
-    Temperature 0 is greedy; above it, one sample per picture (seed torch first).
+    Temperature 0 is greedy; above it, one sample per picture (seed torch first), with `top_p` the model's own if None.
     """
     texts = [
         processor.apply_chat_template(prompt_messages(prompt, len(group)), add_generation_prompt=True)
         for group in images
     ]
     inputs = processor(images=[list(g) for g in images], text=texts, padding=True, return_tensors="pt").to(model.device)
-    sampling = {"do_sample": True, "temperature": temperature} if temperature else {"do_sample": False}
+    sampling: dict[str, Any] = {"do_sample": bool(temperature)}
+    if temperature:
+        sampling |= {"temperature": temperature} | ({} if top_p is None else {"top_p": top_p})
     out = model.generate(
         **inputs, **sampling, max_new_tokens=max_new_tokens, return_dict_in_generate=True, output_logits=True
     )
@@ -91,6 +98,49 @@ def generate(
     tag = None if tag == processor.tokenizer.unk_token_id else tag
     raw = processor.batch_decode(new, skip_special_tokens=True)
     return [(text, _p_yes(ids, row, yes, no, tag)) for text, ids, row in zip(raw, new, logits, strict=True)]
+
+
+@torch.inference_mode()
+def answer_only(
+    model: PreTrainedModel,
+    processor: ProcessorMixin,
+    images: Sequence[Sequence[Image.Image]],
+    *,
+    prompt: str | Protocol = "bare",
+) -> list[tuple[str, float]]:
+    """Yes or No and P(Yes) for one batch from a single forward pass, without reasoning and without generation.
+
+    A model that is asked for a word is read at its first token: P(Yes) against P(No). A tuned model decides elsewhere:
+    in both its patterns reasoning comes first, then `<location>` begins a Yes and `<answer>` ends a No. So an empty
+    `<think></think>` is written for it, and P(Yes) is P(`<location>`) against P(`<answer>`). (Its word inside
+    `<answer>` would say nothing: without a location before it, the pattern leaves only No.) Either way this is another
+    measurement than a generated answer: the tuned model has been kept from thinking.
+    """
+    forced, yes, no = _choice(processor, _answers_in_tags(prompt))
+    messages = (prompt_messages(prompt, len(group)) for group in images)
+    texts = [processor.apply_chat_template(said, add_generation_prompt=True) + forced for said in messages]
+    inputs = processor(images=[list(g) for g in images], text=texts, padding=True, return_tensors="pt").to(model.device)
+    chances = model(**inputs, logits_to_keep=1, use_cache=False).logits[:, -1].float().log_softmax(-1)
+    odds = chances[:, yes].logsumexp(-1) - chances[:, no].logsumexp(-1)
+    return [("Yes" if p > 0.5 else "No", float(p)) for p in odds.sigmoid()]
+
+
+def _answers_in_tags(prompt: str | Protocol) -> bool:
+    return prompt.kind == "tuned" if isinstance(prompt, Protocol) else prompt == "bare"
+
+
+def _choice(processor: ProcessorMixin, tagged: bool) -> tuple[str, list[int], list[int]]:
+    """Text to be written for the model, and the token ids that then begin a Yes and a No.
+
+    Where a tokenizer splits the tags, what both have in common ("<") is written, too.
+    """
+    if not tagged:
+        return "", *_yes_no_ids(processor)
+    opening = "<think></think>"
+    encode, decode = processor.tokenizer.encode, processor.tokenizer.decode
+    yes, no = (encode(opening + tag, add_special_tokens=False) for tag in ("<location>", "<answer>"))
+    common = len(os.path.commonprefix([yes, no]))
+    return decode(yes[:common]), [yes[common]], [no[common]]
 
 
 def answer_images(model_dir: Path | str, images: Sequence[Image.Image], prompt: str = "bare") -> list[str]:
@@ -126,9 +176,52 @@ def model_name(model_dir: Path | str) -> str:
     return f"{Path(model_dir).parent.name}/{Path(model_dir).name}@{digest.hexdigest()[:8]}"
 
 
-def _batches(samples: list[Sample], size: int) -> Iterator[list[Sample]]:
-    for start in range(0, len(samples), size):
-        yield samples[start : start + size]
+def _area(path: str) -> int:
+    """Pixels by the file's header, which orders batches by the length of their prompts; 0 for what is no picture."""
+    try:
+        with Image.open(path) as picture:
+            return picture.width * picture.height
+    except (OSError, ValueError):
+        return 0  # open_image will say what is wrong
+
+
+def batches_of(samples: Sequence[Sample], size: int) -> list[list[Sample]]:
+    """Batches of pictures of like size, so that little is padded; pictures of one size stay in order."""
+    ordered = sorted(samples, key=lambda sample: _area(sample.image))
+    return [ordered[start : start + size] for start in range(0, len(ordered), size)]
+
+
+def _decoded(
+    batches: Sequence[list[Sample]], max_side: int | None = None, references: Mapping[str, Path] | None = None
+) -> Iterator[tuple[list[Sample], list[list[Image.Image]]]]:
+    """Each batch with its pictures (a reference first, if given), which threads decode while the model is busy."""
+    ahead: deque[tuple[list[Sample], list[list[Future[Image.Image]]]]] = deque()
+    pool = ThreadPoolExecutor(DECODERS)
+
+    def next_batch() -> tuple[list[Sample], list[list[Image.Image]]]:
+        batch, pictures = ahead.popleft()
+        return batch, [[picture.result() for picture in shown] for shown in pictures]
+
+    def shown_of(sample: Sample) -> list[Future[Image.Image]]:
+        paths = [references[sample.image], sample.image] if references else [sample.image]
+        return [pool.submit(_open, path, max_side) for path in paths]
+
+    try:
+        for batch in batches:
+            ahead.append((batch, [shown_of(sample) for sample in batch]))
+            if len(ahead) > AHEAD:
+                yield next_batch()
+        while ahead:
+            yield next_batch()
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _open(path: str | Path, max_side: int | None) -> Image.Image:
+    picture = open_image(path)
+    if max_side is not None:
+        picture.thumbnail((max_side, max_side))
+    return picture
 
 
 def predict(
@@ -137,50 +230,75 @@ def predict(
     out: Path,
     *,
     prompt: str = "bare",
-    protocol: str = "fair",
+    protocol: str | Protocol = COURSE,
     batch_size: int = 64,
-    max_new_tokens: int = 96,
+    max_new_tokens: int | None = None,
     seed: int = 0,
+    answer_only: bool = False,
     quiet: bool = False,
     references: Mapping[str, Path] | None = None,
 ) -> Path:
-    """Answer every sample greedily and append to `out` (predictions.jsonl); images already there are not asked again.
+    """Answer every sample and append to `out` (predictions.jsonl); images already there are not asked again.
 
-    Each row holds image, category, benchmark, label, location, type (the truth), raw (the text), p_yes, prompt,
-    protocol, model, seed. With `references` (image -> a normal picture) every question shows two pictures, the
-    reference first, and the row holds it as `reference`; UserError if a sample has none.
+    A `Protocol` says how to ask, and `prompt` is not looked at; with a name instead, the prompt mode is asked greedily.
+    `max_new_tokens` None means the protocol's, or 96. With `answer_only` nothing is generated (see `answer_only`).
+    With a temperature above 0 each batch has a seed of its own; a run that was stopped inside a batch draws the rest of
+    it anew.
+
+    Each row holds image, category, benchmark, label, location, type (the truth), raw (the text), p_yes, prompt (mode,
+    or all that was said), protocol (its name), model, seed. Rows come batch by batch, small pictures first. With `references` (image -> a normal
+    picture) every question shows two pictures, the reference first, and the row holds it as `reference`; UserError if
+    a sample has none.
     """
     if references is not None:
         require_references(samples, references)
     out.parent.mkdir(parents=True, exist_ok=True)
     if not any(Path(model_dir).glob("*.safetensors")):
         load_model(model_dir)  # says what is missing
-    name = model_name(model_dir)
-    done = finished_images(out, seed, prompt, name, references or {})
-    todo = [s for s in samples if s.image not in done]
-    if not todo:
+    asked = protocol if isinstance(protocol, Protocol) else None
+    name = (asked.name if asked else str(protocol)) + (ANSWER_ONLY if answer_only else "")
+    origin: dict[str, Any] = {"prompt": asked.prompt if asked else prompt, "protocol": name}
+    origin |= {"model": model_name(model_dir), "seed": seed}
+    done = finished_images(out, origin, references)
+    if all(sample.image in done for sample in samples):
         return out
     model, processor = load_model(model_dir)
-    start, answered = time.time(), 0
+    ask = asking(asked or prompt, max_new_tokens, seed, answer_only)
+    todo = [[s for s in batch if s.image not in done] for batch in batches_of(samples, batch_size)]
+    start, answered, count = time.time(), 0, sum(map(len, todo))
     with out.open("a") as file:
-        for number, batch in enumerate(_batches(todo, batch_size)):
-            before = [[open_image(references[s.image])] if references else [] for s in batch]
-            images = [[*shown, open_image(s.image)] for shown, s in zip(before, batch, strict=True)]
-            for sample, (raw, p_yes) in zip(
-                batch,
-                generate(model, processor, images, prompt=prompt, max_new_tokens=max_new_tokens),
-                strict=True,
-            ):
-                row = prediction_row(sample, raw, p_yes, prompt=prompt, protocol=protocol, model=name, seed=seed)
+        decoded = _decoded([batch for batch in todo if batch], asked.max_side if asked else None, references)
+        for number, (batch, images) in enumerate(decoded):
+            for sample, (raw, p_yes) in zip(batch, ask(model, processor, images), strict=True):
+                row = prediction_row(sample, raw, p_yes, origin)
                 if references:
                     row["reference"] = str(references[sample.image])
                 file.write(json.dumps(row) + "\n")
             file.flush()
             answered += len(batch)
-            if not quiet and (number % 5 == 4 or answered == len(todo)):
+            if not quiet and (number % 5 == 4 or answered == count):
                 rate = answered / (time.time() - start)
-                print(
-                    f"answered {answered + len(done)} of {len(samples)} images, {rate:.0f} a second",
-                    flush=True,
-                )
+                print(f"answered {answered + len(done)} of {len(samples)} images, {rate:.0f} a second", flush=True)
     return out
+
+
+def asking(prompt: str | Protocol, max_new_tokens: int | None, seed: int, only: bool) -> Callable[..., Any]:
+    """A function (model, processor, images) -> raw text and P(Yes) of each."""
+    if only:
+        return partial(answer_only, prompt=prompt)
+    told = prompt if isinstance(prompt, Protocol) else None
+    temperature = (told.temperature if told else None) or 0.0
+    length = max_new_tokens or (told.max_new_tokens if told else 96)
+    options: dict[str, Any] = {
+        "max_new_tokens": length,
+        "temperature": temperature,
+        "top_p": told.top_p if told else None,
+    }
+
+    def ask(model: PreTrainedModel, processor: ProcessorMixin, images: Sequence[Sequence[Image.Image]]) -> Any:
+        if temperature:
+            pixels = hashlib.sha256(b"".join(image.tobytes() for group in images for image in group))
+            torch.manual_seed(seed + int.from_bytes(pixels.digest()[:4]))
+        return generate(model, processor, images, prompt=prompt, **options)
+
+    return ask

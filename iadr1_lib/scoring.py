@@ -1,4 +1,5 @@
-"""Scores: read answers, count them per benchmark, say how sure the numbers are, compare two models.
+"""Scores: read answers, count them per benchmark, say how sure the numbers are, compare two models (`comparison` puts
+more of them together).
 
 Every metric here is a share of images, and every interval a stratified bootstrap: images are drawn again
 within each benchmark and label, 2,000 times, seeded, 95 %. All values are in percent. Nothing here knows of
@@ -18,6 +19,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 from PIL import Image
+from sklearn.metrics import average_precision_score, confusion_matrix, recall_score, roc_auc_score
 from sklearn.model_selection import KFold, StratifiedKFold, cross_val_predict
 from sklearn.neighbors import NearestNeighbors
 from sklearn.preprocessing import StandardScaler
@@ -25,8 +27,10 @@ from sklearn.tree import DecisionTreeClassifier
 from statsmodels.stats.contingency_tables import mcnemar
 
 from iadr1_lib.answer import (
+    Answer,
     Label,
     category_of_words,
+    cell_box,
     cell_of_words,
     first_pair,
     matches_format,
@@ -35,8 +39,10 @@ from iadr1_lib.answer import (
     tidy,
     type_in_reasoning,
 )
-from iadr1_lib.benchmarks import Sample, open_image
+from iadr1_lib.benchmarks import Sample, open_image, read_mask
+from iadr1_lib.records import Record
 from iadr1_lib.runs import UserError
+from iadr1_lib.verification import MOST_CHARACTERS, RULES
 
 DRAWS = 2_000
 PREDICTION_KEYS = (
@@ -107,12 +113,16 @@ def read_answer(text: str, parser: str = "strict") -> Label | None:
 
 # ------------------------------------------------------------------------------------------------ predictions
 
+_LABELS, _UNPARSED = ["no", "yes"], "unparsed"
+
 
 def balanced_accuracy(labels: Sequence[str], answers: Sequence[str | None]) -> float:
-    """Mean of the shares of normal and of defective images answered rightly, in percent; unparsed counts as wrong."""
-    right = np.array([answer == label for label, answer in zip(labels, answers, strict=True)], dtype=float)
-    defective = np.array([label == "yes" for label in labels])
-    return float(100 * (right[defective].mean() + right[~defective].mean()) / 2)
+    """Mean of the shares of normal and of defective images answered rightly, in percent; unparsed counts as wrong.
+
+    NaN without images of both labels.
+    """
+    said = [answer or _UNPARSED for answer in answers]
+    return float(100 * np.mean(recall_score(labels, said, labels=_LABELS, average=None, zero_division=np.nan)))
 
 
 def read_predictions(path: str | Path) -> pd.DataFrame:
@@ -147,7 +157,29 @@ def _prediction(line: str, where: str) -> dict[str, Any]:
         raise UserError(f"{where} lacks {', '.join(missing)}: {mend}")
     if row["label"] not in ("yes", "no") or not isinstance(row["raw"], str):
         raise UserError(f"{where} needs a label that is yes or no and a raw text: {mend}")
+    for key in ("image", "benchmark", "category"):
+        if not isinstance(row[key], str) or not row[key].strip():
+            raise UserError(f"{where} names no {key} ({row[key]!r}): {mend}")
+    for key in ("location", "type"):
+        if not isinstance(row[key], str | None):
+            raise UserError(f"{where} has the {key} {row[key]!r}, which is neither a text nor null: {mend}")
+    sure = row["p_yes"]
+    if sure is not None and not (isinstance(sure, int | float) and 0 <= sure <= 1):
+        raise UserError(f"{where} has the p_yes {sure!r}, which is neither null nor between 0 and 1: {mend}")
     return row
+
+
+def require_one_protocol(predictions: Mapping[str, pd.DataFrame]) -> str:
+    """The protocol of all these predictions; UserError naming who was asked how if there are several."""
+    asked = {name: sorted(set(table["protocol"])) for name, table in predictions.items()}
+    found = sorted({protocol for protocols in asked.values() for protocol in protocols})
+    if len(found) != 1:
+        who = "; ".join(f"{name}: {' and '.join(protocols)}" for name, protocols in asked.items())
+        raise UserError(
+            f"models were asked under different protocols ({who}): a difference could come from the asking. Ask them "
+            "alike, or say mixed=True where the table is to show just that."
+        )
+    return str(found[0])
 
 
 def judge(predictions: pd.DataFrame, parser: str = "fair") -> pd.DataFrame:
@@ -278,12 +310,27 @@ def _share_estimates(group: pd.DataFrame, rng: np.random.Generator) -> dict[str,
     return found
 
 
+def _more_shares(group: pd.DataFrame, rng: np.random.Generator) -> dict[str, _Estimate]:
+    """Errors by their kind, and balanced accuracy averaged over the categories that have both labels."""
+    said = _by_label(
+        group.assign(wrong=(group["answer"].map({"yes": "no", "no": "yes"}) == group["label"])), "wrong", rng
+    )
+    per_category = []
+    for _, category in group.groupby("category", sort=True):
+        if category["label"].nunique() == 2:
+            right = _by_label(category, "correct", rng)
+            per_category.append(_combine([(0.5, right["no"]), (0.5, right["yes"])]))
+    share = 1 / max(1, len(per_category))
+    averaged = _combine([(share, one) for one in per_category]) if per_category else _mean([], "category of both", rng)
+    return {"balanced_accuracy_by_category": averaged, "overkill": said["no"], "miss": said["yes"]}
+
+
 def _counts(group: pd.DataFrame) -> dict[str, int]:
     """Confusion counts with yes as the positive class; tp + fn + tn + fp + unparsed = images."""
-    seen = group[["label", "answer"]].value_counts()
-    cells = {"tp": ("yes", "yes"), "fn": ("yes", "no"), "tn": ("no", "no"), "fp": ("no", "yes")}
-    counts = {name: int(seen.get(cell, 0)) for name, cell in cells.items()}
-    return {**counts, "unparsed": len(group) - sum(counts.values())}
+    said = [answer or _UNPARSED for answer in group["answer"]]
+    (tn, fp, _), (fn, tp, _), _ = confusion_matrix(group["label"], said, labels=[*_LABELS, _UNPARSED])
+    counts = {"tp": int(tp), "fn": int(fn), "tn": int(tn), "fp": int(fp)}
+    return {**counts, _UNPARSED: len(group) - sum(counts.values())}
 
 
 def score(predictions: pd.DataFrame, parser: str = "fair", seed: int = 0) -> pd.DataFrame:
@@ -291,7 +338,9 @@ def score(predictions: pd.DataFrame, parser: str = "fair", seed: int = 0) -> pd.
 
     Columns: benchmark, metric, value, low, high, n, unit, note. Metrics in percent: balanced_accuracy (mean
     of the next two, pooled over a benchmark's categories), accuracy_normal, accuracy_defective, share_yes,
-    share_unparsed, location and type (of all defective images, those answered yes with the right tag).
+    share_unparsed, location and type (of all defective images, those answered yes with the right tag);
+    balanced_accuracy_by_category (mean over a benchmark's categories, images drawn again within each), overkill
+    (normal images called defective) and miss (defective ones called normal; what is unparsed is in neither).
     Counts: tp, fn, tn, fp, unparsed; where there are any, refused: the unparsed that a model behind an API would
     not answer. A metric that a benchmark cannot have (no normal images, say) is NaN and
     ``note`` says why; then so is its mean. An interval is empty of width where all images of a stratum agree:
@@ -300,9 +349,10 @@ def score(predictions: pd.DataFrame, parser: str = "fair", seed: int = 0) -> pd.
     judged = judge(predictions, parser)
     judged["is_yes"] = (judged["answer"] == "yes").astype(float)
     judged["is_unparsed"] = judged["answer"].isna().astype(float)
-    rng = np.random.default_rng(seed)
+    rng, other = np.random.default_rng(seed), np.random.default_rng([seed, 1])
     groups = {str(name): group for name, group in judged.groupby("benchmark", sort=True)}
-    rows = _tabulate({name: _share_estimates(group, rng) for name, group in groups.items()})
+    found = {name: _share_estimates(group, rng) for name, group in groups.items()}
+    rows = _tabulate({name: found[name] | _more_shares(group, other) for name, group in groups.items()})
     for name, group in groups.items():
         for metric, count in _counts(group).items():
             rows.append(_count_row(name, metric, count, len(group)))
@@ -320,7 +370,9 @@ def agreement(predictions: pd.DataFrame, parser: str = "fair", seed: int = 0) ->
     """How often, among answers yes, the reasoning and the tags say the same; table as from ``score``.
 
     ``place_agrees``: the place that the reasoning names last is the tag's cell; ``place_differs``: it is
-    another one; the rest names none. The same for ``type``. Nothing is compared with the truth here.
+    another one; the rest names none. The same for ``type``. ``reasoning_opposes``: the reasoning says that all is
+    well (rule "no contradiction" of `verification`); ``reasoning_agrees``: it names the tags' place and type and does
+    not oppose. Nothing is compared with the truth here.
     """
     answers = [parse_answer(raw) for raw in predictions["raw"]]
     said = pd.DataFrame(
@@ -333,16 +385,126 @@ def agreement(predictions: pd.DataFrame, parser: str = "fair", seed: int = 0) ->
             "type_tag": [_type_name(a.type or "") for a in answers],
         }
     )
+    said["opposes"] = [yes and _opposes(answer) for yes, answer in zip(said["yes"], answers, strict=True)]
     rng = np.random.default_rng(seed)
     found: dict[str, dict[str, _Estimate]] = {}
     for name, everything in said.groupby("benchmark", sort=True):
         group = everything[everything["yes"]]
         found[str(name)] = {}
+        all_agree = ~group["opposes"].astype(bool)
         for what in ("place", "type"):
             same = (group[what] == group[f"{what}_tag"]) & group[what].notna()
+            all_agree &= same
             for metric, share in (("agrees", same), ("differs", group[what].notna() & ~same)):
                 found[str(name)][f"{what}_{metric}"] = _mean(np.asarray(share, float), "answers yes", rng)
+        for metric, share in (("agrees", all_agree), ("opposes", group["opposes"])):
+            found[str(name)][f"reasoning_{metric}"] = _mean(np.asarray(share, float), "answers yes", rng)
     return pd.DataFrame(_tabulate(found))
+
+
+def _opposes(answer: Answer) -> bool:
+    """Whether the reasoning before a yes says that nothing is wrong; an endless text is not read."""
+    reasoning = answer.reasoning or ""
+    if not reasoning or len(reasoning) > MOST_CHARACTERS:
+        return False
+    record = Record("", "yes", cell_of_words(answer.location or ""), answer.type, "", reasoning)
+    return RULES["no contradiction"].check(record, None) is not None
+
+
+def grounding(
+    predictions: pd.DataFrame, samples: Sequence[Sample], parser: str = "fair", seed: int = 0
+) -> pd.DataFrame:
+    """How often the named cell holds a part of the defect, of all defective images that have a mask; as ``score``.
+
+    Milder than ``location``, which wants the one true cell, where a defect touches several: a line over three cells
+    is grounded in each. An answer that is not yes, or names no cell, grounds nothing. Masks are read from ``samples``.
+
+    Raises UserError for a mask that cannot be read.
+    """
+    masks = {(sample.benchmark, sample.image): sample.mask for sample in samples}
+    judged = judge(predictions, parser)
+    judged["grounded"] = [
+        _grounded(raw, answer, masks.get((benchmark, image))) if label == "yes" else np.nan
+        for raw, answer, benchmark, image, label in zip(
+            *(judged[key] for key in ("raw", "answer", "benchmark", "image", "label")), strict=True
+        )
+    ]
+    rng = np.random.default_rng(seed)
+    found = {
+        str(name): {"grounding": _mean(group["grounded"].to_numpy(float), "defective images with a mask", rng)}
+        for name, group in judged.groupby("benchmark", sort=True)
+    }
+    return pd.DataFrame(_tabulate(found))
+
+
+def _grounded(raw: str, answer: str | None, mask: str | None) -> float:
+    if mask is None:
+        return np.nan
+    cell = cell_of_words(parse_answer(raw).location or "")
+    if answer != "yes" or cell is None:
+        return 0.0
+    pixels = read_mask(mask)
+    left, top, right, bottom = cell_box(cell, pixels.shape[1], pixels.shape[0])
+    return float(pixels[top:bottom, left:right].any())
+
+
+# ---------------------------------------------------------------------------------------------------- ranking
+
+_AT_ONCE = 100  # bootstrap draws held in memory at a time
+
+
+def ranking(predictions: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
+    """How well P(Yes) orders the images, whatever was answered; table as from ``score``.
+
+    ``auroc``, ``average_precision`` (chance level: the share of defective images) and ``share_without_p_yes``: images
+    whose output never got to a word have no P(Yes), stand in neither curve, and are counted here. Hence a high value
+    beside a high share says little.
+    """
+    rng = np.random.default_rng(seed)
+    found: dict[str, dict[str, _Estimate]] = {}
+    for name, group in predictions.groupby("benchmark", sort=True):
+        sure = group["p_yes"].to_numpy(np.float64)
+        known = ~np.isnan(sure)
+        found[str(name)] = _curves((group["label"] == "yes").to_numpy()[known], sure[known], rng)
+        found[str(name)]["share_without_p_yes"] = _mean((~known).astype(float), "images", rng)
+    return pd.DataFrame(_tabulate(found))
+
+
+def _curves(defective: NDArray[np.bool_], sure: NDArray[np.float64], rng: np.random.Generator) -> dict[str, _Estimate]:
+    strata = [np.flatnonzero(defective == side) for side in (False, True)]
+    for rows, word in zip(strata, ("normal", "defective"), strict=True):
+        if not len(rows):
+            nothing = _mean([], f"{word} images with P(Yes)", rng)
+            return {"auroc": nothing, "average_precision": nothing}
+    draws = []
+    for start in range(0, DRAWS, _AT_ONCE):
+        weights = np.zeros((min(_AT_ONCE, DRAWS - start), len(sure)))
+        for rows in strata:
+            weights[:, rows] = rng.multinomial(len(rows), np.full(len(rows), 1 / len(rows)), size=len(weights))
+        draws.append(areas(defective, sure, weights))
+    aurocs, precisions = np.concatenate(draws, axis=1)
+    return {
+        "auroc": _Estimate(float(roc_auc_score(defective, sure)), aurocs, len(sure)),
+        "average_precision": _Estimate(float(average_precision_score(defective, sure)), precisions, len(sure)),
+    }
+
+
+def areas(defective: NDArray[np.bool_], sure: NDArray[np.float64], weights: NDArray[np.float64]) -> NDArray[np.float64]:
+    """AUROC and average precision for many weightings at once: 2 × draws, from weights of draws × images.
+
+    scikit-learn's values with ``sample_weight`` (a test compares them), at a fraction of the time of a call per draw.
+    """
+    order = np.argsort(-sure, kind="stable")
+    last = np.append(np.flatnonzero(np.diff(sure[order])), len(sure) - 1)  # where each run of equal values ends
+    found, false = (
+        np.insert(np.cumsum(weights[:, order] * side, axis=1)[:, last], 0, 0.0, axis=1)
+        for side in (defective[order], ~defective[order])
+    )
+    all_found, all_false = found[:, -1], false[:, -1]
+    auroc = np.trapezoid(found, false, axis=1) / (all_found * all_false)
+    called = np.maximum(found + false, np.finfo(float).tiny)[:, 1:]
+    precision = (np.diff(found, axis=1) * found[:, 1:] / called).sum(axis=1) / all_found
+    return np.stack([auroc, precision])
 
 
 def metric_rows(table: pd.DataFrame, prefix: str) -> list[dict[str, Any]]:
@@ -375,6 +537,7 @@ METRICS = {
     "type": "type right",
     "place_agrees": "reasoning and location tag agree",
     "type_agrees": "reasoning and type tag agree",
+    "auroc": "AUROC of P(Yes)",
 }
 
 
@@ -405,6 +568,7 @@ def paired_difference(
     metric: str = "balanced_accuracy",
     parser: str = "fair",
     seed: int = 0,
+    mixed: bool = False,
 ) -> PairedDifference:
     """How much better ``model`` is than ``baseline`` on the same images, as the mean over benchmarks.
 
@@ -413,7 +577,7 @@ def paired_difference(
     averaged (so the interval speaks of images, for these seeds). ``metric`` is balanced_accuracy, location or
     type. McNemar's exact test counts the images that only one of the two gets right.
 
-    Raises ValueError for another metric, UserError if the images differ.
+    Raises ValueError for another metric, UserError if the images differ, or the protocols without ``mixed``.
     """
     if metric not in _METRIC_COLUMNS:
         raise ValueError(f"no paired metric is called {metric!r}; choose from {', '.join(_METRIC_COLUMNS)}")
@@ -421,14 +585,20 @@ def paired_difference(
     baselines = [baseline] if isinstance(baseline, pd.DataFrame) else list(baseline)
     if len(models) != len(baselines) or not models:
         raise ValueError(f"{len(models)} sets of predictions cannot be paired with {len(baselines)}")
+    if not mixed:
+        require_one_protocol({"model": pd.concat(models), "baseline": pd.concat(baselines)})
     rng = np.random.default_rng(seed)
     pairs = [_pair(a, b, _METRIC_COLUMNS[metric], parser) for a, b in zip(models, baselines, strict=True)]
     total = _combine([(1 / len(pairs), _paired_mean(pair, rng, metric)) for pair in pairs])
     row = _row(MEAN, metric, total)
-    a, b = (pd.concat(pairs)[side] == 1 for side in ("model", "baseline"))
-    table = [[int((a & b).sum()), int((a & ~b).sum())], [int((~a & b).sum()), int((~a & ~b).sum())]]
-    p = float(mcnemar(table, exact=True).pvalue)
+    p = _mcnemar(pd.concat(pairs))
     return PairedDifference(row["value"], row["low"], row["high"], total.n, p)
+
+
+def _mcnemar(pair: pd.DataFrame) -> float:
+    """Exact p of the images that only one of the two gets right."""
+    table = confusion_matrix(pair["model"] == 1, pair["baseline"] == 1, labels=[True, False])
+    return float(mcnemar(table, exact=True).pvalue)
 
 
 def _pair(model: pd.DataFrame, baseline: pd.DataFrame, column: str, parser: str) -> pd.DataFrame:
