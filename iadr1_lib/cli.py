@@ -5,6 +5,7 @@ Exit status: 0 done, 1 failed, 2 wrong use, 130 stopped by the user.
 
 from __future__ import annotations
 
+import hashlib
 from enum import StrEnum
 from importlib.metadata import version
 from pathlib import Path
@@ -15,13 +16,16 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
-from iadr1_lib.runs import Run, UserError, WrongUse, project_root, raise_if_full, stamp, write_json
+from iadr1_lib.protocols import COURSE
+from iadr1_lib.runs import Run, UserError, WrongUse, project_root, raise_if_full, read_json, stamp, write_json
 
 if TYPE_CHECKING:
     import pandas as pd
     from PIL import Image
 
     from iadr1_lib.benchmarks import Sample
+    from iadr1_lib.protocols import Protocol
+    from iadr1_lib.speed import Speed
     from iadr1_lib.teachers import Teacher
 
 FAILED, WRONG_USE, STOPPED = 1, 2, 130
@@ -83,6 +87,20 @@ class Prompt(StrEnum):
 
     BARE = "bare"
     YES_NO = "yes-no"
+
+
+class ProtocolName(StrEnum):
+    """How every detail of asking is set: as the released test scripts do, or one way for all models."""
+
+    RELEASED = "released"
+    FAIR = "fair"
+
+
+class Kind(StrEnum):
+    """Whether a model is as published or came out of PA-SFT or SC-GRPO."""
+
+    BASE = "base"
+    TUNED = "tuned"
 
 
 ProfileOption = Annotated[str, typer.Option(help="Size of the course: a file in data/profiles/.")]
@@ -331,8 +349,18 @@ def evaluate(
     model: ModelOption,
     data: Annotated[Path, typer.Option(help="Data set's root, one category of it, or an index file.")],
     out: Annotated[Path | None, typer.Option(help="Metrics file; predictions lie beside it.")] = None,
-    parser: Annotated[str, typer.Option(help="How answers are read: fair, strict, ...")] = "fair",
+    parser: Annotated[
+        str | None, typer.Option(help="How answers are read: fair (default), strict, ...; a protocol brings its own.")
+    ] = None,
     prompt: PromptOption = Prompt.BARE,
+    protocol: Annotated[
+        ProtocolName | None, typer.Option(help="Ask by a protocol, by the model's family; --prompt then says nothing.")
+    ] = None,
+    kind: Annotated[Kind, typer.Option(help="For --protocol: what the model is.")] = Kind.TUNED,
+    answer_only: Annotated[
+        bool, typer.Option("--answer-only", help="One pass for P(Yes); nothing is written.")
+    ] = False,
+    profile_speed: Annotated[bool, typer.Option("--profile-speed", help="Only say how fast it is, and why.")] = False,
     layout: Annotated[str | None, typer.Option(help="Such as mvtec or visa; by default found by looking.")] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Pictures per forward pass.")] = 32,
     seed: SeedOption = 0,
@@ -343,10 +371,18 @@ def evaluate(
     """
     from iadr1_lib import benchmarks, scoring, sources
 
+    asked = _protocol(model, protocol, kind) if protocol else None
+    parser = parser or (asked.parser if asked and not answer_only else "fair")
     if parser not in scoring.PARSERS:
         raise WrongUse(f"unknown parser {parser}: choose from {', '.join(scoring.PARSERS)}")
     samples = [sample for sample in sources.load_samples(data, layout) if sample.split == "test"]
     benchmarks.require_both_labels(samples, data)
+    if profile_speed:
+        from iadr1_lib import speed
+
+        found = speed.measure(model, samples, prompt=asked or prompt.value, **_lengths(batch_size, answer_only, asked))
+        _print_table(_speed_table(found))
+        return
     from iadr1_lib import inference
 
     out = out or Path(f"evaluation_{data.resolve().name}.json")
@@ -355,14 +391,82 @@ def evaluate(
         predictions.unlink(missing_ok=True)
         out.unlink()
     inference.predict(
-        model, samples, predictions, prompt=prompt.value, protocol=parser, batch_size=batch_size, seed=seed
+        model,
+        samples,
+        predictions,
+        prompt=prompt.value,
+        protocol=asked or COURSE,
+        batch_size=batch_size,
+        seed=seed,
+        answer_only=answer_only,
     )
     table = scoring.score(scoring.read_predictions(predictions), parser, seed)
-    said = {"model": str(model), "data": str(data), "parser": parser, "prompt": prompt.value}
+    said = {"model": str(model), "data": str(data), "parser": parser, "answer_only": answer_only}
+    said |= {"prompt": asked.prompt if asked else prompt.value, "protocol": asked.name if asked else COURSE}
     rows = scoring.metric_rows(table, data.resolve().name)
     write_json(out, {"rows": rows, "provenance": stamp(said, seed, [data if data.is_dir() else data.parent])})
     _console().print(_score_table(table))
     print(f"{len(samples)} pictures; metrics in {out}, predictions in {predictions}")
+
+
+def _protocol(model: Path, name: ProtocolName, kind: Kind) -> Protocol:
+    from iadr1_lib import protocols
+
+    config = read_json(model / "config.json")
+    if config is None:
+        raise UserError(f"there is no model in {model} (config.json is missing): name a folder that holds one")
+    return protocols.protocol(name.value, protocols.family_of(config), kind.value)
+
+
+def _lengths(batch_size: int, answer_only: bool, asked: Protocol | None) -> dict[str, Any]:
+    length = {"max_new_tokens": asked.max_new_tokens} if asked else {}
+    return {"batch_size": batch_size, "answer_only": answer_only, **length}
+
+
+def _speed_table(found: Speed) -> pd.DataFrame:
+    """Seconds and share of each part of answering, and what they make per image."""
+    import pandas as pd
+
+    whole = found.images / found.images_per_second
+    rows = [(name, f"{spent:.2f}", f"{100 * spent / whole:.0f} %") for name, spent in found.seconds.items()]
+    said = f"{found.images_per_second:.1f} images/s, {found.tokens_per_answer:.0f} tokens each"
+    return pd.DataFrame([*rows, (said, f"{whole:.2f}", "100 %")], columns=["part", "seconds", "share"])
+
+
+@app.command()
+def score(
+    predictions: Annotated[Path, typer.Option(help="JSON Lines that an evaluation wrote.")],
+    parser: Annotated[str, typer.Option(help="How answers are read: fair, strict, ..., or all of them.")] = "fair",
+    out: Annotated[Path | None, typer.Option(help="Metrics file to write: rows and provenance.")] = None,
+    seed: SeedOption = 0,
+) -> None:
+    """Score saved answers again, without a model: metrics, P(Yes), agreement of reasoning and tags."""
+    from iadr1_lib import scoring
+
+    if parser not in (*scoring.PARSERS, "all"):
+        raise WrongUse(f"unknown parser {parser}: choose from {', '.join(scoring.PARSERS)}, all")
+    table = scoring.read_predictions(predictions)
+    protocol = scoring.require_one_protocol({str(predictions): table})
+    read_by = list(scoring.PARSERS) if parser == "all" else [parser]
+    scores = {name: scoring.score(table, name, seed) for name in read_by}
+    rows = [
+        row
+        for name, scored in scores.items()
+        for found in (scored, scoring.agreement(table, name, seed))
+        for row in scoring.metric_rows(found, name)
+    ]
+    rows += scoring.metric_rows(scoring.ranking(table, seed), "p_yes")
+    if parser == "all":
+        _print_table(scoring.parser_table(table).round(1).reset_index())
+    else:
+        _console().print(_score_table(scores[parser]))
+    if odd := scoring.unknown_types(table):
+        print(f"types that the vocabulary lacks are right only word by word: {', '.join(odd)}")
+    print(f"{len(table)} answers, protocol {protocol}")
+    if out:
+        digest = hashlib.sha256(predictions.read_bytes()).hexdigest()
+        said = {"predictions": str(predictions), "sha256": digest, "parser": parser, "protocol": protocol}
+        print(f"metrics in {write_json(out, {'rows': rows, 'provenance': stamp(said, seed, [])})}")
 
 
 @app.command()
