@@ -5,6 +5,7 @@ Exit status: 0 done, 1 failed, 2 wrong use, 130 stopped by the user.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -18,7 +19,8 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
-from iadr1_lib.runs import Run, UserError, WrongUse, project_root, raise_if_full, stamp, write_json
+from iadr1_lib.protocols import COURSE
+from iadr1_lib.runs import Run, UserError, WrongUse, project_root, raise_if_full, read_json, stamp, write_json
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -26,6 +28,8 @@ if TYPE_CHECKING:
 
     from iadr1_lib.benchmarks import Sample
     from iadr1_lib.planning import Plan
+    from iadr1_lib.protocols import Protocol
+    from iadr1_lib.speed import Speed
     from iadr1_lib.teachers import Teacher
 
 FAILED, WRONG_USE, STOPPED = 1, 2, 130
@@ -94,6 +98,20 @@ class Prompt(StrEnum):
 
     BARE = "bare"
     YES_NO = "yes-no"
+
+
+class ProtocolName(StrEnum):
+    """How every detail of asking is set: as the released test scripts do, or one way for all models."""
+
+    RELEASED = "released"
+    FAIR = "fair"
+
+
+class Kind(StrEnum):
+    """Whether a model is as published or came out of PA-SFT or SC-GRPO."""
+
+    BASE = "base"
+    TUNED = "tuned"
 
 
 ProfileOption = Annotated[str, typer.Option(help="Size of the course: a file in data/profiles/.")]
@@ -493,10 +511,20 @@ def evaluate(
     model: FolderOrNameOption,
     data: Annotated[Path, typer.Option(help="Data set's root, one category, an index file, or elpv (solar cells).")],
     out: Annotated[Path | None, typer.Option(help="Metrics file; predictions lie beside it.")] = None,
-    parser: Annotated[str, typer.Option(help="How answers are read: fair, strict, ...")] = "fair",
+    parser: Annotated[
+        str | None, typer.Option(help="How answers are read: fair (default), strict, ...; a protocol brings its own.")
+    ] = None,
     prompt: Annotated[
         Prompt | None, typer.Option(help="By default bare for a folder, yes-no for a model behind an API.")
     ] = None,
+    protocol: Annotated[
+        ProtocolName | None, typer.Option(help="Ask by a protocol, by the model's family; --prompt then says nothing.")
+    ] = None,
+    kind: Annotated[Kind, typer.Option(help="For --protocol: what the model is.")] = Kind.TUNED,
+    answer_only: Annotated[
+        bool, typer.Option("--answer-only", help="One pass for P(Yes); nothing is written.")
+    ] = False,
+    profile_speed: Annotated[bool, typer.Option("--profile-speed", help="Only say how fast it is, and why.")] = False,
     layout: Annotated[str | None, typer.Option(help="Such as mvtec or visa; by default found by looking.")] = None,
     root: Annotated[Path | None, typer.Option(help="Of an index file: the folder that its paths start from.")] = None,
     shots: Annotated[int, typer.Option(min=0, max=1, help="1: a normal reference before each picture.")] = 0,
@@ -521,6 +549,8 @@ def evaluate(
     from iadr1_lib import api_models, benchmarks, scoring
     from iadr1_lib.references import references
 
+    asked = _protocol(Path(model), protocol, kind) if protocol else None
+    parser = parser or (asked.parser if asked and not answer_only else "fair")
     if parser not in scoring.PARSERS:
         raise WrongUse(f"unknown parser {parser}: choose from {', '.join(scoring.PARSERS)}")
     table = _load(data, layout, root)
@@ -528,14 +558,24 @@ def evaluate(
     benchmarks.require_both_labels(samples, data)
     manner = {"concurrency": concurrency, "requests_per_minute": requests_per_minute, "key_variable": key_variable}
     endpoint = api_models.endpoint_named(model, logprobs, max_tokens=max_tokens, **manner)
-    asked = prompt or (Prompt.YES_NO if endpoint else Prompt.BARE)
+    if endpoint and (protocol or answer_only or profile_speed):
+        raise WrongUse(
+            "--protocol, --answer-only and --profile-speed are for model folders, not for models behind an API"
+        )
+    mode = (prompt or (Prompt.YES_NO if endpoint else Prompt.BARE)).value
+    if profile_speed:
+        from iadr1_lib import speed
+
+        lengths = _lengths(batch_size, answer_only, asked)
+        _print_table(_speed_table(speed.measure(Path(model), samples, prompt=asked or mode, **lengths)))
+        return
     if shots and endpoint:
         raise WrongUse("--shots 1 is for model folders: models behind an API are shown one picture")
     beside: dict[str, Any] = {}
     if shots:
         pool = [*table, *(_load(train) if train else [])]
-        kind = reference_kind.value
-        beside["references"] = references(samples, pool, kind=kind, seed=seed, templates=table.templates)
+        how: dict[str, Any] = {"kind": reference_kind.value, "seed": seed, "templates": table.templates}
+        beside["references"] = references(samples, pool, **how)
     out = out or Path(f"evaluation_{data.resolve().name}.json")
     predictions = out.with_suffix(".predictions.jsonl")
     if out.exists():
@@ -545,15 +585,17 @@ def evaluate(
         from iadr1_lib.remote import Remote
 
         remote = Remote(endpoint, replies or out.with_suffix(".replies"), cost_cap)
-        api_models.predict_remote(remote, samples, predictions, prompt=asked.value, protocol=parser, seed=seed)
+        api_models.predict_remote(remote, samples, predictions, prompt=mode, protocol=COURSE, seed=seed)
     else:
         from iadr1_lib import inference
 
-        options: dict[str, Any] = {"prompt": asked.value, "protocol": parser, "batch_size": batch_size, "seed": seed}
+        options: dict[str, Any] = {"prompt": mode, "protocol": asked or COURSE, "batch_size": batch_size, "seed": seed}
+        options["answer_only"] = answer_only
         with _kept_answers(predictions, len(samples)):
             inference.predict(Path(model), samples, predictions, **options, **beside)
     scores = scoring.score(scoring.read_predictions(predictions), parser, seed)
-    said = {"model": str(model), "data": str(data), "parser": parser, "prompt": asked.value, "shots": shots}
+    said = {"model": str(model), "data": str(data), "parser": parser, "shots": shots, "answer_only": answer_only}
+    said |= {"prompt": asked.prompt if asked else mode, "protocol": asked.name if asked else COURSE}
     said |= {"reference_kind": reference_kind.value} if shots else {}
     rows = scoring.metric_rows(scores, data.resolve().name)
     folder = root or (data if data.is_dir() else data.parent)
@@ -617,6 +659,66 @@ def _kept_answers(predictions: Path, asked: int) -> Iterator[None]:
         done = len(predictions.read_bytes().splitlines())
         kept = f"{done} of {asked} answers are kept in {predictions}, and the same command goes on from there"
         raise UserError(f"{error} {kept}.") from error
+
+
+def _protocol(model: Path, name: ProtocolName, kind: Kind) -> Protocol:
+    from iadr1_lib import protocols
+
+    config = read_json(model / "config.json")
+    if config is None:
+        raise UserError(f"there is no model in {model} (config.json is missing): name a folder that holds one")
+    return protocols.protocol(name.value, protocols.family_of(config), kind.value)
+
+
+def _lengths(batch_size: int, answer_only: bool, asked: Protocol | None) -> dict[str, Any]:
+    length = {"max_new_tokens": asked.max_new_tokens} if asked else {}
+    return {"batch_size": batch_size, "answer_only": answer_only, **length}
+
+
+def _speed_table(found: Speed) -> pd.DataFrame:
+    """Seconds and share of each part of answering, and what they make per image."""
+    import pandas as pd
+
+    whole = found.images / found.images_per_second
+    rows = [(name, f"{spent:.2f}", f"{100 * spent / whole:.0f} %") for name, spent in found.seconds.items()]
+    said = f"{found.images_per_second:.1f} images/s, {found.tokens_per_answer:.0f} tokens each"
+    return pd.DataFrame([*rows, (said, f"{whole:.2f}", "100 %")], columns=["part", "seconds", "share"])
+
+
+@app.command()
+def score(
+    predictions: Annotated[Path, typer.Option(help="JSON Lines that an evaluation wrote.")],
+    parser: Annotated[str, typer.Option(help="How answers are read: fair, strict, ..., or all of them.")] = "fair",
+    out: Annotated[Path | None, typer.Option(help="Metrics file to write: rows and provenance.")] = None,
+    seed: SeedOption = 0,
+) -> None:
+    """Score saved answers again, without a model: metrics, P(Yes), agreement of reasoning and tags."""
+    from iadr1_lib import scoring
+
+    if parser not in (*scoring.PARSERS, "all"):
+        raise WrongUse(f"unknown parser {parser}: choose from {', '.join(scoring.PARSERS)}, all")
+    table = scoring.read_predictions(predictions)
+    protocol = scoring.require_one_protocol({str(predictions): table})
+    read_by = list(scoring.PARSERS) if parser == "all" else [parser]
+    scores = {name: scoring.score(table, name, seed) for name in read_by}
+    rows = [
+        row
+        for name, scored in scores.items()
+        for found in (scored, scoring.agreement(table, name, seed))
+        for row in scoring.metric_rows(found, name)
+    ]
+    rows += scoring.metric_rows(scoring.ranking(table, seed), "p_yes")
+    if parser == "all":
+        _print_table(scoring.parser_table(table).round(1).reset_index())
+    else:
+        _console().print(_score_table(scores[parser]))
+    if odd := scoring.unknown_types(table):
+        print(f"types that the vocabulary lacks are right only word by word: {', '.join(odd)}")
+    print(f"{len(table)} answers, protocol {protocol}")
+    if out:
+        digest = hashlib.sha256(predictions.read_bytes()).hexdigest()
+        said = {"predictions": str(predictions), "sha256": digest, "parser": parser, "protocol": protocol}
+        print(f"metrics in {write_json(out, {'rows': rows, 'provenance': stamp(said, seed, [])})}")
 
 
 @app.command()

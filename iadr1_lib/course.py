@@ -15,7 +15,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from iadr1_lib import engines, expert_ad, synthetic
+from iadr1_lib import engines, expert_ad, protocols, synthetic
 from iadr1_lib.benchmarks import Sample, load_mvtec
 from iadr1_lib.engines import EngineSettings
 from iadr1_lib.records import labelled, pa_sft_row
@@ -265,6 +265,25 @@ def predict_stage(run: Run, stage: str, samples: Sequence[Sample]) -> Path:
     """Answers of a stage's model on `samples` -> predictions/<stage>.jsonl. The base is asked for yes or no."""
     prompt = evaluation_settings(run).base_prompt if stage == "base" else "bare"
     return predict_model(run, stage_model(run, stage), samples, run.path("predictions", f"{stage}.jsonl"), prompt)
+
+
+def predict_protocol(run: Run, stage: str, name: str, samples: Sequence[Sample]) -> Path:
+    """Answers of a stage's model asked by the protocol "released" or "fair" -> predictions/<name>/<stage>.jsonl.
+
+    Answers are as long as the profile lets them be, since the mini VLM has no released length.
+    """
+    from iadr1_lib import inference
+
+    evaluation = evaluation_settings(run)
+    return inference.predict(
+        stage_model(run, stage),
+        samples,
+        run.path("predictions", name, f"{stage}.jsonl"),
+        protocol=protocols.protocol(name, "mini", "base" if stage == "base" else "tuned"),
+        batch_size=evaluation.batch,
+        max_new_tokens=evaluation.max_new_tokens,
+        seed=run.seed,
+    )
 
 
 def predict_model(run: Run, model: Path, samples: Sequence[Sample], out: Path, prompt: str = "bare") -> Path:

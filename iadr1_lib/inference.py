@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+import sys
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -177,12 +179,15 @@ def model_name(model_dir: Path | str) -> str:
 
 
 def _area(path: str) -> int:
-    """Pixels by the file's header, which orders batches by the length of their prompts; 0 for what is no picture."""
+    """Pixels by the file's header, which orders batches by the length of their prompts.
+
+    What is no picture comes last, so that all others are answered before open_image says what is wrong.
+    """
     try:
         with Image.open(path) as picture:
             return picture.width * picture.height
     except (OSError, ValueError):
-        return 0  # open_image will say what is wrong
+        return sys.maxsize
 
 
 def batches_of(samples: Sequence[Sample], size: int) -> list[list[Sample]]:
@@ -203,7 +208,7 @@ def _decoded(
         return batch, [[picture.result() for picture in shown] for shown in pictures]
 
     def shown_of(sample: Sample) -> list[Future[Image.Image]]:
-        paths = [references[sample.image], sample.image] if references else [sample.image]
+        paths: list[str | Path] = [references[sample.image], sample.image] if references else [sample.image]
         return [pool.submit(_open, path, max_side) for path in paths]
 
     try:
@@ -246,9 +251,9 @@ def predict(
     it anew.
 
     Each row holds image, category, benchmark, label, location, type (the truth), raw (the text), p_yes, prompt (mode,
-    or all that was said), protocol (its name), model, seed. Rows come batch by batch, small pictures first. With `references` (image -> a normal
-    picture) every question shows two pictures, the reference first, and the row holds it as `reference`; UserError if
-    a sample has none.
+    or all that was said), protocol (its name), model, seed. Rows come batch by batch, small pictures first. With
+    `references` (image -> a normal picture) every question shows two pictures, the reference first, and the row holds
+    it as `reference`; UserError if a sample has none.
     """
     if references is not None:
         require_references(samples, references)

@@ -130,11 +130,11 @@ _RELEASED: dict[tuple[Family, Kind], Protocol] = {
 def protocol(name: str, family: str, kind: str) -> Protocol:
     """The protocol of that name for a kind of model.
 
-    ``fair`` asks every model the question and then for yes or no, with the picture at most 512 pixels wide and high,
-    greedily, and reads with the parser ``fair``. The request is in it because a base or API model that is not asked for
-    a form may answer in any, and would be scored on manners; a tuned model, which keeps its own form, loses little by
-    four more words (how much is measured in notebook 08). One prompt for all is the point: no cell of a table is
-    flattered by its wording.
+    ``fair`` asks every model the bare question, with the picture at most 512 pixels wide and high, greedily, and reads
+    with the parser ``fair``. The question can be answered by yes or no as it stands, and what is not so answered counts
+    as unparsed and is shown. A request for yes or no would pull tuned models away from the words they were trained on:
+    on the mini dev set it took 6 and 8 points from SC-GRPO and PA-SFT and gave the base nothing (63.0 without, 62.3
+    with it; 300 pictures, seed 0). One prompt for all is the point: no cell of a table is flattered by its wording.
 
     Raises:
         UserError: an unknown name, family or kind, or a kind that the released scripts do not have.
@@ -148,8 +148,7 @@ def protocol(name: str, family: str, kind: str) -> Protocol:
     if name == "released":
         return found
     length = _MINI if family == "mini" else _LONG
-    text = PROMPTS["yes-no"]
-    return Protocol("fair", kind, family, text, "fair", max_side=512, max_new_tokens=length)  # type: ignore[arg-type]
+    return Protocol("fair", kind, family, QUESTION, "fair", max_side=512, max_new_tokens=length)  # type: ignore[arg-type]
 
 
 _FAMILY_OF_TYPE: dict[str, Family] = {

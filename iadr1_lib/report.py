@@ -169,9 +169,12 @@ def notebook_times(folder: Path) -> pd.DataFrame:
 
 
 def predictions(folder: Path) -> dict[str, pd.DataFrame]:
-    """Predictions of every stage that has some, in the course's order."""
+    """Predictions of every stage that has some, in the course's order; UserError if their protocols differ."""
     files = {stage: folder / "predictions" / f"{stage}.jsonl" for stage in STAGES}
-    return {stage: scoring.read_predictions(path) for stage, path in files.items() if path.exists()}
+    found = {stage: scoring.read_predictions(path) for stage, path in files.items() if path.exists()}
+    if found:
+        scoring.require_one_protocol(found)
+    return found
 
 
 @lru_cache(maxsize=256)

@@ -225,6 +225,33 @@ def _type_name(text: str) -> str | None:
     return category_of_words(text) or tidy(text) or None
 
 
+def parser_table(predictions: pd.DataFrame) -> pd.DataFrame:
+    """One row per parser, in percent: balanced accuracy (mean of benchmarks), the points it moves away from ``fair``,
+    share unparsed, and the share of answers that it reads otherwise than ``fair`` does."""
+    said = {parser: [read_answer(raw, parser) for raw in predictions["raw"]] for parser in PARSERS}
+    groups = [np.flatnonzero(predictions["benchmark"] == name) for name in predictions["benchmark"].unique()]
+    labels = list(predictions["label"])
+    accuracies = {
+        parser: float(np.mean([balanced_accuracy([labels[i] for i in g], [answers[i] for i in g]) for g in groups]))
+        for parser, answers in said.items()
+    }
+    rows = {
+        parser: {
+            "balanced accuracy": accuracies[parser],
+            "points against fair": accuracies[parser] - accuracies["fair"],
+            "unparsed": 100 * float(np.mean([answer is None for answer in answers])),
+            "read otherwise": 100 * float(np.mean([a != b for a, b in zip(answers, said["fair"], strict=True)])),
+        }
+        for parser, answers in said.items()
+    }
+    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("parser")
+
+
+def unknown_types(predictions: pd.DataFrame) -> list[str]:
+    """True types that are none of the vocabulary's words."""
+    return sorted({kind for kind in predictions["type"].dropna() if category_of_words(kind) is None})
+
+
 # --------------------------------------------------------------------------------------- estimates, intervals
 
 

@@ -31,6 +31,7 @@ COMMANDS = (
     "expert-ad",
     "ablate",
     "report",
+    "score",
     "sanity",
     "check-vllm",
     "plan",
@@ -465,3 +466,63 @@ def test_magnetic_tiles_become_a_set_by_one_command(shared: Path, tmp_path: Path
     assert report["turned away"] == {"empty mask": 4}
     assert set(report["type"]) <= {"hole", "damage", "abrasion"}
     assert "none stated" in (tmp_path / "README.md").read_text()
+
+
+# --- score ----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def answers(tmp_path: Path) -> Path:
+    """Saved answers to eight pictures, all right."""
+    keys = {"category": "bolt", "benchmark": "parts", "p_yes": 0.5, "prompt": "bare", "protocol": "course"}
+    keys |= {"model": "m", "seed": 0}
+    rows = []
+    for number in range(8):
+        truth = {"label": "yes", "location": "top left", "type": "scratch", "raw": YES}
+        truth = truth if number % 2 else {"label": "no", "location": None, "type": None, "raw": NO}
+        rows.append(json.dumps({"image": f"{number}.png"} | keys | truth))
+    path = tmp_path / "answers.jsonl"
+    path.write_text("\n".join(rows) + "\n")
+    return path
+
+
+def test_score_needs_no_model_and_writes_metrics(answers: Path, tmp_path: Path) -> None:
+    out = tmp_path / "metrics.json"
+    result = iadr1("score", "--predictions", answers, "--out", out)
+    assert result.exit_code == 0, result.output
+    rows = {row["name"]: row["value"] for row in read_json(out)["rows"]}
+    assert rows["fair/balanced_accuracy/parts"] == 100 and rows["fair/reasoning_agrees/parts"] is not None
+    assert rows["p_yes/auroc/parts"] == 50
+    assert read_json(out)["provenance"]["parameters"]["protocol"] == "course"
+
+
+def test_score_by_all_parsers(answers: Path, tmp_path: Path) -> None:
+    out = tmp_path / "metrics.json"
+    assert iadr1("score", "--predictions", answers, "--parser", "all", "--out", out).exit_code == 0
+    rows = {row["name"]: row["value"] for row in read_json(out)["rows"]}
+    assert rows["strict/balanced_accuracy/parts"] == rows["released-tagged/balanced_accuracy/parts"] == 100
+    assert rows["released-free-text/balanced_accuracy/parts"] < 100
+
+
+@pytest.mark.parametrize("damage", ["half", "missing column", "no category", "two protocols"])
+def test_score_names_file_and_line_and_keeps_earlier_metrics(answers: Path, tmp_path: Path, damage: str) -> None:
+    out = tmp_path / "metrics.json"
+    iadr1("score", "--predictions", answers, "--out", out)
+    before = out.read_bytes()
+    lines = answers.read_text().splitlines()
+    last = json.loads(lines[-1])
+    changed = {
+        "half": lines[-1][:50],
+        "missing column": json.dumps({key: value for key, value in last.items() if key != "raw"}),
+        "no category": json.dumps(last | {"category": None}),
+        "two protocols": json.dumps(last | {"protocol": "fair"}),
+    }
+    answers.write_text("\n".join([*lines[:-1], changed[damage]]))
+    said = complaint(iadr1("score", "--predictions", answers, "--out", out))
+    assert "answers.jsonl" in said and (damage == "two protocols" or "line 8" in said)
+    assert out.read_bytes() == before
+
+
+def test_score_of_nothing_and_by_an_unknown_parser(answers: Path, tmp_path: Path) -> None:
+    assert "none.jsonl" in complaint(iadr1("score", "--predictions", tmp_path / "none.jsonl"))
+    assert "released-tagged" in complaint(iadr1("score", "--predictions", answers, "--parser", "kind"), 2)

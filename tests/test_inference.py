@@ -11,11 +11,12 @@ import tiny_vlm
 import torch
 from PIL import Image
 
-from iadr1_lib import inference
+from iadr1_lib import inference, speed
 from iadr1_lib.answer import QUESTION
 from iadr1_lib.benchmarks import Sample
 from iadr1_lib.inference import generate, predict, prompt_messages
 from iadr1_lib.models import load_model
+from iadr1_lib.protocols import protocol
 from iadr1_lib.runs import UserError
 
 KEYS = {
@@ -190,3 +191,88 @@ def test_a_picture_that_vanishes_on_the_way_leaves_what_was_answered(
     with pytest.raises(UserError, match="lost.png"):
         predict(folder, [*samples[:4], lost], tmp_path / "p.jsonl", batch_size=2, max_new_tokens=4, quiet=True)
     assert [r["image"] for r in rows_of(tmp_path / "p.jsonl")] == [s.image for s in samples[:4]]
+
+
+# --- protocols ------------------------------------------------------------------------------------------
+
+
+def test_a_protocol_is_asked_and_noted(folder: Path, samples: list[Sample], tmp_path: Path) -> None:
+    asked = protocol("released", "mini", "base")
+    rows = rows_of(predict(folder, samples[:3], tmp_path / "p.jsonl", protocol=asked, max_new_tokens=4, quiet=True))
+    assert {(r["protocol"], r["prompt"]) for r in rows} == {("released", asked.prompt)}
+    model, processor = load_model(folder)
+    picture = inference.open_image(samples[0].image)
+    assert rows[0]["raw"] == generate(model, processor, [[picture]], prompt=asked, max_new_tokens=4)[0][0]
+    predict(folder, samples[:3], tmp_path / "p.jsonl", max_new_tokens=4, quiet=True)
+    assert {r["protocol"] for r in rows_of(tmp_path / "p.jsonl")} == {"course"}  # the others are set aside
+    assert len(rows_of(tmp_path / "p.jsonl.old")) == 3
+
+
+def test_sampling_follows_the_seed(folder: Path, samples: list[Sample], tmp_path: Path) -> None:
+    asked = protocol("released", "qwen", "base")  # temperature 0.7
+    made = [
+        [
+            r["raw"]
+            for r in rows_of(
+                predict(folder, samples, tmp_path / name, protocol=asked, max_new_tokens=8, seed=seed, quiet=True)
+            )
+        ]
+        for name, seed in (("a", 0), ("b", 0), ("c", 1))
+    ]
+    assert made[0] == made[1] != made[2]
+
+
+def test_batches_go_from_small_to_large_pictures(folder: Path, tmp_path: Path) -> None:
+    mixed = []
+    for number, side in enumerate((60, 20, 40, 20)):
+        path = tmp_path / f"{number}.png"
+        Image.new("RGB", (side, side)).save(path)
+        mixed.append(Sample(str(path), "no", None, None, None, "c", "tiny", "test", "x"))
+    out = predict(folder, mixed, tmp_path / "p.jsonl", batch_size=2, max_new_tokens=2, quiet=True)
+    assert [Path(r["image"]).stem for r in rows_of(out)] == ["1", "3", "2", "0"]
+
+
+def test_a_damaged_line_stops_the_run_and_is_named(folder: Path, samples: list[Sample], tmp_path: Path) -> None:
+    out = tmp_path / "p.jsonl"
+    predict(folder, samples[:2], out, max_new_tokens=2, quiet=True)
+    before = out.read_bytes()
+    out.write_bytes(b"{broken\n" + before)
+    with pytest.raises(UserError, match="p.jsonl, line 1"):
+        predict(folder, samples, out, max_new_tokens=2, quiet=True)
+    assert out.read_bytes().endswith(before)
+
+
+# --- answers only, speed --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("prompt", ["yes-no", "bare"])
+def test_answer_only_reads_p_yes_where_generation_would_choose(
+    folder: Path, samples: list[Sample], prompt: str
+) -> None:
+    model, processor = load_model(folder)
+    images = [[inference.open_image(s.image)] for s in samples]
+    forced, yes, no = inference._choice(processor, tagged=prompt == "bare")
+    assert forced == ("<think></think>" if prompt == "bare" else "")
+    assert not forced or processor.tokenizer.decode(yes + no) == "<location><answer>"
+    made = inference.answer_only(model, processor, images, prompt=prompt)
+    for group, (word, p) in zip(images, made, strict=True):
+        text = processor.apply_chat_template(prompt_messages(prompt), add_generation_prompt=True) + forced
+        inputs = processor(images=[group], text=[text], return_tensors="pt")
+        with torch.inference_mode():
+            chances = model(**inputs).logits[0, -1].softmax(-1)
+        wanted = float(chances[yes].sum() / (chances[yes].sum() + chances[no].sum()))
+        assert p == pytest.approx(wanted, abs=1e-5) and word == ("Yes" if p > 0.5 else "No")
+
+
+def test_answer_only_rows_are_of_a_protocol_of_their_own(folder: Path, samples: list[Sample], tmp_path: Path) -> None:
+    rows = rows_of(predict(folder, samples, tmp_path / "p.jsonl", answer_only=True, quiet=True))
+    assert {r["protocol"] for r in rows} == {"course, answer only"} and len(rows) == len(samples)
+
+
+def test_speed_says_where_the_time_goes(folder: Path, samples: list[Sample]) -> None:
+    found = speed.measure(folder, samples, batch_size=3, max_new_tokens=5)
+    parts = {"decode", "processor", "prefill", "steps", "choosing", "parsing"}
+    assert set(found.seconds) == parts and all(spent >= 0 for spent in found.seconds.values())
+    assert found.images == 6 and found.seconds["steps"] > 0
+    assert sum(found.seconds.values()) == pytest.approx(6 / found.images_per_second, rel=0.1)
+    assert speed.measure(folder, samples, answer_only=True).seconds["steps"] == 0

@@ -10,20 +10,25 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
-from sklearn.metrics import balanced_accuracy_score
+from sklearn.metrics import average_precision_score, balanced_accuracy_score, roc_auc_score
 
-from iadr1_lib.answer import build_answer
+from iadr1_lib.answer import CELLS, DEFECT_TYPES, build_answer
 from iadr1_lib.benchmarks import Sample
 from iadr1_lib.runs import UserError
 from iadr1_lib.scoring import (
     PARSERS,
     agreement,
+    areas,
+    grounding,
     label_only_baselines,
     metric_rows,
     paired_difference,
+    parser_table,
+    ranking,
     read_answer,
     read_predictions,
     score,
+    unknown_types,
 )
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -70,6 +75,46 @@ def test_any_text_is_read(text, parser):
     assert read_answer(text, parser) in ("yes", "no", None)
 
 
+words = st.text(st.characters(exclude_characters="<>", exclude_categories=["Cs"]), max_size=40)
+places, kinds = st.sampled_from(CELLS), st.sampled_from(DEFECT_TYPES)
+
+
+@given(words, places, kinds, st.sampled_from(["strict", "fair", "released-tagged"]))
+def test_built_answers_read_back(reasoning, place, kind, parser):
+    assert read_answer(build_answer(reasoning, "yes", place, kind), parser) == "yes"
+    assert read_answer(build_answer(reasoning, "no"), parser) == "no"
+
+
+blank = st.text(" \n\t", max_size=3)
+tag = st.sampled_from(
+    ["<think>", "</think>", "<location>", "</location>", "<type>", "</type>", "<answer>", "</answer>"]
+)
+pieces = st.lists(st.one_of(tag, words, st.sampled_from(["Yes", "no", "snout", "NO.", "\n"])), max_size=9).map("".join)
+
+
+@given(st.one_of(pieces, st.builds(lambda a, w: a + w, blank, st.sampled_from([YES, NO]))))
+def test_what_strict_reads_fair_reads_alike(text):
+    strict = read_answer(text, "strict")
+    assert strict is None or read_answer(text, "fair") == strict
+
+
+@given(st.sampled_from([YES, NO]), blank, blank, blank)
+def test_case_of_the_word_and_white_space_around_tags_change_nothing(text, before, between, after):
+    changed = before + text.replace("><", f">{between}<").replace("Yes<", "yEs<").replace("No<", "NO<") + after
+    for parser in ("strict", "fair"):
+        assert read_answer(changed, parser) == read_answer(text, parser)
+
+
+plain = st.text(st.characters(codec="ascii", exclude_characters="<>"), max_size=20)
+spoken = st.lists(st.one_of(plain, st.sampled_from(["Yes", "no", "snout", " NO."])), max_size=6).map("".join)
+
+
+@given(spoken)
+def test_case_changes_nothing_where_case_is_ignored(text):
+    for parser in ("fair", "released-free-text-ci"):
+        assert read_answer(text.swapcase(), parser) == read_answer(text, parser)
+
+
 def test_unknown_parser_names_the_choices():
     with pytest.raises(ValueError, match="fair"):
         read_answer("yes", "kind")
@@ -114,6 +159,13 @@ def test_predictions_round_trip(tmp_path):
         '{"image": "b.png"}',
         json.dumps(row("b.png", label="maybe")),
         json.dumps(row("b.png", raw=None)),
+        json.dumps(row("b.png", benchmark=" ")),
+        json.dumps(row("b.png") | {"category": None}),
+        json.dumps(row("b.png") | {"category": 7}),
+        json.dumps(row("b.png") | {"location": ["left"]}),
+        json.dumps(row("b.png") | {"p_yes": 1.5}),
+        json.dumps(row("b.png") | {"p_yes": "high"}),
+        json.dumps(row("b.png") | {"p_yes": float("nan")}),
     ],
 )
 def test_a_damaged_line_is_named(tmp_path, second):
@@ -231,6 +283,77 @@ def test_metric_rows_have_the_form_of_the_record():
     assert all(set(r) == {"name", "value", "low", "high", "n", "unit"} for r in rows)
 
 
+def test_kinds_of_errors_and_categories_by_hand():
+    rows = [row("1", raw=YES), row("2", raw=NO), row("3", raw="hm"), row("4", "no", YES), row("5", "no", "hm")]
+    rows += [row("6", raw=YES) | {"category": "d"}, row("7", "no", NO) | {"category": "d"}]
+    rows += [row("8", raw=NO) | {"category": "one label only"}]
+    scores = score(table(rows))
+    assert value(scores, "overkill") == pytest.approx(100 / 3)  # 4 of 4, 5, 7; 5 is unparsed, not called defective
+    assert value(scores, "miss") == pytest.approx(40)  # 2 and 8 of five
+    # category c: 1 of 3 defective and 0 of 2 normal ones; category d: all
+    assert value(scores, "balanced_accuracy_by_category") == pytest.approx((100 / 6 + 100) / 2)
+
+
+def test_the_bootstrap_keeps_the_mixture_of_labels():
+    """Where all answers are right, the share of yes is that of the labels in every draw: an interval of no width."""
+    frame = table([row(str(i), "yes" if i < 30 else "no", YES if i < 30 else NO) for i in range(100)])
+    scores = score(frame)
+    assert [value(scores, "share_yes", column=c) for c in ("low", "value", "high")] == pytest.approx([30, 30, 30])
+
+
+# --- parsers side by side -------------------------------------------------------------------------------
+
+
+def test_points_that_each_parser_moves():
+    rows = [row("1", raw="Yes, there is a scratch on the snout."), row("2", "no", "No"), row("3", "no", "No")]
+    found = parser_table(table([*rows, row("4", raw=YES)]))
+    assert found.loc["fair", "balanced accuracy"] == 100 and found.loc["fair", "points against fair"] == 0
+    assert found.loc["released-free-text", "balanced accuracy"] == 50  # 1 as No, 4 not at all
+    assert found.loc["strict", "unparsed"] == 75 and found.loc["released-tagged", "read otherwise"] == 75
+    assert found.loc["released-free-text-ci", "points against fair"] == 0
+
+
+def test_types_out_of_the_vocabulary_are_named():
+    assert unknown_types(table([row("1"), row("2", kind="Stain"), row("3", kind="bubble"), row("4", "no")])) == [
+        "bubble"
+    ]
+
+
+# --- P(Yes) ---------------------------------------------------------------------------------------------
+
+
+def test_ranking_is_sklearns_and_counts_what_has_no_p_yes():
+    rng = np.random.default_rng(0)
+    frame = drawn(3, n=60)
+    frame["p_yes"] = np.where(rng.random(len(frame)) < 0.1, None, rng.random(len(frame)).round(1))
+    found = ranking(frame)
+    for name, group in frame.groupby("benchmark"):
+        sure = group.dropna(subset=["p_yes"])
+        truth, p = sure["label"] == "yes", sure["p_yes"].astype(float)
+        assert value(found, "auroc", name) == pytest.approx(100 * roc_auc_score(truth, p))
+        assert value(found, "average_precision", name) == pytest.approx(100 * average_precision_score(truth, p))
+        assert value(found, "auroc", name, "n") == len(sure)
+        assert value(found, "share_without_p_yes", name) == pytest.approx(100 * group["p_yes"].isna().mean())
+    auroc = found[(found["metric"] == "auroc") & (found["benchmark"] == "mean")].iloc[0]
+    assert auroc["low"] < auroc["value"] < auroc["high"]
+    pd.testing.assert_frame_equal(found, ranking(frame))
+
+
+def test_areas_are_sklearns_under_any_weights():
+    rng = np.random.default_rng(1)
+    truth, p = rng.random(40) < 0.4, rng.random(40).round(1)
+    weights = rng.integers(0, 4, (20, 40)).astype(float)
+    aurocs, precisions = areas(truth, p, weights)
+    for w, auroc, precision in zip(weights, aurocs, precisions, strict=True):
+        assert auroc == pytest.approx(roc_auc_score(truth, p, sample_weight=w))
+        assert precision == pytest.approx(average_precision_score(truth, p, sample_weight=w))
+
+
+def test_ranking_without_any_p_yes_is_undefined():
+    found = ranking(table([row(str(i), "yes" if i else "no") | {"p_yes": None} for i in range(4)]))
+    assert np.isnan(value(found, "auroc", "bench")) and value(found, "share_without_p_yes", "bench") == 100
+
+
 # --- paired ---------------------------------------------------------------------------------------------
 
 
@@ -286,6 +409,33 @@ def test_agreement_of_reasoning_and_tags():
     assert value(found, "place_agrees") == 50 and value(found, "place_differs") == 25
     assert value(found, "type_agrees") == 50 and value(found, "type_differs") == 25
     assert value(found, "place_agrees", column="n") == 4
+    assert value(found, "reasoning_agrees") == 50 and value(found, "reasoning_opposes") == 0
+
+
+def test_reasoning_that_says_all_is_well_opposes_a_yes():
+    denies = build_answer("The whole surface looks normal . There is no defect .", "yes", "left", "scratch")
+    found = agreement(table([row("1"), row("2", raw=denies)]))
+    assert value(found, "reasoning_opposes") == 50 and value(found, "reasoning_agrees") == 50
+
+
+# --- places against masks -------------------------------------------------------------------------------
+
+
+def test_grounding_by_hand(tmp_path):
+    """A line along the top of the picture: each of the three top cells holds a part of it."""
+    mask = np.zeros((90, 90), np.uint8)
+    mask[10:14, 5:85] = 255
+    Image.fromarray(mask).save(tmp_path / "mask.png")
+    said = {place: build_answer("x", "yes", place, "scratch") for place in ("top left", "top", "center", "nowhere")}
+    rows = [row(place, raw=raw, location="top") for place, raw in said.items()]
+    rows += [row("missed", raw=NO, location="top"), row("no mask"), row("normal", "no", YES)]
+    where = {"category": "c", "benchmark": "bench", "split": "test", "source": "test"}
+    masks = {name: str(tmp_path / "mask.png") for name in (*said, "missed")}
+    samples = [Sample(r["image"], r["label"], masks.get(r["image"]), None, None, **where) for r in rows]
+    found = grounding(table(rows), samples)
+    assert value(found, "grounding", "bench") == pytest.approx(40)  # top left and top, of five with a mask
+    assert value(found, "grounding", "bench", "n") == 5
+    assert np.isnan(value(grounding(table(rows), []), "grounding", "bench"))
 
 
 def test_agreement_without_a_yes_is_undefined():

@@ -1,0 +1,98 @@
+"""Protocols: the facts of the released scripts, one fair way for all, messages as chat templates take them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from iadr1_lib.answer import QUESTION
+from iadr1_lib.protocols import FAMILIES, KINDS, Family, Kind, Protocol, family_of, protocol
+from iadr1_lib.runs import UserError
+from iadr1_lib.scoring import PARSERS
+
+PAIRS: list[tuple[Family, Kind]] = [(family, kind) for family in FAMILIES for kind in KINDS]
+TAGGED, WORDS, LOWERED = "released-tagged", "released-free-text", "released-free-text-ci"
+UNTUNED = ("internvl", "commercial")  # the paper tunes none of these
+
+# reference/paper.md, "At test time": picture's name, yes or no asked for, temperature, top_p, new tokens, parser
+RELEASED = {
+    ("qwen", "tuned"): ("test image", False, 0, 0.8, 512, TAGGED),
+    ("qwen", "base"): ("test image", True, 0.7, 0.8, 512, WORDS),
+    ("llava-onevision", "tuned"): ("query image", False, 0, 1, 512, TAGGED),
+    ("llava-onevision", "base"): ("query image", False, 0, 1, 512, TAGGED),
+    ("llava-1.6", "tuned"): ("query image", False, 0, 1, 512, TAGGED),
+    ("llava-1.6", "base"): ("query image", False, 0, 1, 512, TAGGED),
+    ("llava-1.5", "tuned"): ("test image", False, 0, 1, 512, TAGGED),
+    ("llava-1.5", "base"): ("test image", True, 0, 1, 512, LOWERED),
+    ("internvl", "base"): ("query image", True, 0, 1, 128, LOWERED),
+    ("commercial", "base"): ("test image", True, None, None, 600, WORDS),
+    ("mini", "tuned"): ("query image", False, 0, 1, 96, TAGGED),
+    ("mini", "base"): ("query image", False, 0, 1, 96, TAGGED),
+}
+
+
+@pytest.mark.parametrize("pair", RELEASED)
+def test_released_says_what_the_scripts_do(pair: tuple[Family, Kind]) -> None:
+    p = protocol("released", *pair)
+    told = (p.image_word, p.asks_yes_no, p.temperature, p.top_p, p.max_new_tokens, p.parser)
+    assert told == RELEASED[pair] and p.name == "released" and (p.family, p.kind) == pair
+    assert p.parser in PARSERS
+    assert (p.max_side == 512) == (pair[0] == "commercial")
+
+
+def test_where_the_words_stand() -> None:
+    bare = {pair for pair in RELEASED if not (p := protocol("released", *pair)).system and p.text in (QUESTION, TEST)}
+    assert bare == {(family, "tuned") for family in FAMILIES if family not in UNTUNED}
+    assert protocol("released", "qwen", "base").system and not protocol("released", "qwen", "tuned").system
+    before = [pair for pair in RELEASED if protocol("released", *pair).before_image]
+    assert before == [("llava-1.5", "tuned")]
+    for pair in RELEASED:
+        assert QUESTION in protocol("released", *pair).text.replace("test image", "query image")
+
+
+TEST = QUESTION.replace("query", "test")
+
+
+def test_fair_is_the_same_for_every_model() -> None:
+    asked = [protocol("fair", family, kind) for family, kind in PAIRS if not (family in UNTUNED and kind == "tuned")]
+    same = {(p.prompt, p.temperature, p.top_p, p.max_side, p.parser) for p in asked}
+    assert len(same) == 1 and asked[0].text == QUESTION and asked[0].parser == "fair" and asked[0].temperature == 0
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("kind", "qwen", "base"),
+        ("fair", "gpt", "base"),
+        ("fair", "qwen", "old"),
+        ("released", "commercial", "tuned"),
+        ("released", "internvl", "tuned"),
+    ],
+)
+def test_what_is_not_there_is_a_user_error(words: tuple[str, str, str]) -> None:
+    with pytest.raises(UserError):
+        protocol(*words)
+
+
+def kinds_of_parts(p: Protocol, images: int = 1) -> list[tuple[str, list[str]]]:
+    return [(m["role"], [part["type"] for part in m["content"]]) for m in p.messages(images)]
+
+
+def test_messages_hold_system_lead_in_image_and_question_in_this_order() -> None:
+    assert kinds_of_parts(protocol("released", "qwen", "base")) == [("system", ["text"]), ("user", ["image", "text"])]
+    assert kinds_of_parts(protocol("released", "llava-1.5", "tuned")) == [("user", ["text", "image", "text"])]
+    assert kinds_of_parts(protocol("fair", "mini", "base")) == [("user", ["image", "text"])]
+    two = protocol("fair", "mini", "base").messages(2)[0]["content"]
+    assert [part["type"] for part in two] == ["text", "image", "image", "text"]
+    p = protocol("released", "qwen", "base")
+    assert p.prompt.index(p.system) < p.prompt.index("<image>") < p.prompt.index(p.text)
+
+
+def test_family_is_read_from_the_models_config(root: Path) -> None:
+    assert family_of(json.loads((root / "data" / "mini_base" / "config.json").read_text())) == "mini"
+    assert family_of({"model_type": "llava", "text_config": {"model_type": "llama"}}) == "llava-1.5"
+    assert family_of({"model_type": "qwen2_5_vl"}) == "qwen"
+    with pytest.raises(UserError, match="bert"):
+        family_of({"model_type": "bert"})
