@@ -147,6 +147,8 @@ def run(
     from iadr1_lib import batch
 
     chosen = Run(profile, seed)
+    if "data" in chosen.profile.sections:
+        raise WrongUse(f"the notebooks draw their pictures, profile {profile} does not: train by command (MODELS.md)")
     outcomes = batch.run_notebooks(chosen, only, force, verbose, say=lambda line: print(line, flush=True))
     console = _console()
     console.print(batch.outcome_table(outcomes))

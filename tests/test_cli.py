@@ -468,6 +468,11 @@ def test_magnetic_tiles_become_a_set_by_one_command(shared: Path, tmp_path: Path
     assert "none stated" in (tmp_path / "README.md").read_text()
 
 
+@pytest.mark.parametrize("profile", ["gpu", "paper"])
+def test_profiles_without_a_drawn_world_say_how_to_train(profile: str) -> None:
+    assert "MODELS.md" in complaint(iadr1("run", "--profile", profile), status=2)
+
+
 # --- score ----------------------------------------------------------------------------------------------
 
 
