@@ -531,3 +531,32 @@ def test_score_names_file_and_line_and_keeps_earlier_metrics(answers: Path, tmp_
 def test_score_of_nothing_and_by_an_unknown_parser(answers: Path, tmp_path: Path) -> None:
     assert "none.jsonl" in complaint(iadr1("score", "--predictions", tmp_path / "none.jsonl"))
     assert "released-tagged" in complaint(iadr1("score", "--predictions", answers, "--parser", "kind"), 2)
+
+
+# --- protocols ------------------------------------------------------------------------------------------
+
+
+def test_evaluate_by_a_protocol_asks_and_reads_by_it(model: Any, parts: Path, tmp_path: Path) -> None:
+    asked: list[Any] = []
+    honest = model.predict
+
+    def noted(folder: Path, samples: list[Any], out: Path, **said: Any) -> Path:
+        asked.append(said["protocol"])
+        return honest(folder, samples, out, **said | {"protocol": said["protocol"].name})  # type: ignore[no-any-return]
+
+    model.predict = noted
+    (tmp_path / "m").mkdir()
+    (tmp_path / "m" / "config.json").write_text(json.dumps({"model_type": "llava_next"}))
+    words = ("evaluate", "--model", tmp_path / "m", "--data", parts, "--out", tmp_path / "e.json")
+    result = iadr1(*words, "--protocol", "released", "--kind", "base")
+    assert result.exit_code == 0, result.output
+    assert (asked[0].family, asked[0].kind, asked[0].name) == ("llava-1.6", "base", "released")
+    said = read_json(tmp_path / "e.json")["provenance"]["parameters"]
+    assert said["parser"] == "released-tagged" and said["protocol"] == "released"
+
+
+def test_a_protocol_needs_a_model_whose_family_is_known(parts: Path, tmp_path: Path) -> None:
+    words = ("evaluate", "--data", parts, "--protocol", "fair", "--model")
+    assert "config.json" in complaint(iadr1(*words, tmp_path / "none"))
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "bert"}))
+    assert "bert" in complaint(iadr1(*words, tmp_path))
