@@ -533,6 +533,9 @@ def evaluate(
     reference_kind: Annotated[ReferenceKind, typer.Option(help="For --shots 1.")] = ReferenceKind.SIMILAR,
     train: Annotated[Path | None, typer.Option(help="For --shots 1: where normal training pictures lie.")] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Pictures per forward pass.")] = 32,
+    max_new_tokens: Annotated[
+        int | None, typer.Option(min=1, help="Longest answer; by default the protocol's, or 96.")
+    ] = None,
     concurrency: ConcurrencyOption = 4,
     requests_per_minute: PaceOption = None,
     cost_cap: CostCapOption = None,
@@ -592,7 +595,7 @@ def evaluate(
         from iadr1_lib import inference
 
         options: dict[str, Any] = {"prompt": mode, "protocol": asked or COURSE, "batch_size": batch_size, "seed": seed}
-        options["answer_only"] = answer_only
+        options |= {"answer_only": answer_only, "max_new_tokens": max_new_tokens}
         with _kept_answers(predictions, len(samples)):
             inference.predict(Path(model), samples, predictions, **options, **beside)
     scores = scoring.score(scoring.read_predictions(predictions), parser, seed)

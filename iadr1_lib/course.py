@@ -7,6 +7,7 @@ room it calls; here stand only the names of the parts and the order.
 from __future__ import annotations
 
 import json
+import os
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -213,13 +214,16 @@ def train_stage(run: Run, stage: str, engine: EngineSettings | None = None) -> P
         engine: in place of the profile's. With several processes this one starts them and passes on what they print.
     """
     engine = engine or engine_settings(run)
+    _require_precision(run, engine)
+    if engine.config == engines.SINGLE:
+        os.environ.setdefault("CUDA_VISIBLE_DEVICES", "0")  # else the trainers would spread over all GPUs in sight
     if engine.config != engines.SINGLE and not engines.is_launched():
         return _launch_stage(run, stage, engine)
     from iadr1_lib import models, training
 
     records = stage_records(run, stage)
     model = model_settings(run)
-    start = models.model_folder(model) if stage == "pa_sft" else run.require(run.path("pa_sft", "model"), "04_pa_sft")
+    start = models.model_folder(model) if stage == "pa_sft" else _tuned(run)
     out, check = run.path(stage), dev_check(run) if "world" in run.profile.sections else None
     if stage == "sc_grpo":
         grpo = run.profile.settings(stage, training.ScGrpoSettings)
@@ -235,9 +239,33 @@ def train_stage(run: Run, stage: str, engine: EngineSettings | None = None) -> P
     return training.train_pa_sft(start, records, out, sft, run.seed, check, model)
 
 
+def _tuned(run: Run) -> Path:
+    """The model of PA-SFT, or a UserError that says how to make it."""
+    made = run.path("pa_sft", "model")
+    if "data" in run.profile.sections and not made.exists():
+        profile, name = run.profile.name, model_settings(run).name
+        raise UserError(f"{made} is missing: iadr1 train --stage pa-sft --profile {profile} --model {name} first")
+    return run.require(made, "04_pa_sft")
+
+
+def _require_precision(run: Run, engine: EngineSettings) -> None:
+    """Raise UserError where small steps on bfloat16 weights would round to nothing."""
+    model = model_settings(run)
+    if model.dtype == "bfloat16" and not model.lora_rank and engine.config in (engines.SINGLE, "ddp"):
+        raise UserError(
+            "full fine-tuning of bfloat16 weights needs an engine that keeps float32 ones beside them: set model.dtype "
+            f"to float32 in profile {run.profile.name}, or take --engine zero3"
+        )
+
+
 def _launch_stage(run: Run, stage: str, engine: EngineSettings) -> Path:
     """Start the engine's processes, each of which calls `train_stage`, and wait for them."""
-    stage_records(run, stage)  # once, before there are several processes
+    # Once, before there are several processes:
+    stage_records(run, stage)
+    if stage == "pa_sft":
+        from iadr1_lib import models
+
+        models.model_folder(model_settings(run))
     arguments = ["train", "--stage", stage.replace("_", "-"), "--profile", run.profile.name, "--seed", str(run.seed)]
     arguments += ["--folder", str(run.folder), "--model", model_settings(run).name]
     arguments += ["--engine", engine.config, "--processes", str(engine.processes)]

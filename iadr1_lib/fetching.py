@@ -16,7 +16,7 @@ from iadr1_lib.families import MODELS, named
 from iadr1_lib.hub import MODEL_FILES, Kind, download_once, hub_home, recorded_folder
 from iadr1_lib.runs import Profile, UserError
 
-DATA_SETS = ("yanhui01/Expert-AD", "yanhui01/Industrial_test")  # the paper's
+EXPERT_AD, BENCHMARKS = "yanhui01/Expert-AD", "yanhui01/Industrial_test"  # the paper's
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ def fetched_folder(hub_id: str, cache: str | Path | None = None) -> Path | None:
 
 
 def items(profile: Profile, model: str | None = None, cache: str | Path | None = None) -> list[Item]:
-    """What a profile needs: its model (or the one named) and the paper's two data sets.
+    """What a profile needs: its model (or the one named), its training data and the paper's benchmarks.
 
     Raises:
         UserError: the model is unknown, or ships with the project.
@@ -48,11 +48,14 @@ def items(profile: Profile, model: str | None = None, cache: str | Path | None =
     chosen = model or str(profile.section("model").get("name", ""))
     known = named(chosen)
     listed = ", ".join(name for name, entry in MODELS.items() if entry.hub_id)
-    if known is None:
-        raise UserError(f"unknown model {chosen}: choose from {listed}")
-    if known.hub_id is None:
+    if known is None and chosen.count("/") != 1:
+        raise UserError(f"unknown model {chosen}: choose from {listed}, or name a hub id (owner/name)")
+    if known is not None and known.hub_id is None:
         raise UserError(f"the model {known.name} ships with the project and need not be fetched: choose from {listed}")
-    wanted: list[tuple[str, Kind]] = [(known.hub_id, "model"), *((name, "dataset") for name in DATA_SETS)]
+    hub_id = known.hub_id if known is not None and known.hub_id else chosen
+    training = profile.sections.get("data", {}).get("expert_ad", EXPERT_AD)
+    sets = [name for name in (training, BENCHMARKS) if not Path(name).is_dir()]
+    wanted: list[tuple[str, Kind]] = [(hub_id, "model"), *((name, "dataset") for name in sets)]
     return [_look_up(name, kind, cache) for name, kind in wanted]
 
 

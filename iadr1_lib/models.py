@@ -221,15 +221,15 @@ class ModelSettings:
     four_bit: bool = False
 
 
-def load_model(folder: Path | str) -> tuple[PreTrainedModel, ProcessorMixin]:
-    """Model (in evaluation mode, on the GPU if there is one) and processor of a saved folder.
+def load_model(folder: Path | str, device: str | None = None) -> tuple[PreTrainedModel, ProcessorMixin]:
+    """Model (in evaluation mode, on `device`, by default the GPU if there is one) and processor of a saved folder.
 
     Raises:
         UserError: the folder is missing, or has no weights.
     """
     folder = require_weights(folder)
     model = AutoModelForImageTextToText.from_pretrained(str(folder))
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     processor = load_processor(folder)
     model.generation_config.suppress_tokens = image_token_ids(folder, processor)
     return model.to(device).eval(), processor

@@ -615,7 +615,7 @@ def settings_of(profile: Profile) -> PlanSettings:
     dtype = model.get("dtype", "bfloat16")
     said = {
         "lora": bool(model.get("lora_rank")),
-        "rank": model.get("lora_rank"),
+        "rank": model.get("lora_rank") or None,
         "four_bit": model.get("four_bit"),
         "gradient_checkpointing": model.get("gradient_checkpointing"),
         "max_pixels": max(sft.get("max_pixels") or 0, grpo.get("max_pixels") or 0) or None,

@@ -10,6 +10,7 @@ from __future__ import annotations
 import csv
 import hashlib
 import json
+import math
 import shutil
 import time
 import zipfile
@@ -32,6 +33,9 @@ DevScore = Callable[[PreTrainedModel, ProcessorMixin], float]
 _ADVICE = (
     "nothing was changed by it, and the last checkpoint is kept; lower the learning rate, or look for a broken record, "
     "then run the stage again"
+)
+_LATE_ADVICE = (
+    "lower the learning rate, or look for a broken record; then remove the newest checkpoint and run the stage again"
 )
 _STARTED_ANEW = ("checkpoints", "model", "adapter", "best.json", "stage.json", "log.csv")
 
@@ -162,6 +166,9 @@ class StageLog(TrainerCallback):
         if not state.is_world_process_zero:
             return
         write_log(state.log_history, self.out / "log.csv")
+        if any(not math.isfinite((logs or {}).get(key, 0.0)) for key in ("loss", "grad_norm")):
+            # Where gradients are spread over processes, on_pre_optimizer_step sees none of them.
+            raise UserError(f"the loss is not a number at step {state.global_step} of {self.out}: {_LATE_ADVICE}")
         if logs and state.global_step % (10 * args.logging_steps) == 0:
             values = " ".join(
                 f"{k.split('/')[-2 if k.endswith('/mean') else -1]} {logs[k]:.3f}" for k in self.show if k in logs
@@ -275,11 +282,12 @@ def save_model(
 def export_merged(base: Path, adapter: Path, processor: ProcessorMixin, out: Path) -> Path:
     """Merge a LoRA adapter into the model it was trained on and write a plain model folder.
 
-    The base is loaded anew and in full precision even if it was trained in 4 bits, so that no rounding is merged in.
+    The base is loaded anew in its own precision even if it was trained in 4 bits, so that no rounding is merged in; and
+    on the CPU, since the trained model still fills the GPU.
     """
     from peft import PeftModel
 
-    model, _ = load_model(base)
+    model, _ = load_model(base, "cpu")
     merged = PeftModel.from_pretrained(model, str(adapter)).merge_and_unload()
     save_model(merged, processor, out)
     return out
@@ -295,7 +303,9 @@ def run_stage(
     if not (adapted or sharded):
         # The trainer would load a checkpoint by the model's names of weights, but save_pretrained writes those of
         # published models: for Llava nothing would match, and the run would go on from the start with a mere warning.
-        trainer._load_from_checkpoint = lambda folder: trainer.model.load_state_dict(load_model(folder)[0].state_dict())
+        trainer._load_from_checkpoint = lambda folder: trainer.model.load_state_dict(
+            load_model(folder, "cpu")[0].state_dict()
+        )
     trainer.remove_callback(PrinterCallback)  # StageLog prints instead, and less often
     try:
         trainer.train(resume_from_checkpoint=resume)
@@ -307,6 +317,10 @@ def run_stage(
             f"could not write a checkpoint in {out} ({error}); free some disk space and run the stage again"
         ) from error
     except RuntimeError as error:
+        if "inline_container" in str(error) or "PytorchStreamWriter" in str(error):  # torch.save on a full disk
+            raise UserError(
+                f"could not write a checkpoint in {out}; free some disk space and run the stage again"
+            ) from error
         if "probability tensor" not in str(error):
             raise
         step = trainer.state.global_step + 1  # torch.multinomial's words for weights that are no numbers

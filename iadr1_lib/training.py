@@ -40,6 +40,7 @@ from iadr1_lib.stages import DevScore, StageLog, StepClock, fingerprint, is_fini
 disable_progress_bars()
 
 RELEASED = "released"
+VLLM_LENGTH = 8192  # tokens of prompt and completion; some models' own limit of 128k would not fit beside the weights
 
 
 @dataclass(frozen=True)
@@ -208,6 +209,7 @@ def _common(out: Path, seed: int, settings: PaSftSettings | ScGrpoSettings, mode
         "save_steps": settings.dev_every,
         "save_total_limit": 2,  # should the newest be damaged, the one before it is there
         "report_to": "none",
+        "logging_nan_inf_filter": False,  # StageLog tells them
         "disable_tqdm": True,
         "bf16": settings.bf16,
         "learning_rate": settings.learning_rate,
@@ -269,9 +271,7 @@ def train_pa_sft(
     micro_batch = settings.micro_batch or settings.batch // process_state().num_processes
     passes = accumulation(settings.batch, micro_batch, "records", "pa_sft.micro_batch")
     processor = load_processor(model_dir)
-    policy, family = load_for_training(model_dir, model), family_of(model_dir)
     resume = prepare(out, wanted)
-    freeze(policy, family, family.frozen if settings.frozen == RELEASED else settings.frozen)
     known = named(model.name)
     if settings.learning_rate == RELEASED:
         settings = replace(settings, learning_rate=known.pa_sft_rate if known else 1e-5)
@@ -284,6 +284,9 @@ def train_pa_sft(
         completion_only_loss=True,
         logging_steps=2,
     )
+    # After the configuration: only then does DeepSpeed spread the weights as they are loaded.
+    policy, family = load_for_training(model_dir, model), family_of(model_dir)
+    freeze(policy, family, family.frozen if settings.frozen == RELEASED else settings.frozen)
     log = StageLog(out, processor, dev_score, settings, ["loss", "mean_token_accuracy"])
     trainer = SFTTrainer(
         model=policy,
@@ -341,7 +344,7 @@ def train_sc_grpo(
         top_p=settings.top_p,
         top_k=settings.top_k,
         max_completion_length=settings.max_completion,
-        generation_kwargs=None if vllm else {"suppress_tokens": image_token_ids(model_dir, processor)},
+        generation_kwargs=_forbidden(model_dir, processor, vllm),
         loss_type=settings.loss_type,
         scale_rewards=settings.scale_rewards,
         reward_weights=rewards.reward_weights(settings.rewards, settings.reward_parts),
@@ -369,8 +372,15 @@ def train_sc_grpo(
         if plain and not (trainer.is_deepspeed_enabled or trainer.is_fsdp_enabled):
             see_each_picture_once(policy.model.vision_tower)
             read_each_prompt_once(policy)
-    facts = _facts(wanted, model_dir, settings, model, seed)
+    facts = _facts(wanted, model_dir, settings, model, seed) | {"vllm": asdict(vllm) if vllm else None}
     return run_stage(trainer, out, model_dir, log, resume, facts)
+
+
+def _forbidden(model_dir: Path, processor: ProcessorMixin, vllm: VllmSettings | None) -> dict[str, Any]:
+    """Generation settings that keep image marks out of the completions."""
+    if vllm is None:
+        return {"suppress_tokens": image_token_ids(model_dir, processor)}
+    return {"bad_words": list(family_of(model_dir).image_marks)}
 
 
 def _rollouts(vllm: VllmSettings | None) -> dict[str, Any]:
@@ -378,7 +388,7 @@ def _rollouts(vllm: VllmSettings | None) -> dict[str, Any]:
     if vllm is None:
         return {}
     own = {"vllm_server_base_url": vllm.url} if vllm.mode == "server" else {"vllm_gpu_memory_utilization": vllm.memory}
-    return {"use_vllm": True, "vllm_mode": vllm.mode, **own}
+    return {"use_vllm": True, "vllm_mode": vllm.mode, "vllm_max_model_length": VLLM_LENGTH, **own}
 
 
 def _facts(wanted: str, model_dir: Path, settings: Any, model: ModelSettings, seed: int) -> dict[str, Any]:

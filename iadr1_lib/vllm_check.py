@@ -21,6 +21,7 @@ from iadr1_lib.engines import require_vllm
 from iadr1_lib.inference import prompt_messages
 from iadr1_lib.models import load_model, require_weights
 from iadr1_lib.runs import UserError, read_json, runs_folder, write_json
+from iadr1_lib.training import VLLM_LENGTH
 
 # Mean difference of a token's log-probability. bfloat16 kernels of two libraries differ by some hundredths; a wrong
 # picture, position or template by far more.
@@ -98,7 +99,13 @@ def _ask_vllm(
     from iadr1_lib.processors import load_processor
 
     processor = load_processor(folder)
-    engine = LLM(model=str(folder), limit_mm_per_prompt={"image": max(map(len, questions))}, enforce_eager=True)
+    engine = LLM(
+        model=str(folder),
+        limit_mm_per_prompt={"image": max(map(len, questions))},
+        max_model_len=VLLM_LENGTH,
+        gpu_memory_utilization=0.45,  # transformers' copy of the model comes after it
+        enforce_eager=True,
+    )
     asked = [
         {"prompt": _prompt(processor, len(shown)), "multi_modal_data": {"image": list(shown)}} for shown in questions
     ]

@@ -40,7 +40,7 @@ def test_accelerate_reads_the_shipped_configurations(name: str, kind: str) -> No
     if name == "zero3":
         assert read.deepspeed_config["zero_stage"] == 3 and read.deepspeed_config["zero3_save_16bit_model"]
     if name == "fsdp2":
-        assert read.fsdp_config["fsdp_version"] == 2
+        assert read.fsdp_config["fsdp_version"] == 2 and not read.fsdp_config["fsdp_cpu_ram_efficient_loading"]
         assert read.fsdp_config["fsdp_state_dict_type"] == "FULL_STATE_DICT"
 
 
@@ -107,6 +107,7 @@ def test_a_stage_that_is_launched_passes_everything_on(monkeypatch: pytest.Monke
         (tmp_path / stage / "model" / "config.json").write_text("{}")
     started: list[Any] = []
     monkeypatch.setattr(engines, "launch", lambda engine, arguments: started.append((engine, arguments)))
+    monkeypatch.setattr("iadr1_lib.models.model_folder", lambda settings: tmp_path)
     server = replace(course.engine_settings(run), vllm="server")
     assert course.train_stage(run, "pa_sft", server) == tmp_path / "pa_sft" / "model"
     course.train_stage(run, "sc_grpo", server)
@@ -114,6 +115,19 @@ def test_a_stage_that_is_launched_passes_everything_on(monkeypatch: pytest.Monke
     told = dict(zip(started[1][1][1::2], started[1][1][2::2], strict=True))
     assert told["--stage"] == "sc-grpo" and told["--seed"] == "3" and told["--folder"] == str(tmp_path)
     assert told["--engine"] == "zero3" and told["--processes"] == "4" and told["--vllm"] == "server"
+
+
+def test_full_fine_tuning_of_bfloat16_weights_needs_sharding(tmp_path: Path) -> None:
+    run = Run("paper", 0, tmp_path)
+    with pytest.raises(UserError, match="float32"):
+        course.train_stage(run, "pa_sft", EngineSettings("ddp", 4))
+
+
+def test_sc_grpo_before_pa_sft_names_the_command(tmp_path: Path) -> None:
+    (tmp_path / "expert_ad").mkdir()
+    (tmp_path / "expert_ad" / "sc_grpo.json").write_text("[]")
+    with pytest.raises(UserError, match="iadr1 train --stage pa-sft --profile gpu --model llava-onevision-0.5b"):
+        course.train_stage(Run("gpu", 0, tmp_path), "sc_grpo")
 
 
 @pytest.mark.parametrize(

@@ -63,7 +63,7 @@ def rows(output: str) -> dict[str, str]:
 def test_a_dry_run_fetches_nothing(big: Path, stand_in: Hub) -> None:
     done = iadr1("fetch", *ASKED, "--dry-run")
     assert done.exit_code == 0 and "GB are free" in done.output
-    assert set(rows(done.output)) == {MODEL, *fetching.DATA_SETS}
+    assert set(rows(done.output)) == {MODEL, fetching.EXPERT_AD, fetching.BENCHMARKS}
     assert not stand_in.written and not (big / "runs").exists()
     stand_in.online = False
     done = iadr1("fetch", *ASKED, "--dry-run")

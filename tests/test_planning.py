@@ -16,8 +16,9 @@ from transformers import CONFIG_MAPPING, AutoModelForImageTextToText
 from trl.trainer.utils import add_fused_lm_head
 
 from iadr1_lib import planning
+from iadr1_lib.families import MODELS
 from iadr1_lib.planning import PlanSettings, plan, settings_of
-from iadr1_lib.runs import Profile, UserError
+from iadr1_lib.runs import Profile, UserError, load_profile
 
 NAMES = tuple(planning.sizes())
 # The estimate of activations over the measured ones lies between these; measured: 0.99 to 1.12 in float32, 0.93 to 1.25
@@ -336,3 +337,24 @@ def test_the_command(big: Path) -> None:
     assert all(stage["memory"]["total"] > 0 for stage in found["stages"])
     assert "no section model" in complaint(iadr1("plan", "--profile", "tiny"))
     assert "choose from" in complaint(iadr1("plan", "--profile", "big", "--model", "gpt"))
+
+
+def fits_whole(made: planning.Plan) -> bool:
+    return all(stage.fits for stage in made.stages)
+
+
+@pytest.mark.parametrize("profile", ["gpu", "paper"])
+@pytest.mark.parametrize("model", [name for name, entry in MODELS.items() if entry.hub_id])
+def test_the_shipped_profiles_plan_all_seven_models_and_the_page_says_which_fit(model: str, profile: str) -> None:
+    settings = planning.settings_of(load_profile(profile))
+    fits = fits_whole(plan(model, settings))
+    if profile == "paper":
+        assert fits
+        return
+    page = (Path(__file__).parents[1] / "MODELS.md").read_text(encoding="utf-8")
+    said = page.split("By `iadr1 plan`, both stages of ")[1]
+    as_they_are, rest = said.split(" fit as they are. ")
+    assert (model in as_they_are) == fits and (model in rest.split("\n\n")[0]) != fits
+    if not fits:
+        smaller = {"grpo_micro_batch": 1} if model == "llava-onevision-7b" else {}
+        assert fits_whole(plan(model, dataclasses.replace(settings, four_bit=True, **smaller)))

@@ -354,6 +354,19 @@ def test_a_gradient_that_is_no_number_stops_the_stage_with_a_sentence(
     assert not (tmp_path / "stage.json").exists()
 
 
+def test_a_disk_that_fills_while_the_optimiser_is_saved_is_told(
+    stage: tuple[Train, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train, settings = stage
+
+    def full(*args: Any, **kwargs: Any) -> None:
+        raise RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 64 vs 0")
+
+    monkeypatch.setattr("transformers.Trainer._save_optimizer_and_scheduler", full)
+    with pytest.raises(UserError, match="free some disk space"):
+        train(tmp_path, settings)
+
+
 @pytest.mark.slow
 def test_memory_stays_flat_over_300_steps_of_sc_grpo(world: dict[str, Path], tmp_path: Path) -> None:
     code = f"""

@@ -96,7 +96,7 @@ def test_faults_are_found(vllm: Callable[..., None], model: Path, fault: str) ->
     if fault == "a token less":
         assert found.same_prompt_tokens == 0
     else:
-        assert found.mean_difference > 1e-4
+        assert found.mean_difference > 1e-4  # small in a random miniature; the limit is for trained models
     if fault == "a token less":
         assert not found.passed
         vllm_check.record("tiny", found)
