@@ -67,6 +67,15 @@ def test_what_is_said_of_the_real_pictures_is_what_was_measured() -> None:
     assert screw["accuracy_normal"]["value"] == 0 and plate["accuracy_normal"]["value"] < 50
     assert "rarely names the place" in words and all(one["location"]["high"] < 50 for one in (screw, plate))
     assert "some twenty pictures" in README
+
+    cells = {stage: measured(f"real_elpv_{stage}.json")["balanced_accuracy"] for stage in ("base", "pa_sft", "sc_grpo")}
+    assert "with intervals above 50" in words and all(one["low"] > 50 and one["value"] < 60 for one in cells.values())
+    assert "SC-GRPO no higher than PA-SFT" in words and cells["sc_grpo"]["value"] <= cells["pa_sft"]["value"]
+    assert "2,072 of them" in words and all(one["n"] == 2072 for one in cells.values())
+    simple = json.loads((ROOT / "data" / "reference" / "mini" / "sanity_elpv.json").read_text())["rows"]
+    for predictor in ("file_size", "mean_brightness"):
+        reached = [row["value"] for row in simple if predictor in row["name"]]
+        assert reached and min(reached) > max(one["value"] for one in cells.values())
     assert all(15 <= one["balanced_accuracy"]["n"] <= 25 for one in (screw, plate))
 
 
@@ -85,7 +94,11 @@ def test_commands_and_options_that_are_named_exist(path: Path) -> None:
         words = shlex.split(line) if line.startswith("iadr1 ") else []
         if words:
             assert words[1] in COMMANDS, f"{line}: there is no such command"
-            known = {option for parameter in COMMANDS[words[1]].params for option in parameter.opts}
+            known = {
+                option
+                for parameter in COMMANDS[words[1]].params
+                for option in (*parameter.opts, *parameter.secondary_opts)
+            }
             unknown = {word for word in words[2:] if word.startswith("--")} - known
             assert not unknown, f"{line}: unknown {unknown}"
 
