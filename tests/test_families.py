@@ -179,17 +179,30 @@ def test_log_probabilities_of_a_padded_batch_are_those_of_single_rows(
     turns = [
         [{"role": "user", "content": [*[{"type": "image"}] * images, {"type": "text", "text": text}]}] for text in asked
     ]
-    texts = [processor.apply_chat_template(turn, add_generation_prompt=True) + "No no" for turn in turns]
+    texts = [processor.apply_chat_template(turn, add_generation_prompt=True) for turn in turns]
+    completions = [
+        [20, 21],
+        [30, 31, 32, 33, 34],
+    ]  # of unlike length, as GRPO pads them: prompts left, completions right
 
-    def logps(texts: list[str], shown: list[Any]) -> list[torch.Tensor]:
-        inputs = processor(images=shown, text=texts, padding=True, return_tensors="pt")
+    def logps(texts: list[str], shown: list[Any], completions: list[list[int]]) -> list[torch.Tensor]:
+        inputs = dict(processor(images=shown, text=texts, padding=True, return_tensors="pt"))
+        longest = max(map(len, completions))
+        added = torch.tensor([[*c, *[processor.tokenizer.pad_token_id] * (longest - len(c))] for c in completions])
+        mask = torch.tensor([[1] * len(c) + [0] * (longest - len(c)) for c in completions])
+        inputs["input_ids"] = torch.cat([inputs["input_ids"], added], dim=1)
+        inputs["attention_mask"] = torch.cat([inputs["attention_mask"], mask], dim=1)
+        if "mm_token_type_ids" in inputs:
+            inputs["mm_token_type_ids"] = torch.cat([inputs["mm_token_type_ids"], torch.zeros_like(added)], dim=1)
         with torch.inference_mode():
-            logits = model(**inputs).logits.log_softmax(-1)
-        return [row[-3:] for row in logits]
+            logits = model(**inputs).logits[:, -longest - 1 : -1].log_softmax(-1)
+        scored = logits.gather(2, added[..., None])[..., 0]
+        return [row[: len(c)] for row, c in zip(scored, completions, strict=True)]
 
-    together = logps(texts, shown)
+    together = logps(texts, shown, completions)
     for number in range(2):
-        alone = logps(texts[number : number + 1], shown[number : number + 1])[0]
+        only = slice(number, number + 1)
+        alone = logps(texts[only], shown[only], completions[only])[0]
         assert (together[number] - alone).abs().max() < 1e-4
 
 
