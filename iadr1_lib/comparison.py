@@ -1,5 +1,5 @@
-"""Several models side by side: one table under one protocol, all pairs tested, spread over seeds, and how much of a
-difference the protocol alone explains."""
+"""Several models side by side: one table under one protocol, all pairs tested, and how much of a difference
+the protocol alone explains."""
 
 from __future__ import annotations
 
@@ -104,17 +104,6 @@ def pairwise_tests(
     table = pd.DataFrame(rows, columns=columns)
     table["p_holm"] = multipletests(table["p"], method="holm")[1] if len(table) else table["p"]
     return table
-
-
-def seed_spread(scores: Mapping[int, pd.DataFrame]) -> pd.DataFrame:
-    """Tables of `scoring.score` by training seed -> per benchmark and metric: mean, sd (n − 1; NaN for one seed), low
-    and high (the lowest and highest seed) and the number of seeds.
-
-    A seed whose value is undefined is left out and so counts in no column.
-    """
-    every = pd.concat([table.assign(seed=seed) for seed, table in scores.items()])
-    found = every.groupby(["benchmark", "metric"], sort=False)["value"].agg(["mean", "std", "min", "max", "count"])
-    return found.rename(columns={"std": "sd", "min": "low", "max": "high", "count": "seeds"}).reset_index()
 
 
 class ProtocolShare(NamedTuple):

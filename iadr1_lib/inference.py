@@ -67,6 +67,19 @@ def _p_yes(ids: torch.Tensor, logits: torch.Tensor, yes: list[int], no: list[int
     return said_yes / (said_yes + said_no) if said_yes + said_no > 0 else None
 
 
+def _inputs(
+    model: PreTrainedModel,
+    processor: ProcessorMixin,
+    images: Sequence[Sequence[Image.Image]],
+    prompt: str | Protocol,
+    begun: str = "",
+) -> Any:
+    """What the model reads for one batch; `begun` is the beginning of its answer, written for it."""
+    messages = (prompt_messages(prompt, len(group)) for group in images)
+    texts = [processor.apply_chat_template(said, add_generation_prompt=True) + begun for said in messages]
+    return processor(images=[list(g) for g in images], text=texts, padding=True, return_tensors="pt").to(model.device)
+
+
 @torch.inference_mode()
 def generate(
     model: PreTrainedModel,
@@ -82,11 +95,7 @@ def generate(
 
     Temperature 0 is greedy; above it, one sample per picture (seed torch first), with `top_p` the model's own if None.
     """
-    texts = [
-        processor.apply_chat_template(prompt_messages(prompt, len(group)), add_generation_prompt=True)
-        for group in images
-    ]
-    inputs = processor(images=[list(g) for g in images], text=texts, padding=True, return_tensors="pt").to(model.device)
+    inputs = _inputs(model, processor, images, prompt)
     sampling: dict[str, Any] = {"do_sample": bool(temperature)}
     if temperature:
         sampling |= {"temperature": temperature} | ({} if top_p is None else {"top_p": top_p})
@@ -119,9 +128,7 @@ def answer_only(
     measurement than a generated answer: the tuned model has been kept from thinking.
     """
     forced, yes, no = _choice(processor, _answers_in_tags(prompt))
-    messages = (prompt_messages(prompt, len(group)) for group in images)
-    texts = [processor.apply_chat_template(said, add_generation_prompt=True) + forced for said in messages]
-    inputs = processor(images=[list(g) for g in images], text=texts, padding=True, return_tensors="pt").to(model.device)
+    inputs = _inputs(model, processor, images, prompt, forced)
     chances = model(**inputs, logits_to_keep=1, use_cache=False).logits[:, -1].float().log_softmax(-1)
     odds = chances[:, yes].logsumexp(-1) - chances[:, no].logsumexp(-1)
     return [("Yes" if p > 0.5 else "No", float(p)) for p in odds.sigmoid()]

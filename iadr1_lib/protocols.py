@@ -132,9 +132,8 @@ def protocol(name: str, family: str, kind: str) -> Protocol:
 
     ``fair`` asks every model the bare question, with the picture at most 512 pixels wide and high, greedily, and reads
     with the parser ``fair``. The question can be answered by yes or no as it stands, and what is not so answered counts
-    as unparsed and is shown. A request for yes or no would pull tuned models away from the words they were trained on:
-    on the mini dev set it took 6 and 8 points from SC-GRPO and PA-SFT and gave the base nothing (63.0 without, 62.3
-    with it; 300 pictures, seed 0). One prompt for all is the point: no cell of a table is flattered by its wording.
+    as unparsed and is shown. A request for yes or no would pull tuned models away from the words they were trained on
+    (measured on dev, LAB_LOG.md). One prompt for all is the point: no cell of a table is flattered by its wording.
 
     Raises:
         UserError: an unknown name, family or kind, or a kind that the released scripts do not have.

@@ -93,7 +93,10 @@ def _make_ready(out: Path, wanted: str) -> None:
         for checkpoint in (out / "checkpoints").glob("checkpoint-*"):
             fault = checkpoint_fault(checkpoint)
             if fault:
-                print(f"{checkpoint} is left out: {fault}; training goes on from the one before it", flush=True)
+                print(
+                    f"{checkpoint} is left out: {fault}; the one before it is used, if there is one",
+                    flush=True,
+                )
                 shutil.rmtree(checkpoint)
         if any((out / "checkpoints").glob("checkpoint-*")):
             return

@@ -101,27 +101,35 @@ def _text(tokenizer: PreTrainedTokenizerFast) -> dict[str, Any]:
     }
 
 
+def _clip_processor(tokenizer: PreTrainedTokenizerFast) -> dict[str, Any]:
+    """What the processors of both models with a CLIP tower are told, whose first token is no patch."""
+    return {
+        "tokenizer": tokenizer,
+        "patch_size": PATCH,
+        "vision_feature_select_strategy": "default",
+        "num_additional_image_tokens": 1,
+        "chat_template": tokenizer.chat_template,
+    }
+
+
+def _clip_config(tokenizer: PreTrainedTokenizerFast) -> dict[str, Any]:
+    """The same for their configurations."""
+    return {
+        "vision_config": CLIPVisionConfig(**VISION),
+        "image_token_id": tokenizer.convert_tokens_to_ids(models.IMAGE),
+        "vision_feature_select_strategy": "default",
+        "vision_feature_layer": -2,
+        "image_seq_length": 4,
+    }
+
+
 def _llava() -> tuple[Any, Any]:
     tokenizer = _tokenizer("llava", [], "</s>")
     pictures = CLIPImageProcessorPil(
         size={"shortest_edge": SIDE}, crop_size={"height": SIDE, "width": SIDE}, do_convert_rgb=True
     )
-    processor = LlavaProcessor(
-        image_processor=pictures,
-        tokenizer=tokenizer,
-        patch_size=PATCH,
-        vision_feature_select_strategy="default",
-        num_additional_image_tokens=1,
-        chat_template=tokenizer.chat_template,
-    )
-    config = LlavaConfig(
-        vision_config=CLIPVisionConfig(**VISION),
-        text_config=LlamaConfig(**_text(tokenizer)),
-        image_token_id=tokenizer.convert_tokens_to_ids(models.IMAGE),
-        vision_feature_select_strategy="default",
-        vision_feature_layer=-2,
-        image_seq_length=4,
-    )
+    processor = LlavaProcessor(image_processor=pictures, **_clip_processor(tokenizer))
+    config = LlavaConfig(text_config=LlamaConfig(**_text(tokenizer)), **_clip_config(tokenizer))
     return LlavaForConditionalGeneration(config), processor
 
 
@@ -130,23 +138,9 @@ def _llava_next() -> tuple[Any, Any]:
     pictures = LlavaNextImageProcessorPil(
         size={"shortest_edge": SIDE}, crop_size={"height": SIDE, "width": SIDE}, image_grid_pinpoints=PINPOINTS
     )
-    processor = LlavaNextProcessor(
-        image_processor=pictures,
-        tokenizer=tokenizer,
-        patch_size=PATCH,
-        vision_feature_select_strategy="default",
-        num_additional_image_tokens=1,
-        chat_template=tokenizer.chat_template,
-    )
-    config = LlavaNextConfig(
-        vision_config=CLIPVisionConfig(**VISION),
-        text_config=MistralConfig(**_text(tokenizer), sliding_window=None),
-        image_token_id=tokenizer.convert_tokens_to_ids(models.IMAGE),
-        vision_feature_select_strategy="default",
-        vision_feature_layer=-2,
-        image_grid_pinpoints=PINPOINTS,
-        image_seq_length=4,
-    )
+    processor = LlavaNextProcessor(image_processor=pictures, **_clip_processor(tokenizer))
+    text = MistralConfig(**_text(tokenizer), sliding_window=None)
+    config = LlavaNextConfig(text_config=text, image_grid_pinpoints=PINPOINTS, **_clip_config(tokenizer))
     return LlavaNextForConditionalGeneration(config), processor
 
 

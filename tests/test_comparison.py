@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 from test_scoring import NO, YES, drawn, row, table
 
-from iadr1_lib.comparison import MARK, compare, pairwise_tests, protocol_share, seed_spread
+from iadr1_lib.comparison import MARK, compare, pairwise_tests, protocol_share
 from iadr1_lib.runs import UserError
 from iadr1_lib.scoring import paired_difference, score
 
@@ -65,14 +65,6 @@ def test_pairwise_tests_by_hand() -> None:
     assert list(found["p"]) == pytest.approx([2 / 1024, 2 / 1024, 1])
     assert list(found["p_holm"]) == pytest.approx([6 / 1024, 6 / 1024, 1])  # smallest times three, the next not below
     assert len(pairwise_tests({"right": right})) == 0
-
-
-def test_spread_over_seeds() -> None:
-    scores = {seed: score(drawn(seed)) for seed in (1, 2, 4)}
-    values = [table.set_index(["metric", "benchmark"]).loc[("location", "mean"), "value"] for table in scores.values()]
-    found = seed_spread(scores).set_index(["metric", "benchmark"]).loc[("location", "mean")]
-    expected = [np.mean(values), np.std(values, ddof=1), min(values), max(values), 3]
-    assert list(found[["mean", "sd", "low", "high", "seeds"]]) == pytest.approx(expected)
 
 
 def answered(right: dict[str, int], protocol: str) -> pd.DataFrame:
