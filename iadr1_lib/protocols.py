@@ -66,16 +66,6 @@ class Protocol:
     max_new_tokens: int = _LONG
 
     @property
-    def image_word(self) -> str:
-        """What the question calls the picture: "query image" or "test image"."""
-        return "test image" if "test image" in self.text else "query image"
-
-    @property
-    def asks_yes_no(self) -> bool:
-        """Whether a yes or no is asked for in so many words."""
-        return "yes or no" in f"{self.system} {self.text}"
-
-    @property
     def prompt(self) -> str:
         """Everything that is said to the model, `<image>` for the picture; the column ``prompt`` of predictions."""
         return "\n".join(part for part in (self.system, self.before_image, _IMAGE, self.text) if part)
