@@ -7,14 +7,17 @@ own below <run>/ablations/<study>/, so that a study that was stopped goes on whe
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from iadr1_lib import course, scoring
+from iadr1_lib import course, expert_ad, scoring
+from iadr1_lib.answer import GRID
+from iadr1_lib.benchmarks import Sample
+from iadr1_lib.records import labelled
 from iadr1_lib.runs import (
     Run,
     UserError,
@@ -28,31 +31,64 @@ from iadr1_lib.runs import (
 
 
 @dataclass(frozen=True)
-class Study:
-    """What is compared: a stage, the records it learns from, and per variant what it changes in the settings.
+class Variant:
+    """What one variant changes: settings of its stage; for PA-SFT also its records.
 
-    SC-GRPO's variants are short runs from PA-SFT (profile section `ablations`), PA-SFT's as long as PA-SFT itself.
+    records: file below expert_ad. share: percent of the pictures that are left, passed through as many more times, so
+    that every share takes the same number of steps. grid: rows and columns of the grid that places are cells of.
+    """
+
+    settings: dict[str, Any] = field(default_factory=dict)
+    records: str | None = None
+    share: int = 100
+    grid: int = GRID
+
+
+@dataclass(frozen=True)
+class Study:
+    """What is compared: variants of a stage, and what the course's own PA-SFT is among them.
+
+    SC-GRPO's variants are shorter runs from PA-SFT (profile section `ablations`), PA-SFT's as long as PA-SFT itself.
     """
 
     stage: str
-    records: str
-    variants: dict[str, dict[str, Any]]
+    baseline: str
+    variants: dict[str, Variant]
+
+
+_PARTS = ("consistency", "accuracy", "location", "type")
+
+
+def _without(part: str) -> Variant:
+    return Variant({"rewards": "strict", "reward_parts": tuple(other for other in _PARTS if other != part)})
 
 
 STUDIES = {
-    "rewards": Study(
+    "rewards": Study(  # the paper's Tables 3 and 5, and the three sets of rules for the same four rewards
         "sc_grpo",
-        "sc_grpo.json",
+        "before SC-GRPO",
         {
-            "strict": {"rewards": "strict"},
-            "paper": {"rewards": "paper"},
-            "released": {"rewards": "released"},
-            "accuracy only": {"rewards": "strict", "reward_parts": ("accuracy",)},
+            "strict": Variant({"rewards": "strict"}),
+            "paper": Variant({"rewards": "paper"}),
+            "released": Variant({"rewards": "released"}),
+            "accuracy only": Variant({"rewards": "strict", "reward_parts": ("accuracy",)}),
+            "without consistency": _without("consistency"),
+            "without location": _without("location"),
+            "without type": _without("type"),
         },
     ),
-    "reasoning": Study("pa_sft", "variants/pa_sft_answer_only.json", {"answers only": {}}),
+    "reasoning": Study(  # Table 2
+        "pa_sft", "with reasoning", {"answers only": Variant(records="variants/pa_sft_answer_only.json")}
+    ),
+    "grid": Study("pa_sft", "3×3", {f"{n}×{n}": Variant(grid=n) for n in (1, 2, 4, 5)}),  # Figure 3
+    "data": Study(  # the released code has these shares, the paper no curve of them
+        "pa_sft",
+        "100 %",
+        {f"{n} %": Variant(records=f"variants/pa_sft_{n}.json", share=n) for n in expert_ad.SHARES},
+    ),
 }
 BASELINE = "PA-SFT"  # what every variant is compared with
+LONGEST_ANSWER = 72  # tokens: names of places in finer grids are longer ("lower far right")
 SHIPPED = Path("data") / "reference" / "mini"
 
 
@@ -71,27 +107,51 @@ def run_study(study: str, runs: Sequence[Run], say: Callable[[str], None] = prin
     variants = study_named(study).variants
     for run in runs:
         course.stage_model(run, "pa_sft")  # all of them must be there before the first is trained
-    answers: dict[str, dict[int, pd.DataFrame]] = {}
-    seconds: dict[str, dict[int, float]] = {}
+    answers: dict[str, dict[int, pd.DataFrame]] = {name: {} for name in (BASELINE, *variants)}
+    seconds: dict[str, dict[int, float]] = {variant: {} for variant in variants}
+    steps: dict[str, dict[int, float]] = {variant: {} for variant in variants}
     for run in runs:
         samples = course.benchmark_samples(run, f"ablation {study}")
         before = course.predict_stage(run, "pa_sft", samples)
-        answers.setdefault(BASELINE, {})[run.seed] = scoring.read_predictions(before)
+        answers[BASELINE][run.seed] = scoring.read_predictions(before)
         for variant in variants:
             say(f"{study}, seed {run.seed}: {variant}")
-            folder = train_variant(run, study, variant)
-            after = course.predict_model(run, folder / "model", samples, folder / "predictions.jsonl")
-            answers.setdefault(variant, {})[run.seed] = scoring.read_predictions(after)
-            facts = read_json(folder / "stage.json")
-            seconds.setdefault(variant, {})[run.seed] = facts["seconds"] / facts["steps"]
+            answers[variant][run.seed] = answers_of_variant(run, study, variant, samples)
+            facts = read_json(variant_folder(run, study, variant) / "stage.json")
+            seconds[variant][run.seed] = facts["seconds"] / facts["steps"]
+            steps[variant][run.seed] = facts["steps"]
     parser = course.evaluation_settings(runs[0]).parser
     rows = [row for variant, tables in answers.items() for row in _levels(variant, tables, parser)]
     first = next(iter(variants))
     for variant in variants:
         rows += _differences(variant, BASELINE, answers, parser)
-        rows += _differences(variant, first, answers, parser) if variant != first else []
-    rows += [_row(f"{variant}/seconds per step", list(by_seed.values()), "s") for variant, by_seed in seconds.items()]
+        if study == "rewards" and variant != first:
+            rows += _differences(variant, first, answers, parser)
+    for name, values, unit in (("seconds per step", seconds, "s"), ("steps", steps, "steps")):
+        rows += [_row(f"{variant}/{name}", list(by_seed.values()), unit) for variant, by_seed in values.items()]
     return {"rows": rows, "provenance": _provenance(study, runs)}
+
+
+def variant_folder(run: Run, study: str, variant: str) -> Path:
+    """The stage folder of one variant of one run."""
+    return run.path("ablations", study, variant.replace(" %", "_percent").replace(" ", "_").replace("×", "x"))
+
+
+def answers_of_variant(run: Run, study: str, variant: str, samples: Sequence[Sample]) -> pd.DataFrame:
+    """Answers of a variant's model on samples; it is trained and asked where that has not been done.
+
+    Places of a variant with a grid of its own are judged by the cells of that grid.
+    """
+    folder = train_variant(run, study, variant)
+    after = course.predict_model(
+        run, folder / "model", samples, folder / "predictions.jsonl", max_new_tokens=LONGEST_ANSWER
+    )
+    answers = scoring.read_predictions(after)
+    grid = study_named(study).variants[variant].grid
+    if grid == GRID:
+        return answers
+    places = {sample.image: labelled(sample, grid).location for sample in samples}
+    return answers.assign(location=answers["image"].map(places), grid=grid)
 
 
 def train_variant(run: Run, study: str, variant: str) -> Path:
@@ -103,16 +163,26 @@ def train_variant(run: Run, study: str, variant: str) -> Path:
 
     chosen = study_named(study)
     changes = chosen.variants[variant]
-    records = run.require(run.path("expert_ad", chosen.records), "03_expert_ad")
-    out = run.path("ablations", study, variant.replace(" ", "_"))
+    out = variant_folder(run, study, variant)
     if chosen.stage == "pa_sft":
-        sft = replace(run.profile.settings("pa_sft", training.PaSftSettings), **changes)
-        training.train_pa_sft(base_model_dir(), records, out, sft, run.seed, course.dev_check(run))
+        sft = run.profile.settings("pa_sft", training.PaSftSettings)
+        sft = replace(sft, epochs=sft.epochs * 100 / changes.share, **changes.settings)
+        records = _pa_sft_records(run, changes)
+        training.train_pa_sft(
+            base_model_dir(), records, out, sft, run.seed, course.dev_check(run, max_new_tokens=LONGEST_ANSWER)
+        )
     else:
         grpo = run.profile.settings("sc_grpo", training.ScGrpoSettings)
-        grpo = replace(grpo, **run.profile.section("ablations"), **changes)
+        grpo = replace(grpo, **run.profile.section("ablations"), **changes.settings)
+        records = run.require(run.path("expert_ad", "sc_grpo.json"), "03_expert_ad")
         training.train_sc_grpo(course.stage_model(run, "pa_sft"), records, out, grpo, run.seed)
     return out
+
+
+def _pa_sft_records(run: Run, variant: Variant) -> Path:
+    if variant.grid != GRID:
+        return course.build_grid_records(run, variant.grid)
+    return run.require(run.path("expert_ad", variant.records or "pa_sft.json"), "03_expert_ad")
 
 
 def _levels(variant: str, tables: dict[int, pd.DataFrame], parser: str) -> list[dict[str, Any]]:
@@ -133,9 +203,12 @@ def _row(name: str, values: list[float], unit: str) -> dict[str, Any]:
 def _differences(
     variant: str, baseline: str, answers: dict[str, dict[int, pd.DataFrame]], parser: str
 ) -> list[dict[str, Any]]:
-    """difference/variant/baseline/metric: paired image by image, the mean over the seeds."""
+    """difference/variant/baseline/metric: paired image by image, the mean over the seeds; places on one grid only."""
     rows = []
+    same_grid = all("grid" not in table for table in answers[variant].values())
     for metric in scoring.PAIRED:
+        if metric == "location" and not same_grid:
+            continue  # one place of 25 is another question than one of nine
         made = scoring.paired_difference(
             list(answers[variant].values()), list(answers[baseline].values()), metric, parser
         )
@@ -147,7 +220,8 @@ def _differences(
 
 def _provenance(study: str, runs: Sequence[Run]) -> dict[str, Any]:
     profile = runs[0].profile
-    said = {"study": study, "profile": profile.name, "variants": STUDIES[study].variants}
+    variants = {name: asdict(variant) for name, variant in STUDIES[study].variants.items()}
+    said = {"study": study, "profile": profile.name, "baseline": STUDIES[study].baseline, "variants": variants}
     said |= {section: profile.section(section) for section in ("pa_sft", "sc_grpo", "ablations", "evaluation")}
     return pooled_provenance(said, [provenance(run) for run in runs])
 
@@ -186,7 +260,8 @@ def table(rows: Sequence[dict[str, Any]]) -> pd.DataFrame:
         title = benchmark if metric == "balanced_accuracy" and benchmark != scoring.MEAN else scoring.METRICS[metric]
         cells = {variant: _level(by_name.get(f"{variant}/{metric}/{benchmark}")) for variant in variants}
         lines.append({"%": title, **cells})
-    for baseline in variants[: len(variants) - 1][:2]:  # PA-SFT, and the first variant if there are others
+    compared = dict.fromkeys(name.split("/")[2] for name in by_name if name.startswith("difference/"))
+    for baseline in compared:
         for metric in scoring.PAIRED:
             changes = {v: scoring.signed(by_name.get(f"difference/{v}/{baseline}/{metric}")) for v in variants}
             lines.append({"%": f"{scoring.METRICS[metric]}, minus {baseline}", **changes})

@@ -90,6 +90,7 @@ CELLS = (
     "bottom right",
 )
 
+GRID = 3  # rows and columns of the grid of places, unless another is asked for (paper: the best of those it tried)
 # Names of rows and columns in a grid of 1 to 5; the middle one has no name, and the middle of both is the center.
 _ROW_NAMES: dict[int, tuple[str, ...]] = {
     1: ("",),
@@ -193,7 +194,7 @@ def matches_format(text: str) -> Label | None:
     return "no" if _PATTERN_NO.fullmatch(text) else None
 
 
-def cell_names(grid: int = 3) -> tuple[str, ...]:
+def cell_names(grid: int = GRID) -> tuple[str, ...]:
     """The ``grid`` × ``grid`` cells row by row, grid 1 to 5: CELLS for 3, "upper far left" and the like for 4 and 5."""
     if not 1 <= grid <= 5:
         raise ValueError(f"grid must be 1 to 5, got {grid}")
@@ -201,7 +202,7 @@ def cell_names(grid: int = 3) -> tuple[str, ...]:
     return tuple(f"{row} {column}".strip() or "center" for row, column in pairs)
 
 
-def cell_of_point(x: float, y: float, width: float, height: float, grid: int = 3) -> str:
+def cell_of_point(x: float, y: float, width: float, height: float, grid: int = GRID) -> str:
     """The cell that holds the point (x to the right, y down, in pixels); ValueError outside the image."""
     if not (0 <= x <= width and 0 <= y <= height):
         raise ValueError(f"point ({x}, {y}) lies outside the image of {width} x {height} pixels")
@@ -209,7 +210,7 @@ def cell_of_point(x: float, y: float, width: float, height: float, grid: int = 3
     return cell_names(grid)[row * grid + column]
 
 
-def cell_of_mask(mask: NDArray[np.bool_], grid: int = 3) -> str:
+def cell_of_mask(mask: NDArray[np.bool_], grid: int = GRID) -> str:
     """The cell of a defect, given its mask of H × W (anything non-zero is marked).
 
     It is the cell of the centroid of the largest connected patch (diagonal neighbours connect). One patch,
@@ -234,7 +235,7 @@ def cell_of_mask(mask: NDArray[np.bool_], grid: int = 3) -> str:
     return cell_of_point(columns[nearest] + 0.5, rows[nearest] + 0.5, width, height, grid)
 
 
-def cell_box(cell: str, width: int, height: int, grid: int = 3) -> tuple[int, int, int, int]:
+def cell_box(cell: str, width: int, height: int, grid: int = GRID) -> tuple[int, int, int, int]:
     """(left, top, right, bottom) of a cell in whole pixels, the last two excluded; ValueError if unknown."""
     names = cell_names(grid)
     if cell not in names:
@@ -246,7 +247,7 @@ def cell_box(cell: str, width: int, height: int, grid: int = 3) -> tuple[int, in
 
 
 @lru_cache(maxsize=4096)
-def cell_of_words(text: str, grid: int = 3) -> str | None:
+def cell_of_words(text: str, grid: int = GRID) -> str | None:
     """The cell of the grid that words name ("in the upper-left corner" → "top left"), or None.
 
     Whole words only, so "copyright" names nothing. A text without a place names nothing either, and so does

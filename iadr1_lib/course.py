@@ -17,6 +17,7 @@ from pathlib import Path
 from PIL import Image
 
 from iadr1_lib import engines, expert_ad, protocols, synthetic
+from iadr1_lib.answer import GRID
 from iadr1_lib.benchmarks import Sample, load_mvtec
 from iadr1_lib.engines import EngineSettings
 from iadr1_lib.records import labelled, pa_sft_row
@@ -150,20 +151,33 @@ def build_expert_ad(run: Run) -> Path:
     return folder
 
 
-def build_short_records(run: Run, samples: Sequence[Sample]) -> expert_ad.Built:
+def build_short_records(run: Run, samples: Sequence[Sample], grid: int = GRID) -> expert_ad.Built:
     """Records in the few words that the mini VLM knows, which come again in many of them."""
-    return expert_ad.build_records(samples, RuleTeacher(run.seed, short=True), repeats=True)
+    return expert_ad.build_records(samples, RuleTeacher(run.seed, short=True), repeats=True, grid=grid)
+
+
+def build_grid_records(run: Run, grid: int) -> Path:
+    """PA-SFT's records with places in a grid of `grid` rows and columns -> variants/pa_sft_grid_<grid>.json."""
+    out = run.path("expert_ad", "variants", f"pa_sft_grid_{grid}.json")
+    if not out.exists():
+        built = build_short_records(run, training_samples(run, "pa_sft"), grid)
+        write_json(out, [pa_sft_row(record) for record in built.records])
+    return out
 
 
 # ---------------------------------------------------------------------------------------------- stages
 
 
-def dev_check(run: Run, count: int | None = None):  # type: ignore[no-untyped-def]
-    """A function (model, processor) -> balanced accuracy in percent on the first `count` dev pictures."""
+def dev_check(run: Run, count: int | None = None, max_new_tokens: int | None = None):  # type: ignore[no-untyped-def]
+    """A function (model, processor) -> balanced accuracy in percent on the first `count` dev pictures.
+
+    Both numbers are the profile's where they are not given.
+    """
     from iadr1_lib import inference, scoring
     from iadr1_lib.benchmarks import open_image
 
     evaluation = evaluation_settings(run)
+    longest = max_new_tokens or evaluation.max_new_tokens
     samples = training_samples(run, "dev")[: count or world_settings(run).dev_check_images]
     images = [open_image(s.image) for s in samples]
 
@@ -171,7 +185,7 @@ def dev_check(run: Run, count: int | None = None):  # type: ignore[no-untyped-de
         raw: list[str] = []
         for start in range(0, len(images), evaluation.batch):
             batch = [[image] for image in images[start : start + evaluation.batch]]
-            made = inference.generate(model, processor, batch, max_new_tokens=evaluation.max_new_tokens)
+            made = inference.generate(model, processor, batch, max_new_tokens=longest)
             raw += [text for text, _ in made]
         return scoring.balanced_accuracy([s.label for s in samples], [scoring.read_answer(t) for t in raw])
 
@@ -314,8 +328,15 @@ def predict_protocol(run: Run, stage: str, name: str, samples: Sequence[Sample])
     )
 
 
-def predict_model(run: Run, model: Path, samples: Sequence[Sample], out: Path, prompt: str = "bare") -> Path:
-    """Answers of any model of this run, asked as the profile says -> out."""
+def predict_model(
+    run: Run,
+    model: Path,
+    samples: Sequence[Sample],
+    out: Path,
+    prompt: str = "bare",
+    max_new_tokens: int | None = None,
+) -> Path:
+    """Answers of any model of this run, asked as the profile says (or with another limit of tokens) -> out."""
     from iadr1_lib import inference
 
     evaluation = evaluation_settings(run)
@@ -325,6 +346,6 @@ def predict_model(run: Run, model: Path, samples: Sequence[Sample], out: Path, p
         out,
         prompt=prompt,
         batch_size=evaluation.batch,
-        max_new_tokens=evaluation.max_new_tokens,
+        max_new_tokens=max_new_tokens or evaluation.max_new_tokens,
         seed=run.seed,
     )

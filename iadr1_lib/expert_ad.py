@@ -26,6 +26,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from iadr1_lib.answer import GRID
 from iadr1_lib.benchmarks import Sample, content_hash, image_size, sample_problems
 from iadr1_lib.facts import Facts, facts_of
 from iadr1_lib.records import Record, answer_only, one_shot_row, pa_sft_row, sc_grpo_row
@@ -170,7 +171,7 @@ def build_records(
     *,
     tries: int = 3,
     repeats: bool = False,
-    grid: int = 3,
+    grid: int = GRID,
     workers: int = 1,
     journal: Path | None = None,
     said: Callable[[int], None] = lambda done: None,

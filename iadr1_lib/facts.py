@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from iadr1_lib.answer import Label, cell_box, cell_names, cell_of_mask
+from iadr1_lib.answer import GRID, Label, cell_box, cell_names, cell_of_mask
 from iadr1_lib.benchmarks import Sample, open_image, read_mask
 from iadr1_lib.runs import UserError
 from iadr1_lib.type_names import category_of
@@ -73,7 +73,7 @@ class Facts:
     width: float = 0.0
     patches: int = 1
     other_cells: tuple[str, ...] = ()
-    grid: int = 3
+    grid: int = GRID
     surface: Surface | None = None
 
     @property
@@ -115,7 +115,7 @@ def _word(value: float, below: dict[float, str], otherwise: str) -> str:
     return next((word for bound, word in below.items() if value <= bound), otherwise)
 
 
-def measure(image: NDArray[np.uint8], mask: NDArray[np.bool_], grid: int = 3) -> dict[str, Any]:
+def measure(image: NDArray[np.uint8], mask: NDArray[np.bool_], grid: int = GRID) -> dict[str, Any]:
     """Area, contrast, tone, elongation, direction and patches of a mask on an RGB picture (height, width, 3).
 
     Contrast and form are measured at a side of at most 512 pixels: what a reader of the text can see.
@@ -172,7 +172,7 @@ def _patches(mask: NDArray[np.bool_], grid: int) -> tuple[NDArray[np.bool_], int
     return labels == numbers[0], len(numbers), tuple(dict.fromkeys(cell for cell in others if cell != first))
 
 
-def survey_surface(image: NDArray[np.uint8], grid: int = 3) -> Surface:
+def survey_surface(image: NDArray[np.uint8], grid: int = GRID) -> Surface:
     """What can be said of a whole RGB picture (height, width, 3), measured at a side of at most 512 pixels."""
     step = -(-max(image.shape[:2]) // LONGEST_SIDE)
     grey = image[::step, ::step].mean(-1) / 255
@@ -206,7 +206,7 @@ def _read_notes(path: Path, written: int) -> dict[str, dict[str, Any]]:
     return json.loads(path.read_text())
 
 
-def facts_of(sample: Sample, grid: int = 3) -> Facts:
+def facts_of(sample: Sample, grid: int = GRID) -> Facts:
     """Measure a sample; `grid` is that of the place. Drawn pictures bring notes on look-alikes; real ones have none.
 
     Raises:

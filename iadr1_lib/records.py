@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from iadr1_lib.answer import QUESTION, Label, build_answer, build_solution, cell_of_mask
+from iadr1_lib.answer import GRID, QUESTION, Label, build_answer, build_solution, cell_of_mask
 from iadr1_lib.benchmarks import Sample, read_mask
 from iadr1_lib.runs import UserError
 from iadr1_lib.type_names import category_of
@@ -27,7 +27,7 @@ class Record:
     category: str
     reasoning: str
     benchmark: str = ""
-    grid: int = 3
+    grid: int = GRID
 
     @property
     def answer(self) -> str:
@@ -38,7 +38,7 @@ class Record:
         return build_solution(self.label, self.location, self.type)
 
 
-def labelled(sample: Sample, grid: int = 3) -> Record:
+def labelled(sample: Sample, grid: int = GRID) -> Record:
     """A sample's labels without reasoning: what SC-GRPO's solutions are made from.
 
     Raises:
@@ -48,7 +48,7 @@ def labelled(sample: Sample, grid: int = 3) -> Record:
         return Record(sample.image, "no", None, None, sample.category, "", sample.benchmark, grid)
     if sample.mask is None or sample.location is None:
         raise UserError(f"{sample.image} is defective, but no mask says where: leave the image out")
-    place = sample.location if grid == 3 else cell_of_mask(read_mask(sample.mask), grid)
+    place = sample.location if grid == GRID else cell_of_mask(read_mask(sample.mask), grid)
     return Record(sample.image, "yes", place, category_of(sample), sample.category, "", sample.benchmark, grid)
 
 

@@ -22,6 +22,7 @@ from functools import lru_cache, partial, update_wrapper
 from typing import Any, NamedTuple
 
 from iadr1_lib.answer import (
+    GRID,
     STRUCTURAL_TYPES,
     SURFACE_TYPES,
     SYNONYMS,
@@ -119,7 +120,7 @@ def consistency_reward(
 
 
 def accuracy_reward(
-    completions: Sequence[Any], solution: Sequence[str], *, mode: str = "strict", grid: int = 3, **kwargs: Any
+    completions: Sequence[Any], solution: Sequence[str], *, mode: str = "strict", grid: int = GRID, **kwargs: Any
 ) -> list[float]:
     """R_acc: 1 if the answer is right, else 0; ``released`` adds (R_type + R_loc) / 2 on defective images.
 
@@ -137,7 +138,7 @@ def accuracy_reward(
 
 
 def location_reward(
-    completions: Sequence[Any], solution: Sequence[str], *, mode: str = "strict", grid: int = 3, **kwargs: Any
+    completions: Sequence[Any], solution: Sequence[str], *, mode: str = "strict", grid: int = GRID, **kwargs: Any
 ) -> list[float]:
     """R_loc: on a defective image the location score; gates and what a right No earns are the mode's."""
     return [_tag_reward("location", said, truth, mode, grid) for said, truth in _read(completions, solution, mode)]
@@ -150,7 +151,7 @@ def type_reward(
     return [_tag_reward("type", said, truth, mode) for said, truth in _read(completions, solution, mode)]
 
 
-def reward_functions(mode: str = "strict", parts: Sequence[str] = (), grid: int = 3) -> list[RewardFunction]:
+def reward_functions(mode: str = "strict", parts: Sequence[str] = (), grid: int = GRID) -> list[RewardFunction]:
     """What the trainer gets: consistency and accuracy in ``released``, all four otherwise. They pickle.
 
     ``parts`` keeps some of them only, by name, for ablations; ValueError for one that the mode does not have.
@@ -307,7 +308,7 @@ def _tags_in_order(text: str, label: str | None) -> bool:
     return True
 
 
-def _tag_reward(tag: str, said: _Said, truth: _Said, mode: str, grid: int = 3) -> float:
+def _tag_reward(tag: str, said: _Said, truth: _Said, mode: str, grid: int = GRID) -> float:
     rules = mode_named(mode)
     if rules.needs_right_answer and said.answer != truth.answer:
         return 0.0
@@ -316,7 +317,7 @@ def _tag_reward(tag: str, said: _Said, truth: _Said, mode: str, grid: int = 3) -
     return _tag_score(tag, said, truth, mode, grid)
 
 
-def _tag_score(tag: str, said: _Said, truth: _Said, mode: str, grid: int = 3) -> float:
+def _tag_score(tag: str, said: _Said, truth: _Said, mode: str, grid: int = GRID) -> float:
     predicted, true = getattr(said, tag), getattr(truth, tag)
     if predicted is None or true is None:
         return 0.0
@@ -328,7 +329,7 @@ def _tag_score(tag: str, said: _Said, truth: _Said, mode: str, grid: int = 3) ->
 # ---------------------------------------------------------------------------------------- location similarity
 
 
-def location_score(predicted: str, truth: str, *, mode: str = "strict", grid: int = 3) -> float:
+def location_score(predicted: str, truth: str, *, mode: str = "strict", grid: int = GRID) -> float:
     """1 if both texts name the same cell of the grid, else 0. Symmetric in every mode.
 
     In ``strict`` whole words count and a text without a place names no cell; otherwise substrings count and a

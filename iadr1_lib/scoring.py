@@ -12,6 +12,7 @@ import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -188,13 +189,15 @@ def judge(predictions: pd.DataFrame, parser: str = "fair") -> pd.DataFrame:
 
     ``location_right`` and ``type_right`` are NaN on normal images and where the truth is not known. On a
     defective image they are 1 only if the answer is yes and the tag names the true cell (whole words) or
-    category (its name or a synonym). An unparsed answer (None) is wrong throughout.
+    category (its name or a synonym). An unparsed answer (None) is wrong throughout. Cells are those of the 3×3 grid,
+    or of the one that a column ``grid`` names.
     """
     judged = predictions.reset_index(drop=True).copy()
+    place = partial(cell_of_words, grid=int(judged["grid"].iloc[0])) if "grid" in judged else cell_of_words
     judged["answer"] = _answers(predictions, parser)
     judged["correct"] = (judged["answer"] == judged["label"]).astype(float)
     said = [parse_answer(raw) for raw in judged["raw"]]
-    for tag, reader in (("location", cell_of_words), ("type", _type_name)):
+    for tag, reader in (("location", place), ("type", _type_name)):
         truths = judged[tag] if tag in judged else [None] * len(judged)
         judged[f"{tag}_right"] = [
             float(answer == "yes" and reader(getattr(tags, tag) or "") == reader(truth))

@@ -9,7 +9,9 @@ import tiny_vlm
 from conftest import read_json
 from typer.testing import CliRunner
 
-from iadr1_lib import ablations, cli, course, report, scoring
+from iadr1_lib import ablations, cli, course, report, scoring, synthetic
+from iadr1_lib.answer import build_answer, cell_names
+from iadr1_lib.benchmarks import load_mvtec
 from iadr1_lib.runs import Run, UserError, WrongUse, write_json
 
 VARIANTS = list(ablations.STUDIES["rewards"].variants)
@@ -25,6 +27,11 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> list[Run]:
         run.path("expert_ad").mkdir()
         tiny_vlm.write_records(tiny_vlm.draw_samples(run.path("pictures")), run.path("expert_ad"))
     return made
+
+
+def no_check(run: Run, **options: object):  # type: ignore[no-untyped-def]
+    """In place of course.dev_check, which wants drawn worlds."""
+    return lambda model, processor: 50.0
 
 
 @pytest.fixture
@@ -64,6 +71,9 @@ def test_a_study_measures_every_variant_and_goes_on_where_it_stopped(
         ("paper", "paper", {"consistency", "accuracy", "location", "type"}),
         ("released", "released", {"consistency", "accuracy"}),
         ("accuracy only", "strict", {"accuracy"}),
+        ("without consistency", "strict", {"accuracy", "location", "type"}),
+        ("without location", "strict", {"consistency", "accuracy", "type"}),
+        ("without type", "strict", {"consistency", "accuracy", "location"}),
     ],
 )
 def test_variants_train_on_what_they_say(runs: list[Run], variant: str, mode: str, paid: set[str]) -> None:
@@ -72,13 +82,13 @@ def test_variants_train_on_what_they_say(runs: list[Run], variant: str, mode: st
     assert {key for key in log[0] if key.endswith("_reward/mean")} == {f"rewards/{name}_reward/mean" for name in paid}
     settings = read_json(folder / "stage.json")["settings"]
     short = runs[0].profile.section("ablations")
-    assert settings["rewards"] == mode and settings["steps"] == short["steps"] and settings["group"] == short["group"]
+    assert settings["rewards"] == mode and settings["steps"] == short["steps"]
 
 
 def test_answers_only_learns_from_the_same_pictures_for_as_long_as_pa_sft(
     runs: list[Run], benchmark: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(course, "dev_check", lambda run: lambda model, processor: 50.0)
+    monkeypatch.setattr(course, "dev_check", no_check)
     bare = runs[0].path("expert_ad", "variants", "pa_sft_answer_only.json")
     with pytest.raises(UserError, match="03_expert_ad"):
         ablations.train_variant(runs[0], "reasoning", "answers only")
@@ -88,6 +98,48 @@ def test_answers_only_learns_from_the_same_pictures_for_as_long_as_pa_sft(
     stage = read_json(runs[0].path("ablations", "reasoning", "answers_only", "stage.json"))
     assert stage["settings"] == runs[0].profile.section("pa_sft")
     assert list(ablations.table(found["rows"]))[1:] == [ablations.BASELINE, "answers only"]
+
+
+@pytest.mark.parametrize("share", [20, 80])
+def test_every_share_of_the_data_takes_as_many_steps(
+    runs: list[Run], monkeypatch: pytest.MonkeyPatch, share: int
+) -> None:
+    monkeypatch.setattr(course, "dev_check", no_check)
+    rows = read_json(runs[0].path("expert_ad", "pa_sft.json"))
+    rows = (rows * 100)[: 5 * 16]
+    write_json(runs[0].path("expert_ad", "variants", f"pa_sft_{share}.json"), rows[: len(rows) * share // 100])
+    stage = read_json(ablations.train_variant(runs[0], "data", f"{share} %") / "stage.json")
+    whole = runs[0].profile.section("pa_sft")
+    assert stage["steps"] == pytest.approx(len(rows) / whole["batch"] * whole["epochs"], abs=2)
+
+
+def test_places_of_a_finer_grid_are_taught_and_judged_in_that_grid(
+    runs: list[Run], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(course, "dev_check", no_check)
+    synthetic.write_world(runs[0].path("drawn"), synthetic.train_families(3), 24, seed=1)
+    samples = load_mvtec(runs[0].path("drawn"))
+    monkeypatch.setattr(course, "training_samples", lambda run, part: samples)
+    answers = ablations.answers_of_variant(runs[0], "grid", "5×5", samples)
+    taught = runs[0].path("expert_ad", "variants", "pa_sft_grid_5.json").read_text()
+    truths = set(answers["location"].dropna())
+    assert truths <= set(cell_names(5)) and len(truths - set(cell_names(3))) > 0
+    assert any(f"<location>{place}</location>" in taught for place in truths - set(cell_names(3)))
+    defective = answers[answers["label"] == "yes"]
+    right = [build_answer("", "yes", place, "hole") for place in defective["location"]]
+    assert (scoring.judge(defective.assign(raw=right))["location_right"] == 1).all()
+
+
+def test_places_on_another_grid_are_not_compared(runs: list[Run], benchmark: None) -> None:
+    answers = {
+        name: {
+            0: scoring.read_predictions(course.predict_stage(runs[0], "pa_sft", course.benchmark_samples(runs[0], "")))
+        }
+        for name in ("PA-SFT", "5×5")
+    }
+    answers["5×5"][0] = answers["5×5"][0].assign(grid=5)
+    metrics = {row["name"].split("/")[-1] for row in ablations._differences("5×5", "PA-SFT", answers, "fair")}
+    assert metrics == set(scoring.PAIRED) - {"location"}
 
 
 @pytest.mark.parametrize("study", ablations.STUDIES)
