@@ -27,6 +27,7 @@ from iadr1_lib.runs import (
     project_root,
     provenance,
     read_json,
+    runs_folder,
 )
 
 
@@ -128,7 +129,7 @@ def run_study(study: str, runs: Sequence[Run], say: Callable[[str], None] = prin
         if study == "rewards" and variant != first:
             rows += _differences(variant, first, answers, parser)
     for name, values, unit in (("seconds per step", seconds, "s"), ("steps", steps, "steps")):
-        rows += [_row(f"{variant}/{name}", list(by_seed.values()), unit) for variant, by_seed in values.items()]
+        rows += [_row(f"{variant}/{name}", by_seed, unit) for variant, by_seed in values.items()]
     return {"rows": rows, "provenance": _provenance(study, runs)}
 
 
@@ -187,34 +188,47 @@ def _pa_sft_records(run: Run, variant: Variant) -> Path:
 
 def _levels(variant: str, tables: dict[int, pd.DataFrame], parser: str) -> list[dict[str, Any]]:
     """variant/metric/benchmark: the mean over the seeds, with the lowest and the highest."""
-    scored = [scoring.score(table, parser).set_index(["metric", "benchmark"])["value"] for table in tables.values()]
+    scored = {
+        seed: scoring.score(table, parser).set_index(["metric", "benchmark"])["value"] for seed, table in tables.items()
+    }
     return [
-        _row(f"{variant}/{metric}/{benchmark}", [float(values[metric, benchmark]) for values in scored], "%")
-        for metric, benchmark in scored[0].index
+        _row(
+            f"{variant}/{metric}/{benchmark}", {seed: values[metric, benchmark] for seed, values in scored.items()}, "%"
+        )
+        for metric, benchmark in next(iter(scored.values())).index
         if metric in scoring.METRICS and (metric == "balanced_accuracy" or benchmark == scoring.MEAN)
     ]
 
 
-def _row(name: str, values: list[float], unit: str) -> dict[str, Any]:
+def _row(name: str, by_seed: dict[int, float], unit: str) -> dict[str, Any]:
+    values = [float(value) for value in by_seed.values()]
     ends = {"value": float(np.mean(values)), "low": min(values), "high": max(values)}
-    return {"name": name, **ends, "n": len(values), "unit": unit, "interval": "lowest and highest seed"}
+    seeds = {str(seed): float(value) for seed, value in by_seed.items()}
+    return {"name": name, **ends, "n": len(values), "unit": unit, "interval": "lowest and highest seed", "seeds": seeds}
 
 
 def _differences(
     variant: str, baseline: str, answers: dict[str, dict[int, pd.DataFrame]], parser: str
 ) -> list[dict[str, Any]]:
-    """difference/variant/baseline/metric: paired image by image, the mean over the seeds; places on one grid only."""
+    """difference/variant/baseline/metric: paired image by image, the mean over the seeds; places on one grid only.
+
+    `p` is McNemar's, of the images that only one of the two gets right, all seeds together.
+    """
     rows = []
-    same_grid = all("grid" not in table for table in answers[variant].values())
+    model, before = answers[variant], answers[baseline]
+    same_grid = all("grid" not in table for table in model.values())
     for metric in scoring.PAIRED:
         if metric == "location" and not same_grid:
             continue  # one place of 25 is another question than one of nine
-        made = scoring.paired_difference(
-            list(answers[variant].values()), list(answers[baseline].values()), metric, parser
-        )
+        made = scoring.paired_difference(list(model.values()), list(before.values()), metric, parser)
+        seeds = {
+            str(seed): scoring.paired_difference(table, before[seed], metric, parser).value
+            for seed, table in model.items()
+        }
         numbers = {"value": made.value, "low": made.low, "high": made.high, "n": made.n, "unit": "points"}
         interval = "95 %, paired stratified bootstrap over images, mean of the seeds"
-        rows.append({"name": f"difference/{variant}/{baseline}/{metric}", **numbers, "interval": interval})
+        said = {"name": f"difference/{variant}/{baseline}/{metric}", "interval": interval, "p": made.p_mcnemar}
+        rows.append(said | numbers | {"seeds": seeds})
     return rows
 
 
@@ -227,6 +241,11 @@ def _provenance(study: str, runs: Sequence[Run]) -> dict[str, Any]:
 
 
 # ---------------------------------------------------------------------------------------------- what is shown
+
+
+def own_results(study: str, profile: str) -> Path:
+    """Where `iadr1 ablate` puts the results of a study of one's own."""
+    return runs_folder() / f"{profile}-ablation_{study}.json"
 
 
 def reference(study: str) -> dict[str, Any] | None:
@@ -242,6 +261,14 @@ def shipped(study: str) -> dict[str, Any]:
     if found is None:
         raise UserError(f"the results of {study} are not there: make them with `iadr1 ablate {study}`")
     return found
+
+
+def results(study: str, profile: str) -> tuple[dict[str, Any], str]:
+    """Results of a study, and in words whose they are: one's own of this profile where there are some, else shipped."""
+    own = own_results(study, profile)
+    if own.exists():
+        return read_json(own), f"measured here: {own.name}"
+    return shipped(study), f"shipped with the project: {(SHIPPED / f'ablation_{study}.json').as_posix()}"
 
 
 def table(rows: Sequence[dict[str, Any]]) -> pd.DataFrame:

@@ -196,10 +196,12 @@ def train(
 
 @app.command()
 def ablate(
-    study: Annotated[str, typer.Argument(help="What to vary: rewards or reasoning.")],
+    study: Annotated[str, typer.Argument(help="What to vary: rewards, reasoning, grid or data.")],
     profile: ProfileOption = "mini",
     seeds: Annotated[str, typer.Option(help="Seeds of course runs that have PA-SFT, such as 0,1,2.")] = "0,1,2",
-    out: Annotated[Path | None, typer.Option(help="Metrics file to write: rows and provenance.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Metrics file to write, where notebook 09 would not look for it.")
+    ] = None,
 ) -> None:
     """Compare variants of a stage with each seed's PA-SFT; what is finished is used again."""
     from iadr1_lib import ablations
@@ -210,7 +212,7 @@ def ablate(
     chosen = [Run(profile, int(seed)) for seed in seeds.split(",")]
     found = ablations.run_study(study, chosen, say=lambda line: print(line, flush=True))
     _print_table(ablations.table(found["rows"]))
-    print(f"metrics in {write_json(out or Path(f'ablation_{study}.json'), found)}")
+    print(f"metrics in {write_json(out or ablations.own_results(study, profile), found)}")
 
 
 class TeacherKind(StrEnum):
