@@ -295,5 +295,32 @@ def table(rows: Sequence[dict[str, Any]]) -> pd.DataFrame:
     return pd.DataFrame(lines)
 
 
+def changes(rows: Sequence[dict[str, Any]], baseline: str, metric: str = "balanced_accuracy") -> pd.DataFrame:
+    """One row per variant: what it has more than a baseline, in points.
+
+    Columns variant, value, low, high (95 %), p (McNemar's) and seeds (each seed's own value). Empty where nothing was
+    compared with this baseline.
+    """
+    found = []
+    for row in rows:
+        kind, *words = row["name"].split("/")
+        if kind == "difference" and words[1:] == [baseline, metric]:
+            numbers = {key: row[key] for key in ("value", "low", "high", "p")}
+            found.append({"variant": words[0], **numbers, "seeds": list(row["seeds"].values())})
+    return pd.DataFrame(found, columns=["variant", "value", "low", "high", "p", "seeds"])
+
+
+def minutes(rows: Sequence[dict[str, Any]]) -> float:
+    """How long a study's runs trained, all variants and seeds together, one after the other."""
+    by_name = {row["name"]: row["seeds"] for row in rows if "seeds" in row}
+    each = [
+        by_name[f"{name.removesuffix('/steps')}/seconds per step"][seed] * steps
+        for name, seeds in by_name.items()
+        if name.endswith("/steps")
+        for seed, steps in seeds.items()
+    ]
+    return sum(each) / 60
+
+
 def _level(row: dict[str, Any] | None) -> str:
     return "–" if row is None else f"{row['value']:.1f} ({row['low']:.0f} to {row['high']:.0f})"
