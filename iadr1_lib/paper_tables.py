@@ -282,12 +282,13 @@ def curve(study: str, ours: Measured, metric: str = BALANCED) -> pd.DataFrame:
 
 def above_the_base(ours: Measured) -> str:
     """What Figure 1 is about, counted: on how many benchmarks the model stands above its base after both stages."""
-    rows = paper_table(4).set_index(["model", "parameters", "stage"])[PAPER_SETS].unstack("stage")
-    rows = rows.swaplevel(axis=1)
-    gains = rows[STAGES["sc_grpo"]] - rows[STAGES["base"]]
-    said = f"In the paper's Table 4, {int((gains > 0).sum().sum())} of {gains.size} values are above their base's"
-    pairs = [[ours.rows.get(f"{stage}/{BALANCED}/{name}") for stage in ("base", "sc_grpo")] for name in ours.benchmarks()]
-    both = [(low["value"], high["value"]) for low, high in pairs if low and high]
+    by_stage = paper_table(4).set_index(["stage", "model", "parameters"])[PAPER_SETS]
+    gains = (by_stage.loc[STAGES["sc_grpo"]] - by_stage.loc[STAGES["base"]]).to_numpy()
+    said = f"In the paper's Table 4, {int((gains > 0).sum())} of {gains.size} values are above their base's"
+    both = []
+    for name in ours.benchmarks():
+        base, last = (ours.rows.get(f"{stage}/{BALANCED}/{name}") for stage in ("base", "sc_grpo"))
+        both += [(base["value"], last["value"])] if base and last else []
     if not both:
         return f"{said}; ours are not measured."
     return f"{said}; of ours, {sum(high > low for low, high in both)} of {len(both)}."
@@ -363,60 +364,47 @@ def _span(values: list[float], models: str) -> str:
 
 
 def _claims(ours: Measured) -> list[_Claim]:
-    stages = paper_table(4).assign(mean=lambda rows: rows[PAPER_SETS].mean(axis=1))
-    data, strategies = paper_table(2), paper_table(3)
-    by_stage = _gains(stages, "stage", "mean")
-    by_data, by_strategy = _gains(data, "data", "zero_shot"), _gains(strategies, "strategy", "zero_shot")
-    full, *others = reversed(paper_table(5)[PAPER_SETS].mean(axis=1).to_list())
-    one_removed = [full - mean for mean in others[:2]]  # the two rows with two of three marks: which is not known
+    stages, strategies = paper_table(4), paper_table(3)
+    stages["mean"] = stages[PAPER_SETS].mean(axis=1)
+    reasoning = _gains(paper_table(2), "data", "zero_shot", "Expert-AD", "answer-only")
+    full, *fewer = reversed(paper_table(5)[PAPER_SETS].mean(axis=1).to_list())
+    one_removed = [full - mean for mean in fewer[:2]]  # these two rows have two marks of three: which is not known
+    base, three = ablations.BASELINE, "three models"
 
-    def stage_claim(text: str, better: str, than: str) -> _Claim:
+    def of_stages(text: str, better: str, than: str) -> _Claim:
         pair = f"{better}-{than}"
-        gains = by_stage(STAGES[better], STAGES[than])
+        gains = _gains(stages, "stage", "mean", STAGES[better], STAGES[than])
         return _Claim(text, "Table 4", gains, "seven models", ours.difference(pair), ours.source, ours.seeds(pair))
 
-    def study_claim(
-        text: str, where: str, paper: list[float], models: str, study: str, better: str, than: str
-    ) -> _Claim:
+    def of_study(text: str, study: str, better: str, than: str, where: str, gains: list[float], said: str) -> _Claim:
         # Only a variant minus a baseline is measured; where the paper has the baseline ahead, the sign is turned.
         found = ours.variant_difference(study, better, than) or turned(ours.variant_difference(study, than, better))
-        return _Claim(text, where, paper, models, found, study_file(study), [])
+        return _Claim(text, where, gains, said, found, study_file(study), [])
 
-    base = ablations.BASELINE
-    three = "three models"
-    claims = [
-        stage_claim("PA-SFT beats the base", "pa_sft", "base"),
-        stage_claim("SC-GRPO beats PA-SFT", "sc_grpo", "pa_sft"),
-        study_claim(
-            "Records with reasoning beat answers only", "Table 2", by_data("Expert-AD", "answer-only"), three,
-            "reasoning", base, "answers only",
+    def of_rewards(text: str, better: str, than: str, papers_better: str, papers_than: str) -> _Claim:
+        gains = _gains(strategies, "strategy", "zero_shot", papers_better, papers_than)
+        return of_study(text, "rewards", better, than, "Table 3", gains, three)
+
+    def of_removed(part: str) -> _Claim:
+        text = f"All four rewards beat those without {part}"
+        said = "one of three removed, not told which"
+        return of_study(text, "rewards", ALL_FOUR, f"without {part}", "Table 5", one_removed, said)
+
+    only = "accuracy only"
+    return [
+        of_stages("PA-SFT beats the base", "pa_sft", "base"),
+        of_stages("SC-GRPO beats PA-SFT", "sc_grpo", "pa_sft"),
+        of_study("Reasoning beats answers only", "reasoning", base, "answers only", "Table 2", reasoning, three),
+        of_rewards("SC-GRPO beats PA-SFT, in short runs", ALL_FOUR, base, "SC-GRPO", "PA-SFT"),
+        of_rewards("PA-SFT beats accuracy-only GRPO", base, only, "PA-SFT", "accuracy-only GRPO"),
+        of_rewards("All four rewards beat accuracy alone", ALL_FOUR, only, "SC-GRPO", "accuracy-only GRPO"),
+        *(of_removed(part) for part in PARTS),
+        *(
+            of_study(f"A 3×3 grid beats {grid}", "grid", base, grid, "Figure 3", [], "")
+            for grid in CURVES["grid"]
+            if grid != OWN_SETTING["grid"]
         ),
-        study_claim(
-            "SC-GRPO beats PA-SFT, in short runs", "Table 3", by_strategy("SC-GRPO", "PA-SFT"), three,
-            "rewards", ALL_FOUR, base,
-        ),
-        study_claim(
-            "PA-SFT beats accuracy-only GRPO", "Table 3", by_strategy("PA-SFT", "accuracy-only GRPO"), three,
-            "rewards", base, "accuracy only",
-        ),
-        study_claim(
-            "All four rewards beat accuracy alone", "Table 3", by_strategy("SC-GRPO", "accuracy-only GRPO"), three,
-            "rewards", ALL_FOUR, "accuracy only",
-        ),
-    ]  # fmt: skip
-    claims += [
-        study_claim(
-            f"All four rewards beat those without {part}", "Table 5", one_removed, "one of three removed, not told which",
-            "rewards", ALL_FOUR, f"without {part}",
-        )
-        for part in PARTS
-    ]  # fmt: skip
-    claims += [
-        study_claim(f"A 3×3 grid beats {grid}", "Figure 3", [], "", "grid", base, grid)
-        for grid in CURVES["grid"]
-        if grid != OWN_SETTING["grid"]
     ]
-    return claims
 
 
 def turned(row: Row | None) -> Row | None:
@@ -424,8 +412,8 @@ def turned(row: Row | None) -> Row | None:
     return row and row | {"value": -row["value"], "low": -row["high"], "high": -row["low"]}
 
 
-def _gains(rows: pd.DataFrame, column: str, value: str) -> Any:
-    """(better, than) -> one difference per model of the paper, in points."""
+def _gains(rows: pd.DataFrame, column: str, value: str, better: str, than: str) -> list[float]:
+    """One difference per model of the paper, in points."""
     models = [name for name in ("model", "parameters") if name in rows]
     wide = rows.pivot(index=models, columns=column, values=value)
-    return lambda better, than: (wide[better] - wide[than]).to_list()
+    return [float(gain) for gain in wide[better] - wide[than]]

@@ -199,8 +199,8 @@ def answer_sheet(
         axis.set_title(caption, fontsize=8, loc="left", color=_RIGHT if row["correct"] == 1 else _WRONG)
         note_axis.text(0, 1, note, va="top", fontsize=7.5, in_layout=False)
     handles = [
-        Patch(facecolor="none", edgecolor=colour, linewidth=2, linestyle=style, label=name)
-        for (name, colour), style in zip(CELL_COLOURS.items(), ("-", "--"), strict=True)
+        Patch(facecolor="none", edgecolor=_TRUTH, linewidth=2, label="true cell"),
+        Patch(facecolor="none", edgecolor=_PREDICTED, linewidth=2, linestyle="--", label="predicted cell"),
     ]
     figure.legend(handles=handles, loc="outside lower center", ncols=2)
     _title_above(figure, title)

@@ -77,7 +77,7 @@ def _cell(value: float, low: float, high: float) -> str:
 
 
 def readings(found: pd.DataFrame) -> list[str]:
-    """One sentence for each baseline that does well (DOES_WELL, and no interval, if there is one, reaches to CHANCE)."""
+    """One sentence for each baseline that does well: DOES_WELL, with an interval, if there is one, above CHANCE."""
     well = found[(found["value"] >= DOES_WELL) & ~(found["low"] <= CHANCE)]
     return [
         f"{row['benchmark']}: {TITLES[row['baseline']]} alone reaches {_cell(row['value'], row['low'], row['high'])}: "
