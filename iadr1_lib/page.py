@@ -278,6 +278,18 @@ _KINDS = (
 )
 
 
+# A grid cannot keep its cards whole over two printed pages, so in print they stand side by side as words do.
+_CARDS = """<style>
+.cards { display: grid; grid-template-columns: repeat(4, 1fr); gap: .9rem; }
+.card { font-size: .82rem; } .card p { margin: .3rem 0; overflow-wrap: anywhere; } .card img { width: 100%; }
+@media (max-width: 40rem) { .cards { grid-template-columns: repeat(2, 1fr); } }
+@media print {
+  .cards { display: block; } .card { break-inside: avoid; }
+  .card { display: inline-block; width: 23%; margin: 0 1% .4rem 0; vertical-align: top; }
+}
+</style>"""
+
+
 def _answers(subject: _Subject) -> list[str]:
     for folder in subject.folders[:1]:
         answers = report.predictions(folder)
@@ -292,6 +304,8 @@ def _answers(subject: _Subject) -> list[str]:
 def gallery(predictions: pd.DataFrame, each: int = 4, seed: int = 0, parser: str = "fair") -> str:
     """HTML of right and wrong answers: the picture with true and predicted cell, below it the whole reasoning.
 
+    It brings its own style, so that a notebook shows it as the page does.
+
     Args:
         predictions: rows of predictions.jsonl (image, label, location, type, raw) with their pictures in place.
         each: how many at most of defects found, defects missed, normal pictures accepted and false alarms.
@@ -299,11 +313,8 @@ def gallery(predictions: pd.DataFrame, each: int = 4, seed: int = 0, parser: str
         parser: how answers are read, see ``scoring.read_answer``.
     """
     judged = scoring.judge(predictions, parser)
-    parts = [
-        '<p class="legend">'
-        + " ".join(f'<b style="color:{colour}">□ {name}</b>' for name, colour in plots.CELL_COLOURS.items())
-        + "</p>"
-    ]
+    legend = " ".join(f'<b style="color:{colour}">□ {name}</b>' for name, colour in plots.CELL_COLOURS.items())
+    parts = [_CARDS, f"<p>{legend}</p>"]
     for title, label, right in _KINDS:
         kind = judged[(judged["label"] == label) & (judged["correct"] == right)]
         drawn = kind.sample(min(each, len(kind)), random_state=seed)
@@ -465,10 +476,7 @@ thead th {{ border-bottom: 2px solid #888; }}
 figure {{ margin: 1.4rem 0; }} img {{ max-width: 100%; height: auto; }}
 figcaption, .source {{ color: {grey}; font-size: .82rem; }}
 .warning {{ border-left: 4px solid {mark}; padding: .4rem .8rem; background: #fdf4ec; }}
-.cards {{ display: grid; grid-template-columns: repeat(4, 1fr); gap: .9rem; }}
-.card {{ font-size: .82rem; }} .card p {{ margin: .3rem 0; overflow-wrap: anywhere; }} .card img {{ width: 100%; }}
 code {{ font-size: .9em; }}
-@media (max-width: 40rem) {{ .cards {{ grid-template-columns: repeat(2, 1fr); }} }}
 @media print {{
   @page {{ size: A4; margin: 14mm; }}
   body {{ font-size: 10pt; margin: 0; max-width: none; padding: 0; }}
@@ -476,8 +484,7 @@ code {{ font-size: .9em; }}
   code {{ overflow-wrap: anywhere; }}
   .source, figcaption {{ break-before: avoid; }} h2, h3, caption {{ break-after: avoid; }}
   thead {{ display: table-header-group; }}
-  figure, tr, .card, .short, .warning {{ break-inside: avoid; }}
-  .cards {{ display: block; }} .card {{ display: inline-block; width: 23%; margin: 0 1% .4rem 0; vertical-align: top; }}
+  figure, tr, .short, .warning {{ break-inside: avoid; }}
 }}
 </style>
 </head>

@@ -711,11 +711,10 @@ def variant_curve(
             place, row["value"], interval, color=colour, marker="D" if chosen else "o", markersize=8 if chosen else 6,
             capsize=3, elinewidth=1.2, zorder=3, label="the course's setting" if chosen else None,
         )  # fmt: skip
-        axis.annotate(
-            f"{row['value']:.1f}", (place, row["value"]), (8, 0), "data", "offset points", va="center", fontsize=8.5
-        )
+        top = row["value"] if pd.isna(row["high"]) else row["high"]
+        axis.annotate(f"{row['value']:.1f}", (place, top), (0, 4), "data", "offset points", ha="center", fontsize=8.5)
     axis.set_xticks(places, [str(name) for name in table["variant"]])
-    axis.set(title=title, xlabel=xlabel, ylabel=ylabel, xlim=(-0.5, len(table) - 0.4))
+    axis.set(title=title, xlabel=xlabel, ylabel=ylabel, xlim=(-0.5, len(table) - 0.5))
     axis.margins(y=0.15)
     axis.grid(axis="x", visible=False)
     if own in set(table["variant"]):

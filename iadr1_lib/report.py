@@ -259,13 +259,22 @@ def predictor_table(found: pd.DataFrame) -> pd.DataFrame:
 
 
 def what_they_measure(found: pd.DataFrame) -> list[str]:
-    """For each benchmark a sentence per predictor that does well there, or that none does (see `sanity.readings`)."""
-    simple = found[(found["kind"] == "predictor") & (found["benchmark"] != scoring.MEAN)]
+    """For each benchmark a sentence per predictor that does well there, or that none does (see `sanity.readings`).
+
+    The last sentence names the benchmarks on which no stage stands above the best of the predictors.
+    """
+    found = found[found["benchmark"] != scoring.MEAN]
+    best = found.pivot_table(index="benchmark", columns="kind", values="value", aggfunc="max", sort=False)
+    simple = found[found["kind"] == "predictor"]
     simple = simple.rename(columns={"name": "baseline"})
     said = []
     for benchmark, rows in simple.groupby("benchmark", sort=False):
         none = f"{benchmark}: no simple predictor reaches {sanity.DOES_WELL:.0f}."
         said += sanity.readings(rows) or [none]
+    best = best.reindex(columns=["stage", "predictor"])
+    below = best.index[best["stage"] <= best["predictor"]]
+    if len(below):
+        said.append(f"No model of ours stands above the best simple predictor on {', '.join(below)}.")
     return said
 
 
