@@ -349,7 +349,7 @@ def verdict(difference: Row | None) -> str:
 def in_short(found: pd.DataFrame) -> str:
     """The verdicts of `agreement`, counted, with the claims that disagree named."""
     counts = found["verdict"].value_counts()
-    words = {AGREES: "agree", DISAGREES: "disagree", OPEN: "are open", NOT_MEASURED: "are not measured"}
+    words = {AGREES: "agree", DISAGREES: "disagree", OPEN: OPEN, NOT_MEASURED: NOT_MEASURED}
     said = ", ".join(f"{counts.get(name, 0)} {word}" for name, word in words.items())
     against = found.loc[found["verdict"] == DISAGREES, "claim"]
     named = f" Ours points the other way in: {'; '.join(against)}." if len(against) else ""
