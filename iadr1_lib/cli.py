@@ -396,14 +396,22 @@ def doctor() -> None:
 def report(
     runs: Annotated[list[Path] | None, typer.Argument(help="Run folders, such as runs/mini-s*.")] = None,
     out: Annotated[Path | None, typer.Option(help="Metrics file to write: rows and provenance.")] = None,
+    page: Annotated[Path | None, typer.Option(help="HTML page to write: Tables 1 to 5, figures, answers.")] = None,
     readme: Annotated[bool, typer.Option("--readme", help="Renew README.md from the shipped results.")] = False,
 ) -> None:
-    """Put runs of several seeds together; without a run, show the results that the project ships."""
+    """Put runs of several seeds together, beside the paper; without a run, the results that the project ships."""
+    from iadr1_lib import page as html
+    from iadr1_lib import paper_tables
     from iadr1_lib import report as room
 
     found = room.pooled_metrics(runs) if runs else room.shipped_metrics()
     for table in room.tables(found["rows"]):
         _print_table(table)
+    agreement = paper_tables.agreement(paper_tables.measured(found))
+    _print_table(agreement[["claim", "where", "paper", "ours", "seeds", "verdict"]])
+    print(paper_tables.in_short(agreement))
+    if page:
+        print(f"page in {html.build_page(runs or [], page)}")
     if out:
         print(f"metrics in {write_json(out, found)}")
     if readme:

@@ -40,6 +40,7 @@ _PICTURE = 320  # pixels: longer side of a picture in a sheet, enough for print 
 _COLOURS = sns.color_palette("colorblind").as_hex()
 _INK, _GREY = "#333333", "#8c8c8c"
 _TRUTH, _PREDICTED, _MASK = _COLOURS[1], _COLOURS[9], "#c2187a"  # orange, sky blue, dark pink
+CELL_COLOURS = {"true cell": _TRUTH, "predicted cell": _PREDICTED}
 _RIGHT, _WRONG = _COLOURS[2], _COLOURS[3]  # green, vermilion; always with a word beside
 
 STAGES = {"base": "base", "pa_sft": "PA-SFT", "sc_grpo": "SC-GRPO", "control": "control"}
@@ -238,22 +239,29 @@ def record_gallery(told: Sequence[tuple[Record, str]], title: str | None = None)
     return figure
 
 
-def mark_cell(image: Image.Image, cell: str | None, text: str | None = None) -> Image.Image:
+def mark_cell(
+    image: Image.Image, cell: str | None, text: str | None = None, predicted: str | None = None
+) -> Image.Image:
     """The picture with the 3x3 grid and one cell marked, and a line of text below it.
 
     Small pictures are enlarged by a whole factor first, so that the frame and the text can be seen; larger
-    ones keep their size, and the frame grows with them. ``cell`` None marks nothing and draws no grid. The
-    input is not changed.
+    ones keep their size, and the frame grows with them. ``predicted`` marks a second cell, in blue and inside
+    the first where the two are one. With neither no grid is drawn. The input is not changed.
     """
     factor = max(1, -(-384 // max(image.size)))
     marked = image.convert("RGB").resize((image.width * factor, image.height * factor), Image.Resampling.NEAREST)
     width, height = marked.size
     line = max(2, round(min(width, height) / 120))
-    if cell is not None:
+    if cell is not None or predicted is not None:
         draw = ImageDraw.Draw(marked)
         for name in CELLS:
             _frame(draw, cell_box(name, width, height), "#bbbbbb", max(1, line // 4))
+    if cell is not None:
         _frame(draw, cell_box(cell, width, height), _TRUTH, line)
+    if predicted is not None:
+        left, top, right, bottom = cell_box(predicted, width, height)
+        inset = 2 * line
+        _frame(draw, (left + inset, top + inset, right - inset, bottom - inset), _PREDICTED, line)
     return _with_text(marked, text) if text else marked
 
 
@@ -671,6 +679,46 @@ def severity_curve(
     axis.set(title=title, xlabel=xlabel, ylabel=ylabel, ylim=(0, 102))
     if groups[0][0]:
         figure.legend(loc="outside right upper")
+    return figure
+
+
+@_figure
+def variant_curve(
+    table: pd.DataFrame,
+    title: str,
+    xlabel: str = "",
+    ylabel: str = "balanced accuracy (%)",
+    own: str | None = None,
+) -> Figure:
+    """A line through variants that lie in an order (grid sizes, shares of the data), with intervals.
+
+    Args:
+        table: columns variant (words, in the order to draw), value, low, high; value is written at each point.
+        title: the figure's title.
+        xlabel: what the variants are.
+        ylabel: the measure and its unit.
+        own: the variant that is the course's own setting; it is drawn as a diamond of another colour.
+    """
+    _need(table, ["variant", "value", "low", "high"], "variants")
+    figure, axis = plt.subplots(figsize=(WIDTH * 0.7, 3.4))
+    places = np.arange(len(table))
+    axis.plot(places, table["value"], color=_COLOURS[0], linewidth=1.2, zorder=2)
+    for place, row in zip(places, table.to_dict("records"), strict=True):
+        chosen = row["variant"] == own
+        colour = _COLOURS[1] if chosen else _COLOURS[0]
+        interval = _whiskers(pd.DataFrame([row]))
+        axis.errorbar(
+            place, row["value"], interval, color=colour, marker="D" if chosen else "o", markersize=8 if chosen else 6,
+            capsize=3, elinewidth=1.2, zorder=3, label="the course's setting" if chosen else None,
+        )  # fmt: skip
+        top = row["value"] if pd.isna(row["high"]) else row["high"]
+        axis.annotate(f"{row['value']:.1f}", (place, top), (0, 4), "data", "offset points", ha="center", fontsize=8.5)
+    axis.set_xticks(places, [str(name) for name in table["variant"]])
+    axis.set(title=title, xlabel=xlabel, ylabel=ylabel, xlim=(-0.5, len(table) - 0.5))
+    axis.margins(y=0.15)
+    axis.grid(axis="x", visible=False)
+    if own in set(table["variant"]):
+        figure.legend(loc="outside lower center")
     return figure
 
 

@@ -1,29 +1,25 @@
-"""What a run found, on one page; and what several seeds found together.
+"""What a run found, and what several seeds found together, as tables; the README's results are made of them.
 
-`build_report` gathers what the notebooks recorded in a run folder (metrics.json, stage.json, manifest.json,
-predictions, logs) into report.html: one file with its figures inside, to be read, printed or sent.
-`pool_seeds` puts runs of different seeds side by side, and `write_readme` repeats those numbers in README.md.
-Nothing is measured here again except differences between models over all seeds, which need the predictions.
+The first half reads what the notebooks recorded in a run folder (metrics.json, stage.json, manifest.json, predictions).
+`pool_seeds` puts runs of different seeds side by side, and `write_readme` repeats those numbers in README.md. `page`
+makes one HTML page of all this. Nothing is measured here again except differences between models over all seeds, which
+need the predictions.
 """
 
 from __future__ import annotations
 
-import base64
-import io
 from collections.abc import Iterable, Sequence
-from datetime import UTC, datetime
 from functools import lru_cache
-from html import escape
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from matplotlib.figure import Figure
 from statsmodels.stats.proportion import proportion_confint
 
-from iadr1_lib import ablations, plots, scoring
-from iadr1_lib.runs import Run, UserError, pooled_provenance, project_root, read_json, require, write_text
+from iadr1_lib import ablations, plots, sanity, scoring
+from iadr1_lib.paper_tables import paper_table
+from iadr1_lib.runs import UserError, pooled_provenance, project_root, read_json, require, write_text
 
 STAGES = plots.STAGES  # name in files -> title
 COMPARISONS = (("pa_sft", "base"), ("sc_grpo", "pa_sft"), ("control", "pa_sft"), ("sc_grpo", "control"))
@@ -39,19 +35,9 @@ COST = {
 EVALUATION, REPORT, BATCH = "08_evaluation", "10_report", "batch"
 REFERENCE = Path("data") / "reference" / "mini" / "metrics.json"
 MARKS = ("<!-- results: written by `iadr1 report --readme` -->", "<!-- end of results -->")
-PAPER_MODEL = ("LLaVA-OneVision-SI", "0.5B")  # the paper's model whose three parts the mini VLM has
-PAPER_SETS = ["MVTec", "VisA", "MPDD", "DAGM", "DTD", "SDD"]
 
 
 # ------------------------------------------------------------------------------------------ what was recorded
-
-
-def paper_table(number: int) -> pd.DataFrame:
-    """Table 1 to 5 of the paper (arXiv 2508.09178), in percent; see data/paper_tables/README.md."""
-    found = sorted((project_root() / "data" / "paper_tables").glob(f"table{number}_*.csv"))
-    if not found:
-        raise UserError(f"there is no table {number} in data/paper_tables: it holds Tables 1 to 5 of the paper")
-    return pd.read_csv(found[0])
 
 
 def recorded(folder: Path) -> dict[str, Any]:
@@ -65,14 +51,14 @@ def recorded(folder: Path) -> dict[str, Any]:
 
 
 def stage_scores(metrics: dict[str, Any]) -> pd.DataFrame:
-    """The rows of notebook 08 named stage/metric/benchmark, a column for each part of the name.
+    """The rows named stage/metric/benchmark, of notebook 08 or of several seeds, a column for each part of the name.
 
     Stages come in the course's order.
     """
     rows = []
     for row in metrics["rows"]:
         parts = row["name"].split("/")
-        if row["notebook"] == EVALUATION and len(parts) == 3 and parts[0] in STAGES:
+        if row["notebook"] in (EVALUATION, REPORT) and len(parts) == 3 and parts[0] in STAGES:
             rows.append(dict(zip(("stage", "metric", "benchmark"), parts, strict=True)) | row)
     frame = pd.DataFrame(rows)
     frame[["value", "low", "high"]] = frame[["value", "low", "high"]].astype(float)
@@ -85,7 +71,7 @@ def headline(metrics: dict[str, Any]) -> pd.DataFrame:
     scores = stage_scores(metrics)
     means = scores[(scores["benchmark"] == scoring.MEAN) & scores["metric"].isin(scoring.METRICS)]
     table = {
-        STAGES[str(stage)]: {row["metric"]: _interval(row) for row in rows.to_dict("records")}
+        STAGES[str(stage)]: {row["metric"]: scoring.level(row) for row in rows.to_dict("records")}
         for stage, rows in means.groupby("stage", sort=False)
     }
     return (
@@ -115,33 +101,6 @@ def comparison_title(pair: str) -> str:
     return f"{STAGES[model]} − {STAGES[baseline]}"
 
 
-def paper_beside_ours(metrics: dict[str, Any]) -> pd.DataFrame:
-    """Mean of six benchmarks after each stage, in %, and what each stage adds: paper (Table 4) and mini.
-
-    The benchmarks are not the same: only directions can be compared.
-    """
-    table = paper_table(4)
-    ours = (
-        stage_scores(metrics)
-        .query("metric == 'balanced_accuracy' and benchmark == @scoring.MEAN")
-        .set_index("stage")["value"]
-    )
-    steps = table.assign(mean=table[PAPER_SETS].mean(axis=1)).pivot(
-        index=["model", "parameters"], columns="stage", values="mean"
-    )
-    rows: list[dict[str, Any]] = []
-    for stage, before in (("base", None), ("pa_sft", "base"), ("sc_grpo", "pa_sft")):
-        level, mini = steps[STAGES[stage]], ours.get(stage, np.nan)
-        row = {"stage": STAGES[stage], "paper, 0.5B (%)": level[PAPER_MODEL], "mini (%)": mini}
-        if before:
-            gains = level - steps[STAGES[before]]
-            row["paper, 0.5B: added"] = gains[PAPER_MODEL]
-            row["paper, seven models: added"] = f"{gains.min():+.1f} to {gains.max():+.1f}"
-            row["mini: added"] = mini - ours.get(before, np.nan)
-        rows.append(row)
-    return pd.DataFrame(rows)
-
-
 def cost(folder: Path) -> pd.DataFrame:
     """Seconds and steps of each trained stage, from its stage.json."""
     rows = []
@@ -166,6 +125,10 @@ def notebook_times(folder: Path) -> pd.DataFrame:
         if name != REPORT  # it is being executed, or stands from an earlier call
     ]
     return pd.DataFrame(rows, columns=["notebook", "status", "seconds", "peak MiB"])
+
+
+def parser_of(metrics: dict[str, Any]) -> str:
+    return str(metrics["provenance"]["parameters"].get("evaluation", {}).get("parser", "fair"))
 
 
 def predictions(folder: Path) -> dict[str, pd.DataFrame]:
@@ -219,188 +182,17 @@ def found_by_severity(answers: dict[str, pd.DataFrame], parser: str = "fair", bi
     return pd.DataFrame(rows, columns=["stage", "severity", "value", "low", "high", "n"])
 
 
-# -------------------------------------------------------------------------------------------------- one page
+# ---------------------------------------------------------------------------------------- simple predictors
 
-
-def figures(run: Run, metrics: dict[str, Any]) -> dict[str, Figure]:
-    """Every figure of the report that this run has the files for, by its caption."""
-    answers = predictions(run.folder)
-    parser = _parser(metrics)
-    scores = stage_scores(metrics)
-    drawn = {"Balanced accuracy, with 95 % intervals.": plots.stage_bars(scores)}
-    gains = differences(metrics).query("metric == 'balanced_accuracy'")
-    if len(gains):
-        drawn["What each stage adds, paired image by image."] = plots.stage_differences(gains)
-    if not answers:
-        return drawn
-    judged = pd.concat([scoring.judge(table, parser).assign(stage=stage) for stage, table in answers.items()])
-    drawn["What was answered, against the truth, all benchmarks together."] = plots.confusion_heatmaps(judged)
-    severity = found_by_severity(answers, parser)
-    if len(severity):
-        drawn["Share of defects found, by how glaring they are."] = plots.severity_curve(severity)
-    best = "sc_grpo" if "sc_grpo" in answers else list(answers)[-1]
-    sheet = plots.answer_sheet(answers[best], n_right=4, n_wrong=4, seed=run.seed, parser=parser)
-    drawn[f"Right and wrong answers after {STAGES[best]}, drawn by lot."] = sheet
-    return drawn | _training_figures(run.folder)
-
-
-def _training_figures(folder: Path) -> dict[str, Figure]:
-    supervised = "loss mean_token_accuracy dev_score"
-    reinforced = "reward reward_std frac_reward_zero_std completions/mean_length kl dev_score"
-    drawn = {}
-    for stage, columns in {"pa_sft": supervised, "sc_grpo": reinforced, "control": supervised}.items():
-        path = folder / stage / "log.csv"
-        if path.exists():
-            log = pd.read_csv(path)
-            there = [column for column in columns.split() if column in log]
-            drawn[f"Training of {STAGES[stage]}: {stage}/log.csv."] = plots.training_curves(log, there)
-    return drawn
-
-
-def _parser(metrics: dict[str, Any]) -> str:
-    return str(metrics["provenance"]["parameters"].get("evaluation", {}).get("parser", "fair"))
-
-
-def build_report(run: Run) -> Path:
-    """Write report.html into the run folder: one page that needs no other file and no network.
-
-    Raises UserError if the evaluation has not been recorded.
-    """
-    metrics = recorded(run.folder)
-    shown = figures(run, metrics)
-    parts = [
-        _section(
-            "In short",
-            _sentence(metrics),
-            _table(headline(metrics), index=True),
-            _source(
-                "metrics.json, rows of 08_evaluation named <i>stage/metric/mean</i>; in brackets "
-                "95 % bootstrap intervals over images"
-            ),
-        ),
-        _section(
-            "Figures",
-            *(_figure(caption, drawing) for caption, drawing in shown.items()),
-            _source("predictions/*.jsonl and */log.csv of this run"),
-        ),
-        _section(
-            "Simple predictors",
-            "<p>What can be had without looking for defects, and what a small classical detector finds. "
-            "Balanced accuracy in percent.</p>",
-            _table(baseline_table(metrics["rows"])),
-            _source("metrics.json, rows of 08_evaluation named <i>baseline/predictor/metric/benchmark</i>"),
-        ),
-        _section(
-            "The paper beside ours",
-            _WARNING,
-            _table(paper_beside_ours(metrics)),
-            "<p>The paper's Table 4, all models, mean of six benchmarks:</p>",
-            _table(_paper_stages()),
-            "<p>The paper's Table 1:</p>",
-            _table(paper_table(1).fillna("")),
-            _source("data/paper_tables (arXiv 2508.09178, Tables 1 and 4); ours from metrics.json"),
-        ),
-        _section("Where we differ from the paper", _deviations(), _source("DEVIATIONS.md")),
-        _section(
-            "What it cost",
-            _table(cost(run.folder)),
-            _source("stage.json of each stage"),
-            _table(notebook_times(run.folder)),
-            _source("manifest.json; the notebook that wrote this page is not in it yet"),
-        ),
-        _section("Where these numbers come from", _provenance(run, metrics), _source("metrics.json, provenance")),
-    ]
-    title = f"IAD-R1 in miniature: profile {run.profile.name}, seed {run.seed}"
-    return write_text(run.path("report.html"), _PAGE.format(title=escape(title), body="\n".join(parts)))
-
-
-_PAGE = """<!DOCTYPE html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{title}</title>
-<style>
-body {{ font: 15px/1.5 system-ui, sans-serif; color: #222; max-width: 60rem; margin: 2rem auto;
-  padding: 0 1rem; }}
-h1 {{ font-size: 1.6rem; }} h2 {{ font-size: 1.2rem; margin-top: 2.2rem; border-bottom: 1px solid #ccc; }}
-h3 {{ font-size: 1rem; }}
-.wide {{ overflow-x: auto; }}
-table {{ border-collapse: collapse; margin: .6rem 0; font-size: .86rem; font-variant-numeric: tabular-nums; }}
-th, td {{ padding: .2rem .6rem; border-bottom: 1px solid #ddd; text-align: left; vertical-align: top; }}
-thead th {{ border-bottom: 2px solid #888; }}
-figure {{ margin: 1.4rem 0; }} img {{ max-width: 100%; height: auto; }}
-figcaption, .source {{ color: #555; font-size: .82rem; }}
-.warning {{ border-left: 4px solid #d55e00; padding: .4rem .8rem; background: #fdf4ec; }}
-.numbers th, .numbers td {{ white-space: nowrap; }}
-code {{ font-size: .9em; }}
-@media print {{
-  @page {{ size: A4; margin: 16mm; }}
-  body {{ font-size: 10pt; margin: 0; max-width: none; padding: 0; }}
-  table {{ font-size: 7.5pt; }} th, td {{ padding: .1rem .35rem; }} .wide {{ overflow: visible; }}
-  .source {{ break-before: avoid; }}
-  h2, h3 {{ break-after: avoid; }} figure, tr {{ break-inside: avoid; }}
-}}
-</style>
-</head>
-<body>
-<h1>{title}</h1>
-{body}
-</body>
-</html>
-"""
-
-_WARNING = """<p class="warning">The six mini benchmarks are drawn and small; they are not the paper's six,
-and the mini VLM has a few million parameters, not half a billion. Levels cannot be compared. What can be
-compared is the direction: which stage adds, and about how much.</p>"""
-
-
-def _section(title: str, *parts: str) -> str:
-    return f"<h2>{escape(title)}</h2>\n" + "\n".join(parts)
-
-
-def _source(text: str) -> str:
-    return f'<p class="source">Source: {text}.</p>'
-
-
-def _table(table: pd.DataFrame, index: bool = False, kind: str = "numbers") -> str:
-    if table.empty:
-        return "<p>Not measured in this run.</p>"
-    html = table.to_html(index=index, border=0, na_rep="–", float_format=lambda value: f"{value:.1f}")
-    return f'<div class="wide {kind}">{html}</div>'
-
-
-def _figure(caption: str, drawing: Figure) -> str:
-    buffer = io.BytesIO()
-    drawing.savefig(buffer, format="png", dpi=130)
-    data = base64.b64encode(buffer.getvalue()).decode("ascii")
-    said = escape(caption)
-    width = min(100, round(100 * drawing.get_figwidth() / plots.WIDTH))  # so that letters have one size
-    image = f'<img style="width:{width}%" alt="{said}" src="data:image/png;base64,{data}">'
-    return f"<figure>{image}<figcaption>{said}</figcaption></figure>"
-
-
-def _sentence(metrics: dict[str, Any]) -> str:
-    """The result in words: the stages' means, then the paired gains with their intervals."""
-    means = stage_scores(metrics).query("metric == 'balanced_accuracy' and benchmark == @scoring.MEAN")
-    levels = ", ".join(f"{STAGES[row['stage']]} {_interval(row)}" for row in means.to_dict("records"))
-    gains = differences(metrics).query("metric == 'balanced_accuracy'").to_dict("records")
-    said = "; ".join(f"{row['comparison']} {scoring.signed(row)}" for row in gains)
-    missing = [title for stage, title in STAGES.items() if stage not in set(means["stage"])]
-    lines = [f"Balanced accuracy, mean of the six mini benchmarks, in percent: {levels}."]
-    if said:
-        lines.append(f"Paired differences in points: {said}.")
-    if missing:
-        lines.append(f"Not in this run: {', '.join(missing)}.")
-    if metrics["provenance"]["parameters"].get("profile") == "smoke":
-        lines.append("The profile smoke only tests that everything runs: its models have learnt nothing.")
-    return "".join(f"<p>{escape(line)}</p>" for line in lines)
-
-
-def _interval(row: dict[Any, Any]) -> str:
-    if pd.isna(row["value"]):
-        return "–"
-    return f"{row['value']:.1f}" + ("" if pd.isna(row["low"]) else f" [{row['low']:.1f}, {row['high']:.1f}]")
+# Real pictures that were evaluated: title -> the predictors' file, and the models' files by stage.
+REAL = {
+    "ELPV (solar cells)": (
+        "sanity_elpv.json",
+        {stage: f"real_elpv_{stage}.json" for stage in ("base", "pa_sft", "sc_grpo")},
+    ),
+    "MVTec-AD, screw": ("sanity_screw.json", {"sc_grpo": "real_screw.json"}),
+    "MPDD, metal plate": ("sanity_metal_plate.json", {"sc_grpo": "real_metal_plate.json"}),
+}
 
 
 def baseline_table(rows: Iterable[dict[str, Any]]) -> pd.DataFrame:
@@ -416,44 +208,74 @@ def baseline_table(rows: Iterable[dict[str, Any]]) -> pd.DataFrame:
     return table.rename(index=lambda name: name.replace("_", " ")).rename_axis("predictor (%)").reset_index()
 
 
-def _paper_stages() -> pd.DataFrame:
-    table = paper_table(4)
-    table["six benchmarks"] = table[PAPER_SETS].mean(axis=1)
-    return table[["model", "parameters", "stage", *PAPER_SETS, "six benchmarks"]]
+def judged_benchmarks(metrics: dict[str, Any]) -> pd.DataFrame:
+    """Balanced accuracy of simple predictors and of every stage on each benchmark, drawn (from ``metrics``) or real.
+
+    Columns benchmark, n (pictures), kind ("predictor" or "stage"), name, value, low, high. The real ones are those that
+    the project ships. Where low and high of a row are those of seeds, a predictor, which has none, gets NaN.
+    """
+    rows: list[dict[Any, Any]] = []
+    for row in metrics["rows"]:
+        parts = row["name"].split("/")
+        if parts[0] == "baseline" and len(parts) == 4:
+            rows.append({**_without_seeds(row), "benchmark": parts[3], "kind": "predictor", "name": parts[1]})
+    stages = stage_scores(metrics).query("metric == 'balanced_accuracy'")
+    rows += [{"kind": "stage", **row, "name": row["stage"]} for row in stages.to_dict("records")]
+    for title, (simple, models) in REAL.items():
+        for row in _shipped_rows(simple):
+            rows.append({**row, "benchmark": title, "kind": "predictor", "name": row["name"].split("/")[1]})
+        for stage, file in models.items():
+            whole = (row for row in _shipped_rows(file) if row["name"].endswith(f"/balanced_accuracy/{scoring.MEAN}"))
+            rows += [{**row, "benchmark": title, "kind": "stage", "name": stage} for row in whole]
+    found = pd.DataFrame(rows)
+    found[["value", "low", "high"]] = found[["value", "low", "high"]].astype(float)
+    return found.reindex(columns=["benchmark", "n", "kind", "name", "value", "low", "high", "interval"])
 
 
-def _deviations() -> str:
-    from nbconvert.filters.markdown import markdown2html
-
-    path = project_root() / "DEVIATIONS.md"
-    text = path.read_text(encoding="utf-8").split("\n", 1)[1] if path.exists() else "DEVIATIONS.md is missing."
-    return f'<div class="wide">{markdown2html(text)}</div>'
+def _without_seeds(row: dict[str, Any]) -> dict[str, Any]:
+    """A predictor needs no training seed: what stands as lowest and highest seed is no interval."""
+    return row | {"low": None, "high": None} if "seed" in str(row.get("interval", "")) else row
 
 
-def _provenance(run: Run, metrics: dict[str, Any]) -> str:
-    block = metrics["provenance"]
-    facts = {
-        "profile, seed": f"{run.profile.name}, {run.seed}",
-        "commit": block["commit"],
-        "recorded": block["time"],
-        "written": datetime.now(UTC).isoformat(timespec="seconds"),
-        "hardware": ", ".join(f"{key} {value}" for key, value in block["hardware"].items()),
-        "versions": ", ".join(f"{key} {value}" for key, value in block["versions"].items()),
-        "hash of world and base weights": block["data_hash"][:16],
-        "how often the test families were opened": len(_openings(run)),
-    }
-    values = [{"what": what, "value": str(value)} for what, value in facts.items()]
-    settings = [
-        {"value of": f"{row['section']}.{row['key']}", "value": row["value"], "source": row["source"]}
-        for row in run.profile.table()
-    ]
-    tables = [_table(pd.DataFrame(rows).astype(str), kind="words") for rows in (values, settings)]
-    return f"{tables[0]}<h3>The profile</h3>{tables[1]}"
+def _shipped_rows(file: str) -> list[dict[str, Any]]:
+    record = read_json(project_root() / ablations.SHIPPED / file, {"rows": []})
+    rows: list[dict[str, Any]] = record["rows"]
+    return rows
 
 
-def _openings(run: Run) -> list[str]:
-    path = run.path("test_openings.jsonl")
-    return path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+def predictor_table(found: pd.DataFrame) -> pd.DataFrame:
+    """`judged_benchmarks` for the eye: a row per benchmark, a column per predictor and stage; "–" is not measured."""
+    cells: dict[str, dict[str, str]] = {}
+    for row in found.to_dict("records"):
+        title = STAGES.get(row["name"], row["name"].replace("_", " "))
+        line = cells.setdefault(row["benchmark"], {"pictures": f"{row['n']:.0f}"})
+        line[title] = scoring.level(row)
+    columns = ["pictures", *(name.replace("_", " ") for name in scoring.BASELINES), *STAGES.values()]
+    table = pd.DataFrame.from_dict(cells, orient="index").reindex(columns=columns)
+    real = [name for name in table.index if name in REAL]
+    drawn = [name for name in table.index if name not in REAL and name != scoring.MEAN]
+    order = [*drawn, *(name for name in table.index if name == scoring.MEAN), *real]
+    return table.loc[order].fillna("–").rename_axis("balanced accuracy (%)").reset_index()
+
+
+def what_they_measure(found: pd.DataFrame) -> list[str]:
+    """For each benchmark a sentence per predictor that does well there, or that none does (see `sanity.readings`).
+
+    The last sentence names the benchmarks on which no stage stands above the best of the predictors.
+    """
+    found = found[found["benchmark"] != scoring.MEAN]
+    best = found.pivot_table(index="benchmark", columns="kind", values="value", aggfunc="max", sort=False)
+    simple = found[found["kind"] == "predictor"]
+    simple = simple.rename(columns={"name": "baseline"})
+    said = []
+    for benchmark, rows in simple.groupby("benchmark", sort=False):
+        none = f"{benchmark}: no simple predictor reaches {sanity.DOES_WELL:.0f}."
+        said += sanity.readings(rows) or [none]
+    best = best.reindex(columns=["stage", "predictor"])
+    below = best.index[best["stage"] <= best["predictor"]]
+    if len(below):
+        said.append(f"No model of ours stands above the best simple predictor on {', '.join(below)}.")
+    return said
 
 
 # --------------------------------------------------------------------------------------------- several seeds
@@ -483,7 +305,7 @@ def pool_seeds(run_folders: Sequence[str | Path]) -> list[dict[str, Any]]:
             values = {seed: fact["seconds"] for seed, fact in zip(found, facts, strict=True)}
             rows += _mean_row(f"{stage}/seconds", values, "s", None)
     answers = [predictions(folder) for folder in folders]
-    parser = _parser(next(iter(found.values())))
+    parser = parser_of(next(iter(found.values())))
     for model, baseline in COMPARISONS:
         if all({model, baseline} <= set(one) for one in answers):
             pairs = {seed: (one[model], one[baseline]) for seed, one in zip(found, answers, strict=True)}

@@ -71,12 +71,14 @@ def table(found: pd.DataFrame) -> pd.DataFrame:
 
 
 def _cell(value: float, low: float, high: float) -> str:
-    return "-" if pd.isna(value) else f"{value:.1f} [{low:.0f}, {high:.0f}]"
+    if pd.isna(value):
+        return "-"
+    return f"{value:.1f}" if pd.isna(low) else f"{value:.1f} [{low:.0f}, {high:.0f}]"
 
 
 def readings(found: pd.DataFrame) -> list[str]:
-    """One sentence for each baseline that does well (DOES_WELL, its whole interval above CHANCE)."""
-    well = found[(found["value"] >= DOES_WELL) & (found["low"] > CHANCE)]
+    """One sentence for each baseline that does well: DOES_WELL, with an interval, if there is one, above CHANCE."""
+    well = found[(found["value"] >= DOES_WELL) & ~(found["low"] <= CHANCE)]
     return [
         f"{row['benchmark']}: {TITLES[row['baseline']]} alone reaches {_cell(row['value'], row['low'], row['high'])}: "
         f"{_MEANS[row['baseline']]}."

@@ -578,6 +578,21 @@ def signed(row: Mapping[Any, Any] | None) -> str:
     return f"{row['value']:+.1f} [{row['low']:+.1f}, {row['high']:+.1f}]".replace("-", "−")
 
 
+def level(row: Mapping[Any, Any] | None) -> str:
+    """A value in percent with its interval as text, a dash where there is none.
+
+    Square brackets hold a 95 % interval, round ones (a row whose `interval` says so) the lowest and the highest seed.
+    """
+    if row is None or pd.isna(row["value"]):
+        return "–"
+    ends = [f"{row[end]:.1f}" for end in ("low", "high") if not pd.isna(row[end])]
+    if len(set(ends)) < 2:
+        return f"{row['value']:.1f}"
+    over_seeds = "seed" in str(row.get("interval", ""))
+    spread = f"({ends[0]} to {ends[1]})" if over_seeds else f"[{ends[0]}, {ends[1]}]"
+    return f"{row['value']:.1f} {spread}"
+
+
 class PairedDifference(NamedTuple):
     """Model minus baseline in percentage points, its 95 % interval, the images, McNemar's exact p."""
 

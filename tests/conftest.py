@@ -38,6 +38,23 @@ def shared() -> Path:
     pytest.skip(reason)
 
 
+@pytest.fixture(scope="session")
+def drawn_world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The six mini benchmarks with a few pictures each."""
+    from made_runs import draw_world
+
+    return draw_world(tmp_path_factory.mktemp("world"))
+
+
+@pytest.fixture(scope="session")
+def finished_runs(drawn_world: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """Folders of two finished runs, seeds 0 and 1."""
+    from made_runs import write_run
+
+    root = tmp_path_factory.mktemp("runs")
+    return [write_run(root / f"smoke-s{seed}", drawn_world, seed).folder for seed in (0, 1)]
+
+
 PROFILE = """
 world:
   images: {value: 4, source: "why: small"}

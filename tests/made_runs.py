@@ -1,0 +1,76 @@
+"""Run folders as notebooks 04 to 08 leave them, made in a second: pictures drawn, answers by lot."""
+
+from __future__ import annotations
+
+import csv
+import json
+import random
+from pathlib import Path
+from typing import Any
+
+from iadr1_lib import report, runs, scoring, synthetic
+from iadr1_lib.answer import build_answer
+from iadr1_lib.benchmarks import load_mvtec
+
+SKILL = {"base": 0.5, "pa_sft": 0.7, "sc_grpo": 0.85, "control": 0.75}
+IMAGES = 16
+PREDICTOR = 57.0  # what each simple predictor reaches
+
+
+def write_run(
+    folder: Path, world: Path, seed: int, stages: tuple[str, ...] = tuple(SKILL), logs: bool = True
+) -> runs.Run:
+    """A run folder as notebooks 04 to 08 leave it, with answers made by lot: right with a stage's skill."""
+    run = runs.Run("smoke", seed, folder)
+    samples = [sample for place in sorted(world.iterdir()) for sample in load_mvtec(place, place.name)]
+    lot = random.Random(seed)
+    rows: list[dict[str, Any]] = []
+    answers = {}
+    for stage in stages:
+        said = [answered(sample, lot, SKILL[stage], stage, seed) for sample in samples]
+        path = runs.write_text(
+            run.path("predictions", f"{stage}.jsonl"), "".join(json.dumps(row) + "\n" for row in said)
+        )
+        answers[stage] = scoring.read_predictions(path)
+        rows += scoring.metric_rows(scoring.score(answers[stage]), stage)
+        if stage != "base":
+            runs.write_json(run.path(stage, "stage.json"), {"seconds": 60.0 + seed, "steps": 10})
+            if logs:
+                write_log(run.path(stage, "log.csv"))
+    for model, baseline in report.COMPARISONS:
+        if {model, baseline} <= set(stages):
+            for metric in scoring.PAIRED:
+                made = scoring.paired_difference(answers[model], answers[baseline], metric)
+                numbers = {key: getattr(made, key) for key in ("value", "low", "high", "n")}
+                rows.append({"name": f"difference/{model}-{baseline}/{metric}", **numbers, "unit": "points"})
+    for name in scoring.BASELINES:
+        for benchmark in (*sorted(place.name for place in world.iterdir()), scoring.MEAN):
+            numbers = {"value": PREDICTOR, "low": PREDICTOR - 4, "high": PREDICTOR + 4, "n": IMAGES, "unit": "%"}
+            rows.append({"name": f"baseline/{name}/balanced_accuracy/{benchmark}", **numbers})
+    runs.record_metrics(run, report.EVALUATION, rows)
+    runs.record_metrics(run, "batch", [{"name": "course seconds", "value": 600.0 + seed, "unit": "s"}])
+    return run
+
+
+def answered(sample: Any, lot: random.Random, skill: float, stage: str, seed: int) -> dict[str, Any]:
+    wrong = "no" if sample.label == "yes" else "yes"
+    word = sample.label if lot.random() < skill else wrong
+    tags = ("top", "hole") if word == "yes" else ()
+    raw = word if stage == "base" else build_answer("I look at the top .", word, *tags)
+    truth = {key: getattr(sample, key) for key in ("image", "category", "benchmark", "label", "location", "type")}
+    asked = {"p_yes": 0.5, "prompt": "bare", "protocol": "fair", "model": stage, "seed": seed}
+    return {**truth, "raw": raw, **asked}
+
+
+def write_log(path: Path) -> None:
+    with path.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["step", "loss", "reward", "dev_score"])
+        writer.writerows([[step, 1 / (step + 1), step, ""] for step in range(1, 10)] + [[10, "", "", 60]])
+
+
+def draw_world(root: Path) -> Path:
+    """The six mini benchmarks, IMAGES pictures each."""
+    for number, (name, families) in enumerate(synthetic.test_families().items()):
+        synthetic.write_world(root / name, families, IMAGES, seed=number)
+    return root
