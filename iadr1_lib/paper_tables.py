@@ -93,9 +93,11 @@ class Measured:
         return [name for name in found if name != scoring.MEAN]
 
 
-def measured(metrics: Mapping[str, Any], source: str = "metrics.json") -> Measured:
-    """Numbers of a metrics record (one run's, or of several seeds) beside the shipped results of every study."""
-    found = {study: ablations.reference(study) for study in ablations.STUDIES}
+def measured(
+    metrics: Mapping[str, Any], source: str = "metrics.json", found: Mapping[str, dict[str, Any] | None] | None = None
+) -> Measured:
+    """Numbers of a metrics record (one run's or several seeds') beside results of studies: by default the shipped."""
+    found = found or {study: ablations.reference(study) for study in ablations.STUDIES}
     studies = {study: _by_name(record["rows"]) for study, record in found.items() if record}
     return Measured(_by_name(metrics["rows"]), source, studies)
 

@@ -562,7 +562,7 @@ def stage_differences(
             place += 1
         place += 0.4
     axis.axvline(0, color=_INK, linewidth=1)
-    span = right - min(float(rows["low"].min()), 0)
+    span = (right - min(float(rows["low"].min()), 0)) or 1.0  # all may be zero
     axis.set(xlabel=xlabel, title=title, ylim=(place - 0.6, -0.7))
     axis.set_xlim(min(float(rows["low"].min()), 0) - 0.05 * span, right + 0.05 * span)
     axis.set_yticks([tick for tick, _ in ticks], [label for _, label in ticks])
