@@ -480,7 +480,7 @@ code {{ font-size: .9em; }}
 @media print {{
   @page {{ size: A4; margin: 14mm; }}
   body {{ font-size: 10pt; margin: 0; max-width: none; padding: 0; }}
-  table {{ font-size: 7pt; }} th, td {{ padding: .08rem .2rem; }} .wide {{ overflow: visible; }}
+  table {{ font-size: 7.5pt; }} th, td {{ padding: .08rem .2rem; }} .wide {{ overflow: visible; }}
   code {{ overflow-wrap: anywhere; }}
   .source, figcaption {{ break-before: avoid; }} h2, h3, caption {{ break-after: avoid; }}
   thead {{ display: table-header-group; }}

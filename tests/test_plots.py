@@ -192,6 +192,18 @@ def test_mark_cell_frames_the_cell(cell: str) -> None:
     assert cell_of_point(columns.mean(), rows.mean(), 600, 450) == cell
 
 
+def test_mark_cell_frames_the_predicted_cell_within_the_true_one() -> None:
+    blank = Image.new("RGB", (600, 450))
+    both = np.asarray(plots.mark_cell(blank, "left", predicted="left"), dtype=int)
+    alone = np.asarray(plots.mark_cell(blank, None, predicted="right"), dtype=int)
+    blue, orange = both[..., 2] - both[..., 0] > 50, both[..., 0] - both[..., 2] > 50
+    for inside, outside in zip(np.nonzero(blue), np.nonzero(orange), strict=True):
+        assert outside.min() < inside.min() and inside.max() < outside.max()
+    rows, columns = np.nonzero(alone[..., 2] - alone[..., 0] > 50)
+    assert cell_of_point(columns.mean(), rows.mean(), 600, 450) == "right"
+    assert not (alone[..., 0] - alone[..., 2] > 50).any()
+
+
 def test_mark_cell_refuses_an_unknown_cell() -> None:
     with pytest.raises(ValueError):
         plots.mark_cell(Image.new("RGB", (9, 9)), "nowhere")
@@ -344,6 +356,19 @@ def test_severity_curve(stages: tuple[str, ...]) -> None:
     render(plots.severity_curve(table[table["stage"] == "base"].drop(columns=["stage", "n"])))
 
 
+def test_variant_curve_keeps_the_order_and_marks_the_course_s_setting() -> None:
+    table = pd.DataFrame({"variant": ["1×1", "3×3", "5×5"], "value": [70.0, 80.0, 75.0]})
+    table["low"], table["high"] = table["value"] - 2, [71.0, 83.0, np.nan]
+    figure = plots.variant_curve(table, "Grid", "grid", own="3×3")
+    render(figure)
+    (axis,) = figure.axes
+    assert [label.get_text() for label in axis.get_xticklabels()] == ["1×1", "3×3", "5×5"]
+    assert {"70.0", "80.0", "75.0"} <= set(words(figure).split("\n")) and len(figure.legends) == 1
+    markers = [line.get_marker() for line in axis.lines if line.get_marker() in ("o", "D")]
+    assert markers == ["o", "D", "o"]
+    assert not plots.variant_curve(table, "Grid").legends
+
+
 # --- bad tables ----------------------------------------------------------------------------------
 
 
@@ -358,6 +383,7 @@ def test_severity_curve(stages: tuple[str, ...]) -> None:
         plots.location_confusion,
         plots.severity_curve,
         plots.answer_sheet,
+        lambda table: plots.variant_curve(table, "Grid"),
         lambda table: plots.training_curves(table, ["loss"]),
     ],
 )
