@@ -17,8 +17,7 @@ import numpy as np
 import pandas as pd
 from statsmodels.stats.proportion import proportion_confint
 
-from iadr1_lib import ablations, plots, sanity, scoring
-from iadr1_lib.paper_tables import paper_table
+from iadr1_lib import ablations, paper_tables, plots, sanity, scoring
 from iadr1_lib.runs import UserError, pooled_provenance, project_root, read_json, require, write_text
 
 STAGES = plots.STAGES  # name in files -> title
@@ -477,39 +476,55 @@ def readme_block(metrics: dict[str, Any] | None) -> str:
     return "\n\n".join([*(_markdown(table) for table in tables(metrics["rows"])), said])
 
 
-def ablation_block(study: str) -> str:
-    """A study of `iadr1 ablate`: its table, the paper's beside it, and where both come from."""
-    found = ablations.reference(study)
-    if found is None:
-        return f"Not measured yet: `iadr1 ablate {study}` does."
-    said = found["provenance"]
-    number, what = _study_told(study, said["parameters"])
-    source = (
-        f"{what}, then the paper's Table {number}. Differences are in points, in square brackets 95 % intervals of a "
-        "paired bootstrap over images; round brackets: the lowest and the highest seed. "
-        f"Source: `{(ablations.SHIPPED / f'ablation_{study}.json').as_posix()}`; "
-        f"seeds {', '.join(str(run['seed']) for run in said['runs'])}; "
-        f"commit {', '.join(sorted({run['commit'] for run in said['runs']}))}."
-    )
-    paper = paper_table(number).map(lambda cell: f"{cell:.1f}" if isinstance(cell, float) else cell)
-    paper.columns = [f"paper: {str(name).replace('_', ' ')}" for name in paper]
-    return "\n\n".join([_markdown(ablations.table(found["rows"])), _markdown(paper), source])
+def ablation_table() -> pd.DataFrame:
+    """One row per variant of each shipped study: balanced accuracy with the seeds' ends, and what it has more or less
+    than the PA-SFT of the same seeds (95 % intervals)."""
+    lines = []
+    for study, plan in ablations.STUDIES.items():
+        found = ablations.reference(study)
+        rows = {row["name"]: row for row in found["rows"]} if found else {}
+        for variant in (ablations.BASELINE, *plan.variants):
+            own = f" ({plan.baseline})" if variant == ablations.BASELINE else ""
+            level = rows.get(f"{variant}/balanced_accuracy/{scoring.MEAN}")
+            changes = {
+                f"{metric.replace('_', ' ')}, minus PA-SFT": scoring.signed(
+                    rows.get(f"difference/{variant}/{ablations.BASELINE}/{metric}")
+                )
+                for metric in scoring.PAIRED
+            }
+            lines.append({"study": study, "variant": variant + own, "balanced accuracy (%)": _spread(level), **changes})
+    return pd.DataFrame(lines)
 
 
-def _study_told(study: str, parameters: dict[str, Any]) -> tuple[int, str]:
-    """The number of the paper's table that a study follows, and what was done."""
-    if study == "reasoning":
-        return 2, "PA-SFT with reasoning, and on the same pictures for as many steps with answers only"
-    short = parameters["ablations"]
-    return 3, (
-        f"SC-GRPO in short runs ({short['steps']} steps of {short['prompts']} pictures with {short['group']} answers "
-        "each, the last model kept) under different rewards"
+def ablations_block() -> str:
+    """The studies of `iadr1 ablate`, then the paper's claims one by one, and where both come from."""
+    blocks = [found["provenance"] for study in ablations.STUDIES if (found := ablations.reference(study))]
+    steps = sorted({block["parameters"]["ablations"]["steps"] for block in blocks})
+    devices = sorted({run["hardware"]["device"] for block in blocks for run in block["runs"]})
+    commits = sorted({run["commit"] for block in blocks for run in block["runs"]})
+    seeds = sorted({run["seed"] for block in blocks for run in block["runs"]})
+    said = (
+        f"Ablations: `{ablations.SHIPPED.as_posix()}/ablation_*.json`, made by `iadr1 ablate STUDY`; seeds "
+        f"{', '.join(map(str, seeds))}; device {', '.join(devices)}; commit {', '.join(commits)}. Runs of `rewards` are "
+        f"SC-GRPO with {' or '.join(map(str, steps))} steps, shorter than the course's; the others are PA-SFT, as long "
+        "as the course's."
     )
+    metrics = reference_metrics()
+    if metrics is None:
+        return "\n\n".join([_markdown(ablation_table()), said])
+    claims = paper_tables.agreement(paper_tables.measured(metrics))
+    told = claims[["claim", "where", "paper", "ours", "verdict"]].rename(columns={"where": "in the paper"})
+    verdicts = (
+        "The paper's claims, its differences in balanced accuracy and ours, in points. `agrees`: our 95 % interval lies "
+        "on the same side of zero; `open`: it holds zero. The benchmarks are others, so only the direction can be "
+        "compared."
+    )
+    return "\n\n".join([_markdown(ablation_table()), said, _markdown(told), verdicts])
 
 
 def results_block() -> str:
     """All that stands between the marks of README.md."""
-    return "\n\n".join([readme_block(reference_metrics()), *(ablation_block(study) for study in ablations.STUDIES)])
+    return "\n\n".join([readme_block(reference_metrics()), ablations_block()])
 
 
 def tables(rows: list[dict[str, Any]]) -> list[pd.DataFrame]:

@@ -9,7 +9,7 @@ import tiny_vlm
 from conftest import read_json
 from typer.testing import CliRunner
 
-from iadr1_lib import ablations, cli, course, report, scoring, synthetic
+from iadr1_lib import ablations, cli, course, paper_tables, scoring, synthetic
 from iadr1_lib.answer import build_answer, cell_names
 from iadr1_lib.benchmarks import load_mvtec
 from iadr1_lib.runs import Run, UserError, WrongUse, write_json
@@ -147,7 +147,7 @@ def test_shipped_results_are_complete(study: str) -> None:
     found = ablations.shipped(study)
     assert list(ablations.table(found["rows"]))[1:] == [ablations.BASELINE, *ablations.STUDIES[study].variants]
     assert len(found["provenance"]["runs"]) == 3
-    assert set(report.paper_table(3)["strategy"]) == {"PA-SFT", "accuracy-only GRPO", "SC-GRPO"}
+    assert set(paper_tables.paper_table(3)["strategy"]) == {"PA-SFT", "accuracy-only GRPO", "SC-GRPO"}
 
 
 def test_bad_input_is_told_in_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
