@@ -505,8 +505,8 @@ def ablations_block() -> str:
     seeds = sorted({run["seed"] for block in blocks for run in block["runs"]})
     said = (
         f"Ablations: `{ablations.SHIPPED.as_posix()}/ablation_*.json`, made by `iadr1 ablate STUDY`; seeds "
-        f"{', '.join(map(str, seeds))}; device {', '.join(devices)}; commit {', '.join(commits)}. Runs of `rewards` are "
-        f"SC-GRPO with {' or '.join(map(str, steps))} steps, shorter than the course's; the others are PA-SFT, as long "
+        f"{', '.join(map(str, seeds))}; device {', '.join(devices)}; commit {', '.join(commits)}. Runs of `rewards` "
+        f"are SC-GRPO with {' or '.join(map(str, steps))} steps, shorter than the course's; the others are PA-SFT, as long "
         "as the course's."
     )
     metrics = reference_metrics()
@@ -515,8 +515,8 @@ def ablations_block() -> str:
     claims = paper_tables.agreement(paper_tables.measured(metrics))
     told = claims[["claim", "where", "paper", "ours", "verdict"]].rename(columns={"where": "in the paper"})
     verdicts = (
-        "The paper's claims, its differences in balanced accuracy and ours, in points. `agrees`: our 95 % interval lies "
-        "on the same side of zero; `open`: it holds zero. The benchmarks are others, so only the direction can be "
+        "The paper's claims, its differences in balanced accuracy and ours, in points. `agrees`: our 95 % interval "
+        "lies on the same side of zero; `open`: it holds zero. The benchmarks are others, so only the direction can be "
         "compared."
     )
     return "\n\n".join([_markdown(ablation_table()), said, _markdown(told), verdicts])
