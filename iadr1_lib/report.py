@@ -506,8 +506,8 @@ def ablations_block() -> str:
     said = (
         f"Ablations: `{ablations.SHIPPED.as_posix()}/ablation_*.json`, made by `iadr1 ablate STUDY`; seeds "
         f"{', '.join(map(str, seeds))}; device {', '.join(devices)}; commit {', '.join(commits)}. Runs of `rewards` "
-        f"are SC-GRPO with {' or '.join(map(str, steps))} steps, shorter than the course's; the others are PA-SFT, as long "
-        "as the course's."
+        f"are SC-GRPO with {' or '.join(map(str, steps))} steps, shorter than the course's; the others are PA-SFT, as "
+        "long as the course's."
     )
     metrics = reference_metrics()
     if metrics is None:
