@@ -164,7 +164,8 @@ def in_processes(count: int, *arguments: object, killed: bool = False) -> None:
     path = os.pathsep.join([str(TESTS), str(ROOT)])
     run = subprocess.run(
         [*command, str(TESTS / "two_processes.py"), *map(str, arguments)],
-        env=os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"},
+        # Without a GPU: two processes would need two.
+        env=os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
         capture_output=True,
         text=True,
         timeout=600,
@@ -235,6 +236,7 @@ def test_the_command_trains_in_two_processes_and_says_what_they_print(
     (tmp_path / "expert_ad").mkdir()
     (tmp_path / "expert_ad" / "pa_sft.json").write_text(world["pa_sft"].read_text())
     monkeypatch.setattr(course, "dev_check", lambda run: None)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     lines: list[str] = []
     engine = EngineSettings("ddp", 2)
     arguments = ["train", "--stage", "sc-grpo", "--profile", "smoke", "--folder", str(tmp_path)]

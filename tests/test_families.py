@@ -195,7 +195,8 @@ def test_log_probabilities_of_a_padded_batch_are_those_of_single_rows(
         if "mm_token_type_ids" in inputs:
             inputs["mm_token_type_ids"] = torch.cat([inputs["mm_token_type_ids"], torch.zeros_like(added)], dim=1)
         with torch.inference_mode():
-            logits = model(**inputs).logits[:, -longest - 1 : -1].log_softmax(-1)
+            moved = {key: value.to(model.device) for key, value in inputs.items()}
+            logits = model(**moved).logits[:, -longest - 1 : -1].log_softmax(-1).cpu()
         scored = logits.gather(2, added[..., None])[..., 0]
         return [row[: len(c)] for row, c in zip(scored, completions, strict=True)]
 

@@ -257,7 +257,7 @@ def test_answer_only_reads_p_yes_where_generation_would_choose(
     made = inference.answer_only(model, processor, images, prompt=prompt)
     for group, (word, p) in zip(images, made, strict=True):
         text = processor.apply_chat_template(prompt_messages(prompt), add_generation_prompt=True) + forced
-        inputs = processor(images=[group], text=[text], return_tensors="pt")
+        inputs = processor(images=[group], text=[text], return_tensors="pt").to(model.device)
         with torch.inference_mode():
             chances = model(**inputs).logits[0, -1].softmax(-1)
         wanted = float(chances[yes].sum() / (chances[yes].sum() + chances[no].sum()))
