@@ -263,12 +263,18 @@ def shipped(study: str) -> dict[str, Any]:
     return found
 
 
-def results(study: str, profile: str) -> tuple[dict[str, Any], str]:
-    """Results of a study, and in words whose they are: one's own of this profile where there are some, else shipped."""
+def results(study: str, profile: str) -> tuple[dict[str, Any] | None, str]:
+    """Results of a study, and in words whose they are: one's own of this profile where there are some, else shipped.
+
+    None where there are neither.
+    """
     own = own_results(study, profile)
     if own.exists():
         return read_json(own), f"measured here: {own.name}"
-    return shipped(study), f"shipped with the project: {(SHIPPED / f'ablation_{study}.json').as_posix()}"
+    found = reference(study)
+    if found is None:
+        return None, f"not measured yet: iadr1 ablate {study}"
+    return found, f"shipped with the project: {(SHIPPED / f'ablation_{study}.json').as_posix()}"
 
 
 def table(rows: Sequence[dict[str, Any]]) -> pd.DataFrame:
