@@ -304,15 +304,15 @@ def table(rows: Sequence[dict[str, Any]]) -> pd.DataFrame:
 def changes(rows: Sequence[dict[str, Any]], baseline: str, metric: str = "balanced_accuracy") -> pd.DataFrame:
     """One row per variant: what it has more than a baseline, in points.
 
-    Columns variant, value, low, high (95 %), p (McNemar's) and seeds (each seed's own value). Empty where nothing was
-    compared with this baseline.
+    Columns variant, value, low, high (95 %), p (McNemar's) and seeds (each seed's own value); results of before these
+    two were kept have NaN and an empty list. Empty where nothing was compared with this baseline.
     """
     found = []
     for row in rows:
         kind, *words = row["name"].split("/")
         if kind == "difference" and words[1:] == [baseline, metric]:
-            numbers = {key: row[key] for key in ("value", "low", "high", "p")}
-            found.append({"variant": words[0], **numbers, "seeds": list(row["seeds"].values())})
+            numbers = {key: row[key] for key in ("value", "low", "high")} | {"p": row.get("p", np.nan)}
+            found.append({"variant": words[0], **numbers, "seeds": list(row.get("seeds", {}).values())})
     return pd.DataFrame(found, columns=["variant", "value", "low", "high", "p", "seeds"])
 
 
