@@ -492,19 +492,20 @@ def _natural(name: str) -> tuple[list[tuple[int, str]], str]:
 # --- checks ---------------------------------------------------------------------------------------
 
 
-def require_both_labels(samples: Iterable[Sample], where: str | Path) -> None:
-    """Balanced accuracy needs both labels.
+def missing_label(samples: Iterable[Sample], where: str | Path) -> str | None:
+    """A sentence that says what cannot be had where one of the two labels is missing; None where both are there.
 
     Raises:
-        UserError: ``samples`` has no normal or no defective picture; ``where`` is named in the sentence.
+        UserError: ``samples`` is empty; ``where`` is named in the sentence.
     """
     labels = {sample.label for sample in samples}
     if not labels:
         raise UserError(f"{where} has no pictures to score: put them into test/good and test/<defect type>.")
     if "no" not in labels:
-        raise UserError(f"{where} has no good pictures to score: put some into <category>/test/good.")
+        return f"{where} has no good pictures (<category>/test/good): only the share of defects found can be had."
     if "yes" not in labels:
-        raise UserError(f"{where} has no defective pictures to score: put some into <category>/test/<defect type>.")
+        return f"{where} has no defective pictures (<category>/test/<type>): only the share of good ones accepted."
+    return None
 
 
 def check_health(samples: Iterable[Sample]) -> list[Problem]:

@@ -570,7 +570,8 @@ def evaluate(
         raise WrongUse(f"unknown parser {parser}: choose from {', '.join(scoring.PARSERS)}")
     table = _load(data, layout, root)
     samples = [sample for sample in table if sample.split == "test"]
-    benchmarks.require_both_labels(samples, data)
+    if one_sided := benchmarks.missing_label(samples, data):
+        print(one_sided)
     manner = {"concurrency": concurrency, "requests_per_minute": requests_per_minute, "key_variable": key_variable}
     endpoint = api_models.endpoint_named(model, logprobs, max_tokens=max_tokens, **manner)
     if endpoint and (protocol or answer_only or profile_speed):

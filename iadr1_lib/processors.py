@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import transformers
-from transformers import AutoProcessor, AutoTokenizer, ProcessorMixin
+from transformers import AutoProcessor, AutoTokenizer, AutoVideoProcessor, ProcessorMixin
 from transformers.models.auto.image_processing_auto import AutoImageProcessor  # the one at the top needs torchvision
 from transformers.utils import PushToHubMixin, is_torchvision_available
 
@@ -62,16 +62,23 @@ def load_processor(folder: Path | str) -> ProcessorMixin:
     settings = _settings(folder)
     processor_class: Any = getattr(transformers, settings.get("processor_class", ""), None)
     has_video = processor_class is not None and "video_processor" in processor_class.get_attributes()
-    if not has_video or is_torchvision_available():
+    if not has_video:
         return _padded_left(AutoProcessor.from_pretrained(str(folder), backend="pil"))
+    # Part by part: AutoProcessor would hand the word "pil" to the video processor too, which cannot take it.
+    video: Any
+    if is_torchvision_available():
+        video, made = AutoVideoProcessor.from_pretrained(str(folder)), processor_class
+    else:
+        kept = settings.get("video_processor") or _read(folder / "video_preprocessor_config.json")
+        video, made = KeptVideoSettings(kept), with_kept_video(processor_class)
     parts = [
         AutoImageProcessor.from_pretrained(str(folder), backend="pil"),
         AutoTokenizer.from_pretrained(str(folder)),
-        KeptVideoSettings(settings.get("video_processor") or _read(folder / "video_preprocessor_config.json")),
+        video,
     ]
     values = {key: settings[key] for key in _own_values(processor_class) if key in settings}
     values["chat_template"] = settings.get("chat_template") or _chat_template(folder) or parts[1].chat_template
-    return _padded_left(with_kept_video(processor_class)(*parts, **values))
+    return _padded_left(made(*parts, **values))
 
 
 def _padded_left(processor: ProcessorMixin) -> ProcessorMixin:

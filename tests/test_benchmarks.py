@@ -221,16 +221,17 @@ def test_truncated_mask(tree: Path) -> None:
     one_sentence(error, path)
 
 
-@pytest.mark.parametrize(("kept", "named"), [("yes", "good"), ("no", "defective"), ("", "no pictures")])
-def test_both_labels_are_required(tree: Path, kept: str, named: str) -> None:
-    samples = [sample for sample in b.load_mvtec(tree) if sample.label == kept]
+@pytest.mark.parametrize(("kept", "named"), [("yes", "no good"), ("no", "no defective")])
+def test_a_label_that_is_missing_is_named(tree: Path, kept: str, named: str) -> None:
+    said = b.missing_label([sample for sample in b.load_mvtec(tree) if sample.label == kept], tree)
+    assert said and str(tree) in said and named in said
+
+
+def test_pictures_are_required(tree: Path) -> None:
     with pytest.raises(UserError) as error:
-        b.require_both_labels(samples, tree)
-    one_sentence(error, tree, named)
-
-
-def test_both_labels_are_there(tree: Path) -> None:
-    b.require_both_labels(b.load_mvtec(tree), tree)
+        b.missing_label([], tree)
+    one_sentence(error, tree, "no pictures")
+    assert b.missing_label(b.load_mvtec(tree), tree) is None
 
 
 def test_pictures_that_lie_deeper_than_the_layout_are_told(tree: Path) -> None:

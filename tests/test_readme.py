@@ -83,14 +83,24 @@ def test_what_is_said_of_the_real_pictures_is_what_was_measured() -> None:
     def measured(name: str) -> dict[str, dict[str, Any]]:
         return {row["name"].split("/")[1]: row for row in shipped_rows(name)}
 
-    screw, plate = measured("real_screw.json"), measured("real_metal_plate.json")
     words = " ".join(README.split())
-    assert "no better than guessing" in words
-    assert all(one["balanced_accuracy"]["low"] <= 50 for one in (screw, plate))
-    assert "a fault in every good screw and in most good plates" in words
-    assert screw["accuracy_normal"]["value"] == 0 and plate["accuracy_normal"]["value"] < 50
-    assert "rarely names the place" in words and all(one["location"]["high"] < 50 for one in (screw, plate))
-    assert "some twenty pictures" in README
+    small = ("screw", "metal_plate", "capsules", "kolektor", "magnetic_tile")
+    found = {(name, stage): measured(f"real_{name}_{stage}.json") for name in small for stage in ("pa_sft", "sc_grpo")}
+
+    def above(stage: str) -> set[str]:
+        return {name for name in small if found[name, stage]["balanced_accuracy"]["low"] > 50}
+
+    assert above("sc_grpo") == {"metal_plate"} and "of SC-GRPO lies above 50 on the metal plates alone" in words
+    assert above("pa_sft") == {"magnetic_tile"} and "that of PA-SFT on the magnetic tiles alone" in words
+    for name in ("screw", "capsules"):
+        assert all(found[name, stage]["accuracy_normal"]["value"] == 0 for stage in ("pa_sft", "sc_grpo"))
+    dagm = measured("real_dagm_sc_grpo.json")["accuracy_defective"]
+    assert "Of seven defective pictures of DAGM" in words and "SC-GRPO finds two" in words
+    assert (dagm["n"], round(dagm["n"] * dagm["value"] / 100)) == (7, 2)
+    assert found["kolektor", "sc_grpo"]["accuracy_defective"]["value"] == 0
+    assert "place is rarely right" in words and all(one["location"]["value"] < 25 for one in found.values())
+    (size,) = [row for row in shipped_rows("sanity_metal_plate.json") if "/file_size/" in row["name"]]
+    assert size["value"] >= found["metal_plate", "sc_grpo"]["balanced_accuracy"]["value"]
 
     cells = {stage: measured(f"real_elpv_{stage}.json")["balanced_accuracy"] for stage in ("base", "pa_sft", "sc_grpo")}
     assert "with intervals above 50" in words and all(one["low"] > 50 and one["value"] < 60 for one in cells.values())
@@ -100,11 +110,6 @@ def test_what_is_said_of_the_real_pictures_is_what_was_measured() -> None:
     for predictor in ("file_size", "mean_brightness"):
         reached = [row["value"] for row in simple if predictor in row["name"]]
         assert reached and min(reached) > max(one["value"] for one in cells.values())
-    assert all(15 <= one["balanced_accuracy"]["n"] <= 25 for one in (screw, plate))
-    assert "the size of a picture's file alone does far better on both" in words
-    for name, model in (("sanity_screw.json", screw), ("sanity_metal_plate.json", plate)):
-        (size,) = [row for row in shipped_rows(name) if "/file_size/" in row["name"]]
-        assert size["low"] > model["balanced_accuracy"]["high"]
 
 
 def test_make_verbs_that_are_named_exist() -> None:
