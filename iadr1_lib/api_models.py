@@ -113,7 +113,7 @@ def predict_remote(
     out.parent.mkdir(parents=True, exist_ok=True)
     name = remote.endpoint.name
     origin = {"prompt": prompt, "protocol": protocol, "model": name, "seed": seed}
-    done = finished_images(out, origin)
+    done = finished_images(samples, out, origin)
     todo = [sample for sample in samples if sample.image not in done]
     if not todo:
         return out

@@ -542,6 +542,9 @@ def evaluate(
     shots: Annotated[int, typer.Option(min=0, max=1, help="1: a normal reference before each picture.")] = 0,
     reference_kind: Annotated[ReferenceKind, typer.Option(help="For --shots 1.")] = ReferenceKind.SIMILAR,
     train: Annotated[Path | None, typer.Option(help="For --shots 1: where normal training pictures lie.")] = None,
+    one_label: Annotated[
+        bool, typer.Option("--one-label", help="Score a set whose good or defective pictures are not there.")
+    ] = False,
     batch_size: Annotated[int, typer.Option(min=1, help="Pictures per forward pass.")] = 32,
     max_new_tokens: Annotated[
         int | None, typer.Option(min=1, help="Longest answer; by default the protocol's, or 96.")
@@ -571,6 +574,8 @@ def evaluate(
     table = _load(data, layout, root)
     samples = [sample for sample in table if sample.split == "test"]
     if one_sided := benchmarks.missing_label(samples, data):
+        if not one_label:
+            raise UserError(f"{one_sided} Put some there, or give --one-label to have that.")
         print(one_sided)
     manner = {"concurrency": concurrency, "requests_per_minute": requests_per_minute, "key_variable": key_variable}
     endpoint = api_models.endpoint_named(model, logprobs, max_tokens=max_tokens, **manner)

@@ -271,7 +271,7 @@ def predict(
     name = (asked.name if asked else str(protocol)) + (ANSWER_ONLY if answer_only else "")
     origin: dict[str, Any] = {"prompt": asked.prompt if asked else prompt, "protocol": name}
     origin |= {"model": model_name(model_dir), "seed": seed}
-    done = finished_images(out, origin, references)
+    done = finished_images(samples, out, origin, references)
     if all(sample.image in done for sample in samples):
         return out
     model, processor = load_model(model_dir)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+import shutil
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,30 +18,41 @@ def prediction_row(sample: Sample, raw: str, p_yes: float | None, origin: dict[s
 
     `origin` holds prompt, protocol, model and seed, which are the same in all rows of a file.
     """
-    truth = {k: getattr(sample, k) for k in ("image", "category", "benchmark", "label", "location", "type")}
-    return truth | {"raw": raw, "p_yes": p_yes} | origin
+    return _truth(sample) | {"raw": raw, "p_yes": p_yes} | origin
 
 
-def finished_images(out: Path, origin: dict[str, Any], references: Mapping[str, Path] | None = None) -> set[str]:
-    """Images already answered in `out`; a half-written last line (a killed run) is cut off.
+def _truth(sample: Sample) -> dict[str, Any]:
+    return {k: getattr(sample, k) for k in ("image", "category", "benchmark", "label", "location", "type")}
 
-    Answers of another model, prompt, protocol or seed, or beside another reference, are set aside as <name>.old.
+
+def finished_images(
+    samples: Sequence[Sample], out: Path, origin: dict[str, Any], references: Mapping[str, Path] | None = None
+) -> set[str]:
+    """Which of the samples' images are already answered in `out`, of which only these answers are kept.
+
+    A half-written last line (a killed run) is cut off. Dropped are answers about pictures that are not asked about any
+    more or whose truth has changed, and those of another model, prompt, protocol or seed, or beside another reference;
+    the file as it was then stays as <name>.old.
     """
     if not out.exists():
         return set()
     lines = out.read_bytes().splitlines(keepends=True)
     whole = [line for line in lines if line.endswith(b"\n")]
     rows = [_row_of(line, out, number) for number, line in enumerate(whole, 1)]
+    asked = {sample.image: json.loads(json.dumps(_truth(sample) | origin)) for sample in samples}
     beside = {image: str(path) for image, path in (references or {}).items()}
-    if any(
-        row.get("reference") != beside.get(row["image"]) or any(row.get(key) != origin[key] for key in origin)
-        for row in rows
-    ):
-        os.replace(out, out.with_name(out.name + ".old"))
-        return set()
-    if len(whole) < len(lines):
-        _write_atomically(out, b"".join(whole))
-    return {row["image"] for row in rows}
+    kept = {
+        line: row["image"]
+        for line, row in zip(whole, rows, strict=True)
+        if row["image"] in asked
+        and asked[row["image"]].items() <= row.items()
+        and row.get("reference") == beside.get(row["image"])
+    }
+    if len(kept) < len(whole):
+        shutil.copyfile(out, out.with_name(out.name + ".old"))
+    if len(kept) < len(lines):
+        _write_atomically(out, b"".join(kept))
+    return set(kept.values())
 
 
 def _row_of(line: bytes, path: Path, number: int) -> dict[str, Any]:

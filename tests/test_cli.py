@@ -237,7 +237,13 @@ def test_evaluate_names_what_is_wrong_with_the_data(model: ModuleType, parts: Pa
 
     for path in (parts / "bolt" / "test" / "good").iterdir():
         path.unlink()
-    assert str(parts) in evaluate(parts)
+    said = evaluate(parts)
+    assert str(parts) in said and "--one-label" in said
+    out = tmp_path / "one_label.json"
+    result = iadr1("evaluate", "--model", "m", "--data", parts, "--out", out, "--one-label")
+    assert result.exit_code == 0, result.output
+    found = {row["name"].split("/")[1]: row["value"] for row in json.loads(out.read_text())["rows"]}
+    assert found["balanced_accuracy"] is None and found["accuracy_defective"] is not None
 
 
 @pytest.mark.parametrize("kind", ["similar", "random"])

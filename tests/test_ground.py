@@ -21,7 +21,7 @@ from conftest import ROOT
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-COURSE = [*range(9), 10]
+COURSE = [*range(11)]
 LONGEST_CELL = 25
 TEXT = {
     ".py",

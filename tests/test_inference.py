@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -134,6 +135,22 @@ def test_answers_of_another_model_are_set_aside(folder: Path, samples: list[Samp
     assert {r["model"].split("@")[0] for r in rows_of(out)} == {"other/model"}
     predict(tmp_path / "other" / "model", samples[:2], out, prompt="yes-no", **options)
     assert {r["prompt"] for r in rows_of(out)} == {"yes-no"}  # another prompt is another run, too
+
+
+def test_answers_about_pictures_that_are_gone_or_have_another_truth_are_dropped(
+    folder: Path, samples: list[Sample], tmp_path: Path
+) -> None:
+    options: dict[str, Any] = {"max_new_tokens": 4, "quiet": True}
+    out = predict(folder, samples[:3], tmp_path / "p.jsonl", **options)
+    old = out.read_bytes()
+    other = "no" if samples[0].label == "yes" else "yes"
+    relabelled = replace(samples[0], label=other)
+    predict(folder, [relabelled, samples[1]], out, **options)
+    assert out.with_name("p.jsonl.old").read_bytes() == old
+    assert [(row["image"], row["label"]) for row in rows_of(out)] == [
+        (samples[1].image, samples[1].label),
+        (samples[0].image, other),
+    ]
 
 
 def test_a_missing_model_and_a_broken_picture_are_user_errors(
