@@ -6,7 +6,7 @@ Exit status: 0 done, 1 failed, 2 wrong use, 130 stopped by the user.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from enum import StrEnum
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     import pandas as pd
     from PIL import Image
 
+    from iadr1_lib import benchmarks
     from iadr1_lib.benchmarks import Sample
     from iadr1_lib.planning import Plan
     from iadr1_lib.protocols import Protocol
@@ -521,7 +522,12 @@ def check_vllm(
 @app.command()
 def evaluate(
     model: FolderOrNameOption,
-    data: Annotated[Path, typer.Option(help="Data set's root, one category, an index file, or elpv (solar cells).")],
+    data: Annotated[
+        Path,
+        typer.Option(
+            help="Data set's root, one category, an index file, elpv (solar cells) or mini (the drawn benchmarks)."
+        ),
+    ],
     out: Annotated[Path | None, typer.Option(help="Metrics file; predictions lie beside it.")] = None,
     parser: Annotated[
         str | None, typer.Option(help="How answers are read: fair (default), strict, ...; a protocol brings its own.")
@@ -571,7 +577,7 @@ def evaluate(
     parser = parser or (asked.parser if asked and not answer_only else "fair")
     if parser not in scoring.PARSERS:
         raise WrongUse(f"unknown parser {parser}: choose from {', '.join(scoring.PARSERS)}")
-    table = _load(data, layout, root)
+    table = _load(data, layout, root, why=f"iadr1 evaluate --model {model}")
     samples = [sample for sample in table if sample.split == "test"]
     if one_sided := benchmarks.missing_label(samples, data):
         if not one_label:
@@ -619,8 +625,7 @@ def evaluate(
     said |= {"prompt": asked.prompt if asked else mode, "protocol": asked.name if asked else COURSE}
     said |= {"reference_kind": reference_kind.value} if shots else {}
     rows = scoring.metric_rows(scores, data.resolve().name)
-    folder = root or (data if data.is_dir() else data.parent)
-    write_json(out, {"rows": rows, "provenance": stamp(said, seed, [folder])})
+    write_json(out, {"rows": rows, "provenance": stamp(said, seed, _hashed(data, samples))})
     _console().print(_score_table(scores))
     if table.passed_over:
         _print_table(benchmarks.health_table(table.passed_over).drop(columns="meaning"))
@@ -629,18 +634,28 @@ def evaluate(
     print(f"{len(samples)} pictures; metrics in {out}, predictions in {predictions}")
 
 
-def _load(data: Path, layout: str | None = None, root: Path | None = None) -> Any:
-    """The table of a folder, of an index file, or of the solar cells by their name."""
-    from iadr1_lib import elpv, sources
+def _load(
+    data: Path, layout: str | None = None, root: Path | None = None, why: str = "iadr1 sanity"
+) -> benchmarks.Table:
+    """The table of a folder, of an index file, or of what has a name: the solar cells and the mini benchmarks."""
+    from iadr1_lib import course, elpv, sources
 
-    if str(data).lower() == elpv.WORD and not data.exists():
+    word = None if data.exists() else str(data).lower()
+    if word == elpv.WORD:
         return elpv.load()
+    if word == course.WORD:  # the same pictures for every seed
+        return course.benchmark_table(Run(word, seed=0), why)
     return sources.load_samples(data, layout, root=root)
+
+
+def _hashed(data: Path, samples: Sequence[Sample]) -> list[Path]:
+    """What stands for the data in a file's provenance: a folder as a whole, else the pictures that were asked about."""
+    return [data] if data.is_dir() else [data, *(Path(sample.image) for sample in samples)]
 
 
 @app.command()
 def sanity(
-    data: Annotated[list[Path], typer.Option(help="Benchmark: folder, index file, or elpv (solar cells). Repeatable.")],
+    data: Annotated[list[Path], typer.Option(help="Benchmark: folder, index file, elpv or mini. Repeatable.")],
     train: Annotated[list[Path] | None, typer.Option(help="Training pictures. Repeatable.")] = None,
     layout: Annotated[str | None, typer.Option(help="Of --data; by default found by looking.")] = None,
     root: Annotated[Path | None, typer.Option(help="Of an index file: the folder that its paths start from.")] = None,
@@ -664,9 +679,9 @@ def sanity(
             print(line)
     if out:
         rows = room.metric_rows(found)
-        folders = [root or (folder if folder.is_dir() else folder.parent) for folder in data if folder.exists()]
+        hashed = [path for named, table in zip(data, tables, strict=True) for path in _hashed(named, table)]
         said = {"data": [str(folder) for folder in data], "train": [str(folder) for folder in train or []]}
-        print(f"metrics in {write_json(out, {'rows': rows, 'provenance': stamp(said, seed, folders)})}")
+        print(f"metrics in {write_json(out, {'rows': rows, 'provenance': stamp(said, seed, hashed)})}")
 
 
 @contextmanager

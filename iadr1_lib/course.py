@@ -18,13 +18,13 @@ from PIL import Image
 
 from iadr1_lib import engines, expert_ad, protocols, synthetic
 from iadr1_lib.answer import GRID
-from iadr1_lib.benchmarks import Sample, load_mvtec
+from iadr1_lib.benchmarks import Sample, Table, load_mvtec
 from iadr1_lib.engines import EngineSettings
 from iadr1_lib.records import labelled, pa_sft_row
-from iadr1_lib.references import references
 from iadr1_lib.runs import Run, UserError, commit, write_json
 from iadr1_lib.teachers import RuleTeacher
 
+WORD = "mini"  # what `iadr1 evaluate --data` takes for the six mini benchmarks
 STAGES = ("base", "pa_sft", "sc_grpo", "control")
 STAGE_TITLES = {"base": "base", "pa_sft": "PA-SFT", "sc_grpo": "SC-GRPO", "control": "PA-SFT continued"}
 
@@ -123,17 +123,17 @@ def draw_references(root: Path, families: Sequence[synthetic.Family], count: int
             Image.fromarray(drawing.image).save(folder / f"{i:03d}.png", compress_level=0)
 
 
-def benchmark_references(run: Run, samples: Sequence[Sample], kind: str = "random", seed: int = 0) -> dict[str, Path]:
-    """A reference for each picture of the mini benchmarks, from normal pictures drawn of the same families for this.
+def benchmark_table(run: Run, why: str) -> Table:
+    """The six mini benchmarks with normal training pictures to refer to, drawn of the same families for this alone.
 
-    They lie apart from the world, as references/<benchmark>/<family>/train/good, and are in no other set.
+    Those lie apart from the world, as references/<benchmark>/<family>/train/good, and are in no other set.
     """
     pool: list[Sample] = []
     for name, families in synthetic.test_families().items():
         root = run.path("references", name)
         draw_references(root, families, REFERENCES_PER_FAMILY)
         pool += load_mvtec(root, benchmark=name)
-    return references(samples, pool, kind=kind, seed=seed)
+    return Table([*benchmark_samples(run, why), *pool])
 
 
 # ---------------------------------------------------------------------------------------------- Expert-AD

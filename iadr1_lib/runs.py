@@ -320,12 +320,15 @@ def environment_banner() -> str:
     )
 
 
-def data_hash(folders: Iterable[str | Path]) -> str:
-    """Return a sha256 over sorted relative file names and contents; a missing folder counts as empty."""
+def data_hash(data: Iterable[str | Path]) -> str:
+    """Return a sha256 over the files of folders, by sorted relative name, and over single files, names and contents.
+
+    What is missing counts as empty.
+    """
     digest = hashlib.sha256()
-    for folder in map(Path, folders):
-        for path in sorted(item for item in folder.rglob("*") if item.is_file()):
-            digest.update(f"{folder.name}/{path.relative_to(folder).as_posix()}\0".encode())
+    for given in map(Path, data):
+        for path in [given] if given.is_file() else sorted(item for item in given.rglob("*") if item.is_file()):
+            digest.update(f"{given.name}/{path.relative_to(given).as_posix()}\0".encode())
             digest.update(hashlib.sha256(path.read_bytes()).digest())
     return digest.hexdigest()
 
@@ -333,7 +336,7 @@ def data_hash(folders: Iterable[str | Path]) -> str:
 def stamp(parameters: Mapping[str, Any], seed: int, data: Iterable[str | Path]) -> dict[str, Any]:
     """Return what it takes to make a number again.
 
-    Keys: parameters, seed, versions, hardware, commit, data_hash (over the folders `data`), time.
+    Keys: parameters, seed, versions, hardware, commit, data_hash (over the folders and files `data`), time.
     """
     return {
         "parameters": dict(parameters),

@@ -16,7 +16,7 @@ from conftest import read_json
 from PIL import Image
 from typer.testing import CliRunner, Result
 
-from iadr1_lib import benchmarks, cli, doctor, elpv
+from iadr1_lib import benchmarks, cli, course, doctor, elpv, synthetic
 from iadr1_lib.runs import UserError
 
 YES = "<think>A dark line.</think><location>top left</location><type>scratch</type><answer>Yes</answer>"
@@ -297,6 +297,19 @@ def test_evaluate_takes_an_index_with_its_root_and_the_solar_cells_by_name(
     monkeypatch.setattr(elpv, "load", lambda: benchmarks.Table(benchmarks.load_mvtec(parts), [left_out]))
     result = iadr1(*words, "elpv")
     assert result.exit_code == 0 and "in between" in result.output
+
+
+def test_evaluate_asks_about_the_mini_benchmarks_beside_a_reference(
+    model: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("IADR1_RUNS", str(tmp_path / "runs"))
+    monkeypatch.setattr(course, "WORD", "smoke")
+    result = iadr1("evaluate", "--model", "m", "--data", "smoke", "--shots", 1, "--out", tmp_path / "metrics.json")
+    assert result.exit_code == 0, result.output
+    rows = [json.loads(line) for line in (tmp_path / "metrics.predictions.jsonl").read_text().splitlines()]
+    assert {row["benchmark"] for row in rows} == set(synthetic.test_families())
+    assert all(Path(row["reference"]).parts[-4] == row["category"] for row in rows)
+    assert "iadr1 evaluate --model m" in (tmp_path / "runs" / "smoke-s0" / "test_openings.jsonl").read_text()
 
 
 def test_sanity_says_what_a_benchmark_measures(parts: Path, tmp_path: Path) -> None:

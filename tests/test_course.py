@@ -14,6 +14,7 @@ import pytest
 from iadr1_lib import course, synthetic
 from iadr1_lib.benchmarks import Sample, content_hash, leakage
 from iadr1_lib.records import read_rows
+from iadr1_lib.references import references
 from iadr1_lib.runs import Run, UserError, data_hash
 
 PARTS = ("pa_sft", "sc_grpo", "dev")
@@ -82,8 +83,10 @@ def test_another_seed_draws_other_training_pictures_and_the_same_dev_set(run: Ru
 
 def test_each_benchmark_picture_has_a_reference_of_its_family_that_is_in_no_set(run: Run, opened: list[Sample]) -> None:
     before = data_hash([run.path("world")])
-    found = course.benchmark_references(run, opened)
-    assert set(found) == {s.image for s in opened} and found == course.benchmark_references(run, opened)
+    table = course.benchmark_table(run, "test")
+    assert [s for s in table if s.split == "test"] == opened
+    found = references(opened, table, kind="random")
+    assert set(found) == {s.image for s in opened}
     assert all(found[s.image].parts[-4] == s.category for s in opened)
     assert data_hash([run.path("world")]) == before  # they lie apart from the world
     parts = [*opened, *(s for part in PARTS for s in course.training_samples(run, part))]
