@@ -381,7 +381,8 @@ def _claims(ours: Measured) -> list[_Claim]:
     def of_study(text: str, study: str, better: str, than: str, where: str, gains: list[float], said: str) -> _Claim:
         # Only a variant minus a baseline is measured; where the paper has the baseline ahead, the sign is turned.
         found = ours.variant_difference(study, better, than) or turned(ours.variant_difference(study, than, better))
-        return _Claim(text, where, gains, said, found, study_file(study), [])
+        seeds = list((found or {}).get("seeds", {}).values())
+        return _Claim(text, where, gains, said, found, study_file(study), seeds)
 
     def of_rewards(text: str, better: str, than: str, papers_better: str, papers_than: str) -> _Claim:
         gains = _gains(strategies, "strategy", "zero_shot", papers_better, papers_than)
@@ -411,7 +412,8 @@ def _claims(ours: Measured) -> list[_Claim]:
 
 def turned(row: Row | None) -> Row | None:
     """The same difference seen from the other side."""
-    return row and row | {"value": -row["value"], "low": -row["high"], "high": -row["low"]}
+    seeds = {seed: -value for seed, value in (row or {}).get("seeds", {}).items()}
+    return row and row | {"value": -row["value"], "low": -row["high"], "high": -row["low"], "seeds": seeds}
 
 
 def _gains(rows: pd.DataFrame, column: str, value: str, better: str, than: str) -> list[float]:
