@@ -535,9 +535,36 @@ def real_block() -> str:
     return "\n\n".join([_markdown(table.drop(columns=["always yes", "always no", STAGES["control"]])), said])
 
 
+def one_shot_table() -> pd.DataFrame:
+    """Stages of seed 0 on the six mini benchmarks, without and with a normal picture shown first, in % with intervals.
+
+    A column per stage; from mini_<zero|one>_shot_<stage>.json.
+    """
+    lines = []
+    for metric in ("balanced_accuracy", "share_yes", "location", "type"):
+        for shots in ("zero", "one"):
+            line = {"%": f"{scoring.METRICS[metric]}, {shots}-shot"}
+            for stage in ("base", "pa_sft", "sc_grpo"):
+                rows = _shipped_rows(f"mini_{shots}_shot_{stage}.json")
+                whole = (row for row in rows if row["name"].endswith(f"/{metric}/{scoring.MEAN}"))
+                line[STAGES[stage]] = scoring.level(next(whole, None))
+            lines.append(line)
+    return pd.DataFrame(lines)
+
+
+def one_shot_block() -> str:
+    """The stages asked with a reference picture, and where the numbers come from."""
+    said = (
+        "Seed 0, six mini benchmarks, in percent with 95 % intervals. One-shot: the likest normal training picture of "
+        f"the category first. Source: `{ablations.SHIPPED.as_posix()}/mini_*_shot_*.json` "
+        "(`iadr1 evaluate --data mini`, with `--shots 1` for one-shot; the base with the prompt `yes-no`)."
+    )
+    return "\n\n".join([_markdown(one_shot_table()), said])
+
+
 def results_block() -> str:
     """All that stands between the marks of README.md."""
-    return "\n\n".join([readme_block(reference_metrics()), ablations_block(), real_block()])
+    return "\n\n".join([readme_block(reference_metrics()), ablations_block(), one_shot_block(), real_block()])
 
 
 def tables(rows: list[dict[str, Any]]) -> list[pd.DataFrame]:

@@ -112,6 +112,20 @@ def test_what_is_said_of_the_real_pictures_is_what_was_measured() -> None:
         assert reached and min(reached) > max(one["value"] for one in cells.values())
 
 
+def test_what_is_said_of_one_shot_is_what_was_measured() -> None:
+    def measured(shots: str, stage: str, metric: str) -> float:
+        path = ROOT / "data" / "reference" / "mini" / f"mini_{shots}_shot_{stage}.json"
+        rows = json.loads(path.read_text())["rows"]
+        return float(next(row["value"] for row in rows if row["name"].endswith(f"/{metric}/mean")))
+
+    words = " ".join(README.split())
+    assert "answers worse in every stage and names types much worse" in words
+    for stage in ("base", "pa_sft", "sc_grpo"):
+        assert measured("one", stage, "balanced_accuracy") < measured("zero", stage, "balanced_accuracy")
+    for stage in ("pa_sft", "sc_grpo"):
+        assert measured("one", stage, "type") < measured("zero", stage, "type") - 20
+
+
 def test_make_verbs_that_are_named_exist() -> None:
     makefile = (ROOT / "Makefile").read_text()
     verbs = {match for path in PAPERS for match in re.findall(r"`make ([\w-]+)", path.read_text("utf-8"))}

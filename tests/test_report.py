@@ -58,6 +58,26 @@ def test_every_real_benchmark_has_its_files() -> None:
     assert [name for name in names if not (ROOT / "data" / "reference" / "mini" / f"{name}.json").exists()] == []
 
 
+def test_the_one_shot_table_holds_what_was_measured() -> None:
+    table = report.one_shot_table().set_index("%")
+    for shots, asked in (("zero", 0), ("one", 1)):
+        for stage in ("base", "pa_sft", "sc_grpo"):
+            path = ROOT / "data" / "reference" / "mini" / f"mini_{shots}_shot_{stage}.json"
+            kept = json.loads(path.read_text())
+            parameters = kept["provenance"]["parameters"]
+            assert (parameters["shots"], parameters["data"]) == (asked, "mini")
+            row = next(row for row in kept["rows"] if row["name"].endswith("/balanced_accuracy/mean"))
+            assert table.loc[f"balanced accuracy, {shots}-shot", report.STAGES[stage]] == scoring.level(row)
+
+
+def test_zero_shot_of_any_model_is_what_the_course_measures() -> None:
+    whole = {row["name"]: row for row in json.loads((ROOT / report.REFERENCE).read_text())["rows"]}
+    for stage in ("base", "pa_sft", "sc_grpo"):
+        kept = json.loads((ROOT / "data" / "reference" / "mini" / f"mini_zero_shot_{stage}.json").read_text())["rows"]
+        row = next(row for row in kept if row["name"].endswith("/balanced_accuracy/mean"))
+        assert row["value"] == pytest.approx(whole[f"{stage}/balanced_accuracy/mean"]["seeds"]["0"])
+
+
 def test_it_is_said_what_a_benchmark_measures_where_a_simple_predictor_does_well() -> None:
     def row(benchmark: str, kind: str, name: str, value: float, low: float = np.nan) -> dict[str, Any]:
         return {"benchmark": benchmark, "kind": kind, "name": name, "value": value, "low": low, "high": np.nan}
