@@ -5,6 +5,7 @@ Exit status: 0 done, 1 failed, 2 wrong use, 130 stopped by the user.
 
 from __future__ import annotations
 
+import errno
 from dataclasses import replace
 from enum import StrEnum
 from importlib.metadata import version
@@ -36,6 +37,11 @@ if TYPE_CHECKING:
     from iadr1_lib.teachers import Teacher
 
 FAILED, WRONG_USE, STOPPED = 1, 2, 130
+# What the system says of a path that another path mends; anything else is a fault of ours and shows its traceback.
+REFUSED = {
+    *(errno.EACCES, errno.EPERM, errno.EROFS),
+    *(errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG),
+}
 
 
 class PoliteGroup(typer.core.TyperGroup):
@@ -49,9 +55,9 @@ class PoliteGroup(typer.core.TyperGroup):
                 raise_if_full(error, Path(error.filename or "."))
             except UserError as full:
                 raise _complain(full, FAILED) from error
-            if isinstance(error, (PermissionError, FileExistsError, NotADirectoryError, IsADirectoryError)):
+            if error.errno in REFUSED:
                 where = error.filename or "a file"
-                raise _complain(f"cannot write {where} ({error.strerror}): name another folder", FAILED) from error
+                raise _complain(f"cannot use {where} ({error.strerror}): name another folder", FAILED) from error
             raise
         except UserError as error:
             raise _complain(error, WRONG_USE if isinstance(error, WrongUse) else FAILED) from error

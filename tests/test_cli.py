@@ -441,6 +441,23 @@ def test_expert_ad_builds_a_set_and_a_second_call_finds_it_done(parts: Path, tmp
     assert "name another folder" in complaint(iadr1("expert-ad", "--data", parts, "--out", out / "report.json"))
 
 
+def test_a_path_that_cannot_be_used_is_told_in_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    too_long = tmp_path / ("a" * 300 + ".html")
+    assert "too long" in complaint(iadr1("report", "--page", too_long))
+    assert "too long" in complaint(iadr1("sanity", "--data", too_long))
+
+    def read_only(path: Path, *_: object, **__: object) -> None:
+        raise OSError(errno.EROFS, "Read-only file system", str(path))
+
+    monkeypatch.setattr(Path, "mkdir", read_only)
+    monkeypatch.setattr(Path, "unlink", read_only)
+    monkeypatch.setattr(Path, "write_text", read_only)
+    monkeypatch.setenv("IADR1_RUNS", str(tmp_path / "runs"))
+    for words in (("report", "--page", tmp_path / "page.html"), ("run", "--profile", "smoke")):
+        told = complaint(iadr1(*words))
+        assert str(tmp_path) in told and "Read-only file system" in told
+
+
 def test_expert_ad_lists_what_cannot_be_used(parts: Path, tmp_path: Path) -> None:
     good = parts / "bolt" / "test" / "good"
     (good / "text.png").write_text("no picture")
