@@ -369,6 +369,18 @@ def pooled_provenance(parameters: Mapping[str, Any], blocks: Sequence[Mapping[st
     }
 
 
+def read_text(path: str | Path) -> str:
+    """Read a UTF-8 text file, with or without a byte order mark. Raises UserError for another encoding."""
+    content = Path(path).read_bytes()
+    if content.startswith((b"\xff\xfe", b"\xfe\xff")):
+        raise UserError(f"{path} is UTF-16 text: save it as UTF-8 and run the command again")
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = content[: error.start].count(b"\n") + 1
+        raise UserError(f"{path} is not UTF-8 text (line {line}): save it as UTF-8 and run the command again") from None
+
+
 def write_text(path: Path, text: str) -> Path:
     """Write a file whole or not at all; on a full disk the old file stays and UserError says so."""
     path = Path(path)
@@ -401,7 +413,7 @@ def read_json(path: Path, default: Any = None) -> Any:
     if not Path(path).exists():
         return default
     try:
-        return json.loads(Path(path).read_text(encoding="utf-8"))
+        return json.loads(read_text(path))
     except ValueError as error:
         raise UserError(f"{path} is no JSON ({error}): delete it and run the notebook that makes it again") from error
 
