@@ -11,10 +11,12 @@ Everything here is text and arrays; nothing knows of models or files.
 from __future__ import annotations
 
 import re
+import unicodedata
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import product
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -76,7 +78,8 @@ SYNONYMS: dict[str, tuple[str, ...]] = {
 }
 DEFECT_TYPES = tuple(SYNONYMS)
 SURFACE_TYPES, STRUCTURAL_TYPES = DEFECT_TYPES[:4], DEFECT_TYPES[4:]
-_CATEGORY_OF = {term: category for category, terms in SYNONYMS.items() for term in (category, *terms)}
+# Everyday words that the paper's table lacks.
+_MORE_TERMS = {"dent": "deformation", "bend": "deformation", "bent": "deformation", "crack": "damage"}
 
 CELLS = (
     "top left",
@@ -121,7 +124,10 @@ _PATTERN_YES = re.compile(
     r"\s*<answer>\s*[Yy][Ee][Ss]\s*</answer>\s*"
 )
 _PATTERN_NO = re.compile(rf"\s*<think>{_INSIDE}</think>\s*<answer>\s*[Nn][Oo]\s*</answer>\s*")
-_FIRST_PAIR = {name: re.compile(rf"<{name}>(.*?)</{name}>", re.DOTALL) for name in TAG_NAMES}
+# A tag as models write it: in any case, with blanks inside.
+_LOOSE_TAG = re.compile(rf"<(?P<end>\s*/)?\s*(?P<name>{'|'.join(TAG_NAMES)})\s*>", re.IGNORECASE)
+# Yes or no that is not part of a longer Latin word; letters of other scripts may touch it.
+_VERDICT = re.compile(r"(?<![a-z0-9\u00c0-\u024f])(?:yes|no)(?![a-z0-9\u00c0-\u024f])", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -156,26 +162,81 @@ def build_solution(label: Label, location: str | None = None, defect_type: str |
     return f"<location>{location}</location><type>{defect_type}</type><answer>Yes</answer>"
 
 
-def first_pair(text: str, tag: str) -> str | None:
-    """What stands inside the first ``<tag>…</tag>`` of ``text`` (line ends included), or None."""
-    found = _FIRST_PAIR[tag].search(text)
-    return found.group(1) if found else None
+class _Piece(NamedTuple):
+    """The text between two tags; `tag` is the name of the one before it, "" at the beginning."""
+
+    tag: str
+    ends: bool  # the tag before it is a closing one
+    text: str
+
+
+def _pieces(text: str) -> Iterator[_Piece]:
+    start, name, ends = 0, "", False
+    for tag in _LOOSE_TAG.finditer(text):
+        yield _Piece(name, ends, text[start : tag.start()])
+        start, name, ends = tag.end(), tag["name"].lower(), bool(tag["end"])
+    yield _Piece(name, ends, text[start:])
 
 
 def parse_answer(text: str) -> Answer:
-    """Lenient reading: the first pair of each tag, wherever it stands, whatever surrounds it.
+    """Lenient reading, and the only one of the course: tags in any case, their end missing or not.
 
-    The answer counts if it is yes or no in any case, with white space and a final full stop or exclamation
-    mark.
+    - The last `<answer>` that holds a verdict decides, whether the reasoning before it was closed or not.
+    - Else only what follows `</think>` counts, places and types left out; with a reasoning that was opened and never
+      closed there is no answer, since "there is no stain" in it decides nothing.
+    - A text without any reasoning is read as a whole.
+
+    A verdict is the whole word yes or no, if the other one does not occur; where both do, the one that the text begins
+    with ("Yes, no doubt") or ends with ("No doubt: yes"). Of location and type the last that is not empty counts.
     """
-    said = (first_pair(text, "answer") or "").strip().rstrip(".!").strip().lower()
-    location, kind, reasoning = (first_pair(text, tag) for tag in ("location", "type", "think"))
-    return Answer(
-        answer="yes" if said == "yes" else "no" if said == "no" else None,
-        location=None if location is None else tidy(location),
-        type=None if kind is None else tidy(kind),
-        reasoning=None if reasoning is None else reasoning.strip(),
+    pieces = list(_pieces(text))
+    said = {name: [p.text for p in pieces if p.tag == name and not p.ends and p.text.strip()] for name in TAG_NAMES}
+    location, kind = (tidy(said[name][-1]) if said[name] else None for name in ("location", "type"))
+    verdicts = [verdict for verdict in map(_verdict, said["answer"]) if verdict]
+    return Answer(verdicts[-1] if verdicts else _outside_tags(pieces), location, kind, _reasoning(text))
+
+
+def _outside_tags(pieces: list[_Piece]) -> Label | None:
+    """The verdict of what stands outside reasoning, location and type."""
+    closed = [number for number, piece in enumerate(pieces) if piece.tag == "think" and piece.ends]
+    if not closed and any(piece.tag == "think" for piece in pieces):
+        return None
+    rest = pieces[closed[-1] :] if closed else pieces
+    return _verdict(" ".join(piece.text for piece in rest if piece.ends or piece.tag in ("", "answer")))
+
+
+def _verdict(text: str) -> Label | None:
+    text = unicodedata.normalize("NFKC", text)
+    found = list(_VERDICT.finditer(text))
+    if not found:
+        return None
+    first, last = found[0], found[-1]
+    if len({word.group().lower() for word in found}) == 1:
+        return _label(first.group())
+    if not _is_word(text[: first.start()]) and not re.match(r"\W*(?:/|or\b|and\b)", text[first.end() :]):
+        return _label(first.group())
+    before = text[: last.start()].rstrip(" *_\"'\n")
+    return (
+        _label(last.group())
+        if before.endswith((":", ",", ".", ";", "!")) and not _is_word(text[last.end() :])
+        else None
     )
+
+
+def _is_word(text: str) -> bool:
+    return any(character.isalnum() for character in text)
+
+
+def _label(word: str) -> Label:
+    return "yes" if word.lower() == "yes" else "no"
+
+
+def _reasoning(text: str) -> str | None:
+    """What stands between the first `<think>` and the first end of it, other tags included; None if it has no end."""
+    tags = [tag for tag in _LOOSE_TAG.finditer(text) if tag["name"].lower() == "think"]
+    begin = next((tag for tag in tags if not tag["end"]), None)
+    end = next((tag for tag in tags if tag["end"] and begin and tag.start() >= begin.end()), None)
+    return text[begin.end() : end.start()].strip() if begin and end else None
 
 
 def tidy(text: str) -> str:
@@ -280,22 +341,36 @@ def _column_of_word(word: str, far: bool, grid: int) -> int:
     return inner if word == "left" else grid - 1 - inner
 
 
-def category_of_words(text: str) -> str | None:
-    """The defect category whose name or synonym the whole text is ("Stain." → "contamination"), or None."""
-    return _CATEGORY_OF.get(tidy(text).strip(" .!"))
-
-
 def term_forms(term: str) -> list[str]:
     """A term of the vocabulary as one and as many, with blanks for hyphens: "cavity", "cavities"."""
     plain = term.replace("-", " ")
     return [plain, plain[:-1] + "ies"] if plain.endswith("y") else [plain, plain + "s", plain + "es"]
 
 
+# Every form of every term, and what it belongs to.
+CATEGORY_OF_TERM = {
+    form: category
+    for category, terms in SYNONYMS.items()
+    for term in (category, *terms, *(word for word, known in _MORE_TERMS.items() if known == category))
+    for form in term_forms(term)
+}
+_TERM = re.compile(rf"\b(?:{'|'.join(map(re.escape, sorted(CATEGORY_OF_TERM, key=len, reverse=True)))})\b")
+
+
+def terms_in(text: str) -> list[str]:
+    """The terms of CATEGORY_OF_TERM that occur in a text as whole words, in its order; longer ones first."""
+    return _TERM.findall(tidy(text.replace("-", " ")))
+
+
+def category_of_words(text: str) -> str | None:
+    """The defect category that a text names ("Stains.", "a stain" → "contamination"); None for none or several."""
+    categories = {CATEGORY_OF_TERM[term] for term in terms_in(text)}
+    return categories.pop() if len(categories) == 1 else None
+
+
 _PLACE_WORD = "|".join((*_ROW_WORDS, *_COLUMN_WORDS, *sorted(_CENTRE_WORDS)))
 # "lies on top" says how, not where.
 _PLACE_PHRASE = re.compile(rf"\b(?!(?<=\bon )top\b)(?:{_PLACE_WORD})(?:[\s-]+(?:{_PLACE_WORD}))*\b", re.IGNORECASE)
-_CATEGORY_OF_FORM = {form: category for term, category in _CATEGORY_OF.items() for form in term_forms(term)}
-_TYPE_PHRASE = re.compile(rf"\b(?:{'|'.join(map(re.escape, sorted(_CATEGORY_OF_FORM, key=len, reverse=True)))})\b")
 
 
 def place_in_reasoning(reasoning: str) -> str | None:
@@ -306,5 +381,5 @@ def place_in_reasoning(reasoning: str) -> str | None:
 
 def type_in_reasoning(reasoning: str) -> str | None:
     """The category that a running text names last, by its name or a synonym, plurals included, or None."""
-    phrases = _TYPE_PHRASE.findall(tidy(reasoning.replace("-", " ")))
-    return _CATEGORY_OF_FORM[phrases[-1]] if phrases else None
+    terms = terms_in(reasoning)
+    return CATEGORY_OF_TERM[terms[-1]] if terms else None

@@ -22,6 +22,7 @@ from functools import lru_cache, partial, update_wrapper
 from typing import Any, NamedTuple
 
 from iadr1_lib.answer import (
+    CATEGORY_OF_TERM,
     GRID,
     STRUCTURAL_TYPES,
     SURFACE_TYPES,
@@ -31,7 +32,7 @@ from iadr1_lib.answer import (
     build_solution,
     cell_of_words,
     matches_format,
-    term_forms,
+    terms_in,
     tidy,
 )
 
@@ -236,17 +237,28 @@ def _truths(completions: Sequence[Any], solution: Sequence[str], mode: str) -> l
     return [_solution(text, mode) for text in solution]
 
 
-@lru_cache(maxsize=16384)
+# What is kept is keyed by a mode's rules and not by its name: a mode may be changed while a notebook tries it.
+
+
 def _output(text: str, mode: str) -> _Said:
     rules = mode_named(mode)
-    tags = _flat_tags(text) if rules.flat_tags else _first_tags(text, rules.tags_cross_lines)
+    return _output_by(text, rules.flat_tags, rules.tags_cross_lines)
+
+
+@lru_cache(maxsize=16384)
+def _output_by(text: str, flat: bool, cross_lines: bool) -> _Said:
+    tags = _flat_tags(text) if flat else _first_tags(text, cross_lines)
     return _Said(tags.get("answer"), tags.get("location"), tags.get("type"), matches_format(text))
 
 
-@lru_cache(maxsize=16384)
 def _solution(text: str, mode: str) -> _Said:
+    return _solution_by(text, mode_named(mode).tags_cross_lines)
+
+
+@lru_cache(maxsize=16384)
+def _solution_by(text: str, cross_lines: bool) -> _Said:
     """The first pair counts, solutions being ours; one without an answer pair is the label itself."""
-    tags = _first_tags(text, mode_named(mode).tags_cross_lines)
+    tags = _first_tags(text, cross_lines)
     label = tags.get("answer", text.strip().lower())
     return _Said(label if label in ("yes", "no") else None, tags.get("location"), tags.get("type"))
 
@@ -361,11 +373,6 @@ _GROUP_OF = {**dict.fromkeys(SURFACE_TYPES, "surface"), **dict.fromkeys(STRUCTUR
 _GROUP_NAMES = {f"{g} {noun}": g for g in ("surface", "structural") for noun in ("anomalies", "anomaly")}
 _TERMS = [(term, category) for category, terms in SYNONYMS.items() for term in (category, *terms)]
 
-# Everyday words that the paper's table lacks, so that it scores "dent" 0 against "deformation". Strict only.
-_MORE_TERMS = {"dent": "deformation", "bend": "deformation", "bent": "deformation", "crack": "damage"}
-_STRICT_TERMS = {form: category for term, category in (dict(_TERMS) | _MORE_TERMS).items() for form in term_forms(term)}
-_STRICT_PHRASE = re.compile(rf"\b(?:{'|'.join(map(re.escape, sorted(_STRICT_TERMS, key=len, reverse=True)))})\b")
-
 
 def type_score(predicted: str, truth: str, *, mode: str = "strict") -> float:
     """How alike two defect types are, 0 to 1: the level of the paper's equation 5 that they reach.
@@ -476,8 +483,8 @@ def _strict_kind(text: str) -> _Kind | None:
     text = tidy(_normalise(text).replace("-", " "))
     if not re.search(r"[^\W\d_]{2}", text):
         return None
-    phrases = _STRICT_PHRASE.findall(text)
-    categories = {_STRICT_TERMS[phrase] for phrase in phrases}
+    phrases = terms_in(text)
+    categories = {CATEGORY_OF_TERM[phrase] for phrase in phrases}
     if len(categories) > 1:
         return None
     if not categories:

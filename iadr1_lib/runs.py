@@ -1,6 +1,6 @@
 """Runs: the project's root, profiles, seeds, run folders and the metrics record.
 
-Everything here starts at once: torch is never imported, only asked when a caller has already loaded it.
+Everything here starts at once: torch is loaded only where it is seeded, or asked for a GPU.
 The batch that executes the notebooks builds on this module and lives in `batch`.
 """
 
@@ -16,6 +16,7 @@ import os
 import platform
 import random
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterable, Mapping, Sequence
@@ -253,12 +254,12 @@ def require(path: str | Path, made_by: str, options: str = "") -> Path:
 
 
 def seed_everything(seed: int) -> None:
-    """Seed random and numpy, and torch where it is loaded already (the trainers seed torch themselves)."""
+    """Seed random, numpy and torch, which is loaded for it: a notebook calls this before anything else."""
+    import torch
+
     random.seed(seed)
     np.random.seed(seed % 2**32)
-    torch = sys.modules.get("torch")
-    if torch is not None:
-        torch.manual_seed(seed)
+    torch.manual_seed(seed)
 
 
 # ------------------------------------------------------------------------------------------ provenance
@@ -276,17 +277,24 @@ def versions() -> dict[str, str]:
 
 
 def hardware() -> dict[str, Any]:
-    """Return usable cores, memory in GiB, processor, system, and the device that a loaded torch sees."""
+    """Return usable cores, memory in GiB, processor, system, and the device that torch sees."""
     allowed = getattr(os, "sched_getaffinity", None)
-    torch = sys.modules.get("torch")
-    cuda = torch is not None and torch.cuda.is_available()
     return {
         "cores": len(allowed(0)) if allowed else os.cpu_count(),
         "memory_gib": round(psutil.virtual_memory().total / 2**30, 1),
         "processor": _processor(),
         "system": f"{platform.system()} {platform.machine()}",
-        "device": str(torch.cuda.get_device_name()) if torch is not None and cuda else "cpu",
+        "device": _device(),
     }
+
+
+def _device() -> str:
+    """The GPU's name, or "cpu". Torch is loaded for it only where the driver's tool says that there may be one."""
+    if "torch" not in sys.modules and shutil.which("nvidia-smi") is None:
+        return "cpu"
+    import torch
+
+    return str(torch.cuda.get_device_name()) if torch.cuda.is_available() else "cpu"
 
 
 def _processor() -> str:

@@ -33,7 +33,6 @@ from iadr1_lib.answer import (
     category_of_words,
     cell_box,
     cell_of_words,
-    first_pair,
     matches_format,
     parse_answer,
     place_in_reasoning,
@@ -54,14 +53,11 @@ MEAN = "mean"  # the row that averages the benchmarks, each with the same weight
 
 # ---------------------------------------------------------------------------------------------------- parsers
 
-_FIRST_WORD = re.compile(r"\b(yes|no)\b", re.IGNORECASE)
 _ONE_LINE_ANSWER = re.compile(r"<answer>(.*?)</answer>")
 
 
 def _fair(text: str) -> Label | None:
-    tagged = first_pair(text, "answer")
-    found = _FIRST_WORD.search(text if tagged is None else tagged)
-    return _label(found.group(1).lower()) if found else None
+    return parse_answer(text).answer
 
 
 def _released_tagged(text: str) -> Label | None:
@@ -101,7 +97,7 @@ def read_answer(text: str, parser: str = "strict") -> Label | None:
     """What ``text`` answers: "yes", "no" or None.
 
     - ``strict``: the whole output is one of the two patterns.
-    - ``fair``: inside the answer tag if there is one, else anywhere: the first whole word yes or no.
+    - ``fair``: as `answer.parse_answer` reads, the answer tag first and never the reasoning.
     - ``released-tagged``, ``released-free-text``, ``released-free-text-ci`` (case-insensitive): what the
       paper's released test code reads, its slips included ("snout" contains "no"; an empty tag is a yes).
 
@@ -225,7 +221,7 @@ def _refused(predictions: pd.DataFrame) -> NDArray[np.bool_]:
 
 def _type_name(text: str) -> str | None:
     """The category, or the text itself where the vocabulary lacks it ("crack" is right for "crack" alone)."""
-    return category_of_words(text) or tidy(text) or None
+    return category_of_words(text) or tidy(text).strip(" .!") or None
 
 
 def parser_table(predictions: pd.DataFrame) -> pd.DataFrame:

@@ -85,11 +85,54 @@ def test_any_text_can_be_read(text):
 def test_hostile_text_is_read_in_linear_time():
     for text in ("<think>" + "<" * 200_000, "<think>" + " <x>\n" * 100_000 + "</think>", " " * 200_000):
         assert matches_format(text) is None
+        parse_answer(text + "<" + " " * 200_000 + "<answer>" * 20_000)
 
 
-def test_reading_is_lenient():
-    said = parse_answer("hm <answer>\nYES.</answer> <location> Top\n Left</location><answer>no</answer>")
-    assert (said.answer, said.location, said.type, said.reasoning) == ("yes", "top left", None, None)
+THOUGHT = "<think>There is no rust, but a scratch at the left.</think>"
+CUT = "<think>There is no rust, but on the left I see a"
+
+
+@pytest.mark.parametrize(
+    "text, verdict",
+    [
+        (CUT, None),  # an opened reasoning decides nothing
+        (CUT.upper(), None),
+        ("<think>No stain so far.</think>", None),
+        ("No stain so far.</think> Yes", "yes"),
+        (THOUGHT + "<answer>Yes", "yes"),
+        (THOUGHT + "<Answer>Yes</ANSWER>", "yes"),
+        (THOUGHT + "<answer >Yes< / answer>", "yes"),
+        (CUT + "<answer>Yes</answer>", "yes"),  # the reasoning was never closed
+        (THOUGHT + "<type>no paint</type><answer></answer>", None),
+        ("<think>I end with <answer></answer>.</think><answer>Yes</answer>", "yes"),
+        ("<answer>No</answer> Wait. <answer>Yes</answer>", "yes"),
+        ("<answer>Yes</answer> and so <answer></answer>", "yes"),
+        (THOUGHT + "<answer>There is no doubt: yes</answer>", "yes"),
+        (THOUGHT + "<answer>**Yes**, no doubt.</answer>", "yes"),
+        (THOUGHT + "<answer>yes or no</answer>", None),
+        (THOUGHT + "<answer>yes/no</answer>", None),
+        (THOUGHT + "<answer>_No_</answer>", "no"),
+        (THOUGHT + "<answer>Yes\u6709\u5212\u75d5\u3002</answer>", "yes"),
+        (THOUGHT + "<answer>\uff39\uff45\uff53</answer>", "yes"),
+        (THOUGHT + "<answer>Nothing, eyes, noise</answer>", None),
+        ("No", "no"),
+        ("yes, on the left", "yes"),
+        ("There is no defect.", "no"),
+        ("", None),
+    ],
+)
+def test_the_verdict_is_never_read_out_of_the_reasoning(text, verdict):
+    assert parse_answer(text).answer == verdict
+
+
+@given(st.text(), st.sampled_from(["Yes", "no."]), st.sampled_from(["</answer>", ""]))
+def test_whatever_stands_before_the_last_verdict_decides(before, word, end):
+    assert parse_answer(f"{before}<answer>{word}{end}").answer == word.strip(".").lower()
+
+
+def test_places_and_types_are_the_last_that_are_not_empty():
+    said = parse_answer("hm <location></location><location> Top\n Left</location><TYPE>Hole<answer>no</answer><type> ")
+    assert (said.answer, said.location, said.type, said.reasoning) == ("no", "top left", "hole", None)
 
 
 @pytest.mark.parametrize(
@@ -196,7 +239,23 @@ def test_each_term_belongs_to_one_category():
     assert len(terms) == len(set(terms))
     assert category_of_words(" Stain. ") == "contamination"
     assert category_of_words("through-hole") == "hole"
-    assert category_of_words("crack") is None
+    assert category_of_words("glue") is None
+
+
+@pytest.mark.parametrize(
+    "words, category",
+    [
+        ("scratches", "scratch"),
+        ("a scratch", "scratch"),
+        ("Scratch.", "scratch"),
+        ("surface-damage", "damage"),
+        ("cracks", "damage"),  # an everyday word that the paper's table lacks
+        ("scratch or hole", None),
+        ("scratchy", None),
+    ],
+)
+def test_a_type_is_named_by_whole_words_in_any_form(words, category):
+    assert category_of_words(words) == category
 
 
 def test_a_reasoning_is_read_at_its_last_word():

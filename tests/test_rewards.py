@@ -7,6 +7,7 @@ import pickle
 import random
 import re
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from iadr1_lib import rewards
-from iadr1_lib.answer import CELLS, DEFECT_TYPES, SYNONYMS, build_answer, build_solution
+from iadr1_lib.answer import CELLS, DEFECT_TYPES, SYNONYMS, build_answer, build_solution, category_of_words
 from iadr1_lib.rewards import (
     accuracy_reward,
     check_solutions,
@@ -46,6 +47,25 @@ def golden(name):
 def pay(text, solution=SOLUTION, mode="strict"):
     """The four rewards of one completion: consistency, accuracy, location, type."""
     return [reward([text], [solution], mode=mode)[0] for reward in REWARDS]
+
+
+def test_a_mode_that_is_changed_pays_by_its_new_rules(monkeypatch):
+    """Notebook 05 changes modes under one name: nothing that was read by the old rules may be kept."""
+    answer = YES.replace("top left", "top\nleft")
+    for cross_lines in (True, False, True):
+        monkeypatch.setitem(rewards.MODES, "mine", replace(rewards.MODES["paper"], tags_cross_lines=cross_lines))
+        assert total_reward(answer, SOLUTION, "mine") == (4 if cross_lines else 3)
+
+
+@given(
+    st.sampled_from(DEFECT_TYPES),
+    st.sampled_from(sorted(SYNONYMS)),
+    st.sampled_from(["{}s", "a {}", "{}.", "{} {}", "glue"]),
+)
+def test_evaluation_calls_a_type_right_where_the_strict_reward_pays_for_its_category(truth, other, form):
+    for term in (other, *SYNONYMS[other], "crack", "dent"):
+        said = form.format(term, other)
+        assert (type_score(said, truth) >= rewards.CATEGORY) == (category_of_words(said) == truth)
 
 
 # --- the released functions -------------------------------------------------------------------------

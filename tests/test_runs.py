@@ -6,7 +6,6 @@ import errno
 import json
 import math
 import os
-import random
 import signal
 import subprocess
 import sys
@@ -18,7 +17,7 @@ from pathlib import Path
 import numpy as np
 import psutil
 import pytest
-from conftest import read_json, write_notebook
+from conftest import ROOT, read_json, write_notebook
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import BaseModel
@@ -138,11 +137,37 @@ def test_run_folder_and_what_is_missing_in_it(course: Course) -> None:
     assert run.require("pa_sft/model", "04_pa_sft") == run.path("pa_sft", "model")
 
 
-def test_seed_everything_repeats() -> None:
-    runs.seed_everything(7)
-    first = (random.random(), np.random.rand())
-    runs.seed_everything(7)
-    assert (random.random(), np.random.rand()) == first
+def test_seed_everything_repeats_in_a_process_that_had_not_loaded_torch() -> None:
+    code = """if True:
+        import random, numpy, iadr1_lib.runs
+        iadr1_lib.runs.seed_everything(7)
+        import torch
+        print(random.random(), numpy.random.rand(), float(torch.rand(())))
+    """
+    said = {subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout for _ in range(2)}
+    assert len(said) == 1 and len(said.pop().split()) == 3
+
+
+def test_provenance_names_the_gpu_though_nothing_has_loaded_torch(tmp_path: Path) -> None:
+    (tmp_path / "nvidia-smi").touch(mode=0o755)
+    (tmp_path / "torch").mkdir()
+    fake = "class cuda:\n    is_available = lambda: True\n    get_device_name = lambda: 'a GPU'\n"
+    (tmp_path / "torch" / "__init__.py").write_text(fake)
+    environment = os.environ | {"PATH": f"{tmp_path}:{os.environ['PATH']}", "PYTHONPATH": f"{tmp_path}:{ROOT}"}
+    code = "from iadr1_lib import runs; print(runs.hardware()['device'])"
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
+    assert done.stdout.strip() == "a GPU", done.stderr
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "latin-1"])
+def test_text_of_another_system_is_read_or_named(tmp_path: Path, encoding: str) -> None:
+    path = tmp_path / "a.json"
+    path.write_text('{"a": "é"}', encoding=encoding)
+    if encoding == "utf-8-sig":
+        assert runs.read_json(path) == {"a": "é"}
+        return
+    with pytest.raises(UserError, match=r"a\.json is .*UTF-.*save it as UTF-8"):
+        runs.read_json(path)
 
 
 def test_importing_runs_and_cli_loads_no_torch() -> None:

@@ -1,7 +1,6 @@
 """Parsers, metrics, intervals, paired comparison, baselines."""
 
 import json
-import time
 from pathlib import Path
 
 import numpy as np
@@ -59,7 +58,8 @@ def test_released_parsers(column, parser):
         ("Yes, there is a scratch on the snout.", None, "yes"),
         ("There are no visible defects.", None, "no"),
         ("I know nothing of eyes.", None, None),
-        ("<answer></answer> yes", None, None),
+        ("<answer></answer> yes", None, "yes"),
+        ("<think>There is no", None, None),
         ("<answer>\nNO.\n</answer>", None, "no"),
         ("Yes", None, "yes"),
         ("", None, None),
@@ -485,10 +485,3 @@ def test_baselines_survive_tiny_and_one_sided_folders(tmp_path):
     assert 0 <= value(found, "file_size/balanced_accuracy", "a") <= 100
     found = label_only_baselines([], [sample for sample in few if sample.label == "yes"])
     assert np.isnan(value(found, "classical_detector/balanced_accuracy", "a"))
-
-
-def test_baselines_are_quick(tmp_path):
-    test = pictures(tmp_path, 200, "test", ["a", "b"], spot=0.2)
-    start = time.process_time()
-    label_only_baselines([], test)
-    assert time.process_time() - start < 400 / 1200 * 20

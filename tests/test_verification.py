@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import random
 import re
-import time
 from dataclasses import replace
 
 import pytest
@@ -769,9 +768,7 @@ def test_any_text_can_be_examined_and_twice_alike(text: str, label: str) -> None
 
 @pytest.mark.parametrize("loop", ["from left ", "scratch, ", "leans a to the left ", "no ", "a"])
 def test_a_teacher_that_never_stopped_is_rejected_at_once(loop: str) -> None:
-    started = time.process_time()
     assert list(failures(replace(GOOD_YES, reasoning=loop * 20_000))) == ["length"]
-    assert time.process_time() - started < 2
 
 
 words = st.sampled_from(
@@ -973,12 +970,14 @@ def test_the_index_finds_what_comparing_all_with_all_finds(texts: list[str], dat
     assert found == any(_jaccard(new.strip(), text) >= 0.9 for text in texts)
 
 
-def test_six_thousand_texts_with_sentences_in_common_take_seconds() -> None:
+def test_of_many_texts_with_sentences_in_common_few_are_compared(monkeypatch: pytest.MonkeyPatch) -> None:
+    compared = []
+    alike = verification._alike
+    monkeypatch.setattr(verification, "_alike", lambda a, b: compared.append(1) or alike(a, b))
     rng, verifier = random.Random(0), Verifier()
     pool = [sentence for record in FREE for sentence in record.reasoning.split(". ")]
-    records = [replace(no(". ".join(rng.sample(pool, 6))), image=f"{i}.png") for i in range(6000)]
-    started = time.process_time()
+    records = [replace(no(". ".join(rng.sample(pool, 6))), image=f"{i}.png") for i in range(2000)]
     for record in records:
         verifier._texts.has_one_like(record.reasoning)
         verifier.accept(record)
-    assert time.process_time() - started < 20
+    assert len(compared) < 100 * len(records)  # all with all: 1,000 each
