@@ -11,7 +11,7 @@ from corruptions import CLAIMS, CORRUPTIONS, DENIALS, LEAKS, ONLY_DEFECTIVE
 from hypothesis import given
 from hypothesis import strategies as st
 
-from iadr1_lib import synthetic
+from iadr1_lib import synthetic, verification
 from iadr1_lib.answer import CELLS, DEFECT_TYPES
 from iadr1_lib.benchmarks import load_mvtec
 from iadr1_lib.facts import Facts, facts_of
