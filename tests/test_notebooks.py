@@ -44,6 +44,15 @@ def test_every_notebook_is_executed(smoke: Path) -> None:
         assert all(cell.execution_count for cell in notebook.cells if cell.cell_type == "code" and cell.source)
 
 
+def test_no_table_swallows_the_tags_of_an_answer(smoke: Path) -> None:
+    """A browser shows `<location>top</location>` in a table as "top"."""
+    for path in (smoke / "notebooks").glob("*.ipynb"):
+        for cell in nbformat.read(path, as_version=4).cells:
+            for output in cell.get("outputs", []):
+                table = output.get("data", {}).get("text/html", "")
+                assert not re.search(r"</?(think|location|type|answer)>", table), f"{path.name}: {cell.source}"
+
+
 def test_metrics_have_rows_from_the_course_and_their_provenance(smoke: Path) -> None:
     found = metrics(smoke)
     notebooks = {row["notebook"] for row in found["rows"]}
