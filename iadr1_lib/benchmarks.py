@@ -452,11 +452,11 @@ def _read_category(folder: Path, root: Path, benchmark: str) -> Iterator[Sample 
     for name, split in _SPLIT_FOLDERS.items():
         places = [*mask_folders(folder / name, root), *mask_folders(folder, root)]
         kinds = kinds_in(folder / name, places, root)
-        for kind in kinds if split == "train" else []:
-            if says(kind.name) != "good":
-                told = f"{kind} lies in train/, where only good pictures belong: call it good, or move it to test/."
-                yield Problem("misplaced", str(kind), told)
-                kinds = [other for other in kinds if other != kind]
+        misplaced = [kind for kind in kinds if split == "train" and says(kind.name) != "good"]
+        for kind in misplaced:
+            told = f"{kind} lies in train/, where only good pictures belong: call it good, or move it to test/."
+            yield Problem("misplaced", str(kind), told)
+        kinds = [kind for kind in kinds if kind not in misplaced]
         yield from read_kinds(kinds, places, root, split, folder_name(folder), benchmark, "mvtec", _type_name)
 
 
@@ -514,12 +514,12 @@ def read_kinds(
     for kind in kinds:
         files = list_pictures(kind, root)
         stems = {file.stem for file in files}
-        beside = [file for file in files if _shown_stem(file) in stems - {file.stem}]
+        beside = {file: None for file in files if _shown_stem(file) != file.stem and _shown_stem(file) in stems}
         pictures[kind] = [file for file in files if file not in beside]
         choices = [*(place / kind.name for place in places), *mask_folders(kind, root), kind, *places]
         if says(kind.name) != "good":
             for choice in choices:
-                masks[choice] = beside if choice == kind else masks_in(choice, root)
+                masks[choice] = list(beside) if choice == kind else masks_in(choice, root)
                 if masks[choice]:
                     shown[choice] += pictures[kind]
                     break

@@ -221,8 +221,8 @@ def facts_of(sample: Sample, grid: int = GRID) -> Facts:
     """Measure a sample; `grid` is that of the place. Drawn pictures bring notes on look-alikes; real ones have none.
 
     Raises:
-        UserError: picture or mask cannot be read, or a defective picture has no mask, an empty one or one of another
-            size.
+        UserError: picture or mask cannot be read, or a defective picture has no mask, or one that marks nothing or most
+            of it or is of another size.
     """
     note = note_of(sample.image)
     seen: dict[str, Any] = {k: note.get(k) for k in ("look_alike", "look_alike_cell")}

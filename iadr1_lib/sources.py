@@ -241,7 +241,7 @@ def _read_labelled(folder: Path, root: Path, benchmark: str, source: str, split:
     """Pictures with <name>_label beside them: defective where it marks anything, unknown where it cannot be read."""
     files = list_pictures(folder, root)
     labels = [file for file in files if file.stem.endswith("_label")]
-    pictures = [file for file in files if file not in labels]
+    pictures = [file for file in files if not file.stem.endswith("_label")]
     masks, _ = match_masks(pictures, labels)
     for picture in pictures:
         mask = masks.get(picture)
@@ -351,7 +351,7 @@ def _read_tiles(root: Path, benchmark: str) -> Iterator[Row]:
         label: Literal["yes", "no"] = "no" if says(name) == "good" else "yes"
         files = list_pictures(folder / "Imgs", root)
         masks = [file for file in files if file.suffix.lower() == ".png"]
-        pictures = [file for file in files if file not in masks]
+        pictures = [file for file in files if file.suffix.lower() != ".png"]
         matched, unclear = match_masks(pictures, masks)
         yield from unclear
         for picture in pictures:
@@ -514,7 +514,7 @@ def write_index(entries: dict[str, dict[str, Any]], path: str | Path) -> Path:
 def _label(entry: dict[str, Any]) -> Literal["yes", "no"] | None:
     """The answer to an entry's first question with options Yes and No; other questions may stand before it."""
     for question in entry["conversation"]:
-        options = {key: _verdict(option) for key, option in question["Options"].items()}
+        options = {key: _verdict(str(option)) for key, option in (question.get("Options") or {}).items()}
         if {"yes", "no"} <= set(options.values()):
             return options[question["Answer"]]
     return None

@@ -613,8 +613,8 @@ def test_utf_16_is_named(tmp_path: Path) -> None:
 def test_the_question_with_yes_and_no_need_not_be_the_first(tmp_path: Path) -> None:
     draw(tmp_path / "a.png")
     asked = entry("a.png", "A")
-    other = {"Answer": "B", "Options": {"A": "hole", "B": "No."}}
-    asked["conversation"] = [other, *asked["conversation"]]  # type: ignore[misc]
+    others = [{"Question": "What is shown?"}, {"Answer": "B", "Options": {"A": "hole", "B": "No.", "C": 3}}]
+    asked["conversation"] = [*others, *asked["conversation"]]  # type: ignore[misc]
     (tmp_path / "index.json").write_text(json.dumps({"a.png": asked}))
     assert [s.label for s in load_samples(tmp_path / "index.json")] == ["yes"]
 
