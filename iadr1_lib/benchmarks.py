@@ -19,7 +19,7 @@ import json
 import os
 import re
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Literal, TypeVar
@@ -33,10 +33,25 @@ from iadr1_lib.runs import UserError, write_text
 
 IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp"})
 MAX_PIXELS = 89_478_485  # where Pillow begins to warn; a picture of this size takes 270 MB as RGB
+# Sound masks of real sets mark up to 63 % of their picture (patches on steel; of 911 the next marks 50 %), inverted
+# ones all but the defect. At three quarters no sound one is lost, and nine in ten would be known if they were inverted.
+MOST = 0.75
 GOOD = "good"  # MVTec-AD's folder name of normal pictures
-MASK_NAMES = frozenset({"mask", "masks", "label", "labels", "ground_truth", "gt"})  # folders of masks
+# What public sets call their folders: of normal pictures, of defective ones (words that say only that), and of masks.
+# Case and whether "_", "-" or a blank stands between words do not count. A kind of defect may have any other name.
+_FOLDER_NAMES = {
+    "good": "good ok okay normal free clean flawless intact pass passed defect_free defectfree anomaly_free no_defect"
+    " no_defects no_anomaly non_defect non_defective nondefective not_defective non_anomalous",
+    "bad": "bad ko ng nok nio not_ok not_good no_good def defect defects defective anomaly anomalies anomalous abnormal"
+    " fail failed faulty reject rejected",
+    "masks": "mask masks label labels ground_truth ground_truths groundtruth gt gts annotation annotations segmentation"
+    " segmentations seg segs anomaly_mask anomaly_masks defect_mask defect_masks pixel_labels",
+}
+_SAYS = {name: meaning for meaning, names in _FOLDER_NAMES.items() for name in names.split()}
 T = TypeVar("T")
-SPLITS: tuple[Literal["train", "test"], ...] = ("train", "test")
+Split = Literal["train", "test"]
+SPLITS: tuple[Split, ...] = ("train", "test")
+_SPLIT_FOLDERS: dict[str, Split] = {"train": "train", "test": "test", "test_public": "test"}  # the last: MVTec AD 2
 
 
 @dataclass(frozen=True)
@@ -46,10 +61,11 @@ class Sample:
     Attributes:
         image: path of the picture, below the root as it was given.
         label: "yes" if the picture shows a defect, "no" if it is normal.
-        mask: path of the mask (above 0 = defect, same size as the picture); None if there is none.
+        mask: path of the mask (above 0 = defect, same size as the picture), or of a folder of several masks of this
+            one picture, as MVTec LOCO has them (:func:`read_mask` unites them); None if there is none.
         type: defect type; one of ``answer.DEFECT_TYPES`` where the data set uses that name, else its own
             name.
-        location: cell of the 3x3 grid, from the mask; None without a mask.
+        location: cell of the 3x3 grid, from the mask; None without a mask that says where.
         category: kind of part or surface, such as "screw".
         benchmark: data set, such as "MVTec-AD".
         split: "train" or "test", as the data set files it.
@@ -91,6 +107,8 @@ KINDS = {
     "unreadable": "a picture, mask or folder that cannot be read",
     "mask size": "a mask of another size than its picture",
     "empty mask": "a defective picture whose mask marks nothing",
+    "mask marks most": "a mask that marks most of its picture, as an inverted one does; says no place",
+    "ambiguous mask": "a defective picture whose mask may be another's, by its name; read without one",
     "defect without mask": "a defective picture without a mask",
     "good in path": "defective, but the path says good: the released evaluation counts it as normal",
     "good by accident": "normal, but the path says good only inside a longer word",
@@ -133,6 +151,7 @@ def make_table(rows: Iterable[Sample | Problem], root: Path | None, strict: bool
     rows = list(rows)
     samples = [row for row in rows if isinstance(row, Sample)]
     problems = [row for row in rows if isinstance(row, Problem)]
+    share_depth(sample.image for sample in samples)
     if root is not None:
         problems += survey(root, samples)
     if strict:
@@ -155,13 +174,42 @@ def open_image(path: str | Path) -> Image.Image:
     """Read a picture of any size and mode as 8-bit RGB, upright.
 
     EXIF rotation is applied, transparency is laid on white, grey values of more than 8 bits are scaled from
-    the smallest camera depth that holds them (10, 12, 14 or 16 bits), and of several frames the first is
-    taken.
+    the smallest camera depth (10, 12, 14 or 16 bits) that holds the data set (see :func:`share_depth`) or else
+    the picture, and of several frames the first is taken.
 
     Raises:
         UserError: the file is missing, is no picture, is cut off, or has more than MAX_PIXELS.
     """
-    return _decode(path, _to_rgb)
+    return _decode(path, lambda image: _to_rgb(image, _DEPTHS.get(os.path.abspath(path))))
+
+
+_DEPTHS: dict[str, float] = {}  # path of a grey picture of more than 8 bits -> the value that is white in its data set
+
+
+def share_depth(paths: Iterable[str | Path]) -> None:
+    """Have a data set's grey pictures of more than 8 bits scaled alike, whatever the brightest spot of each.
+
+    The readers call it with all pictures of a data set; whoever has only paths does so before opening the first.
+    Pictures of 8 bits cost a look at the header. Other processes know nothing of it: see :func:`known_depths`.
+    """
+    tops: dict[str, tuple[bool, float]] = {}
+    for path in paths:
+        with contextlib.suppress(UserError):  # told when it is opened
+            if top := _decode(path, lambda image: _deep_top(image) if _is_deep(image) else None):
+                tops[os.path.abspath(path)] = top
+    for floats in (False, True):
+        alike = {path: top for path, (is_float, top) in tops.items() if is_float == floats}
+        _DEPTHS.update(dict.fromkeys(alike, _depth(floats, max(alike.values(), default=0))))
+
+
+def known_depths() -> dict[str, float]:
+    """What :func:`share_depth` found, for another process to :func:`take_depths` before it opens pictures."""
+    return dict(_DEPTHS)
+
+
+def take_depths(depths: Mapping[str, float]) -> None:
+    """Know what another process found."""
+    _DEPTHS.update(depths)
 
 
 def shrink(image: Image.Image, max_pixels: int | None) -> Image.Image:
@@ -177,15 +225,41 @@ def shrink(image: Image.Image, max_pixels: int | None) -> Image.Image:
 
 
 def read_mask(path: str | Path) -> np.ndarray:
-    """Read a mask as a bool array of height x width; whatever is above 0 (or above palette index 0) is
-    defect.
+    """Read a mask as a bool array of height x width: whatever is not black, and not transparent, is defect.
 
-    Masks come as 0/255, as 0/1 and with a class number per defect; "above 0" is right for all three.
+    Masks come as 0/255, as 0/1 and with a class number per defect; "above 0" is right for all three. In a lossy file
+    (JPEG, lossy WebP) it is above half of the largest value, since compression leaves a halo. Palettes are read as
+    their colours. Where some is transparent and the rest black, whatever is not transparent is defect. Of a folder, the
+    masks are united.
 
     Raises:
-        UserError: the file is missing, is no picture, is cut off, or has more than MAX_PIXELS.
+        UserError: a file is missing, is no picture, is cut off, or has more than MAX_PIXELS; the masks of a folder are
+            of several sizes.
     """
-    return _decode(path, _to_mask)
+    marked = [_decode(file, _to_mask) for file in mask_files(path)]
+    if len({pixels.shape for pixels in marked}) > 1:
+        raise UserError(f"The masks in {path} are of several sizes: replace those of another size than the picture.")
+    return np.asarray(np.logical_or.reduce(marked))
+
+
+def mask_files(path: str | Path) -> list[Path]:
+    """The files of a sample's mask: itself, or all pictures of a folder.
+
+    Raises UserError for a folder without pictures or with links that lead out of it.
+    """
+    path = Path(path)
+    if not os.path.isdir(path):
+        return [path]
+    refuse(fault for entry in _visible(path) if (fault := _fault(entry, path)))
+    files = list_pictures(path, path)
+    if not files:
+        raise UserError(f"There is no mask in the folder {path}: put it there or remove the folder.")
+    return files
+
+
+def says_where(mask: np.ndarray) -> bool:
+    """False for a mask that marks nothing or MOST of its picture: it says no place."""
+    return bool(0 < mask.mean() <= MOST)
 
 
 def image_size(path: str | Path) -> tuple[int, int]:
@@ -221,10 +295,10 @@ def _decode(path: str | Path, read: Callable[[Image.Image], T]) -> T:
         raise UserError(f"{path} is cut off or damaged: copy or download it again, or remove it.") from None
 
 
-def _to_rgb(image: Image.Image) -> Image.Image:
+def _to_rgb(image: Image.Image, depth: float | None) -> Image.Image:
     image.load()  # before its EXIF is asked for: loading a TIFF rotates it and drops the mark
-    if image.mode == "F" or image.mode.startswith("I"):
-        image = _to_eight_bits(image)
+    if _is_deep(image):
+        image = _to_eight_bits(image, depth)
     image = ImageOps.exif_transpose(image)
     if image.has_transparency_data:
         on_white = Image.new("RGBA", image.size, "white")
@@ -233,17 +307,17 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
-def _to_eight_bits(image: Image.Image) -> Image.Image:
+def _is_deep(image: Image.Image) -> bool:
+    return image.mode == "F" or image.mode.startswith("I")
+
+
+def _to_eight_bits(image: Image.Image, depth: float | None) -> Image.Image:
     """Grey values of more than 8 bits, or floats, to 8 bits. Pillow's own conversion would clip at 255."""
     exif = image.getexif()
     values = np.array(image, dtype=np.float32)  # one copy, changed in place: pictures may be large
+    depth = depth or _depth(*_deep_top(image))
     np.nan_to_num(values, copy=False)
-    values.clip(min=0, out=values)
-    top = float(values.max(initial=0))
-    if image.mode == "F" and top <= 1:
-        depth = 1.0
-    else:
-        depth = next((2.0**bits - 1 for bits in (8, 10, 12, 14, 16) if top < 2**bits), top)
+    values.clip(0, depth, out=values)
     values /= depth or 1.0
     values *= 255
     grey = Image.fromarray(np.round(values, out=values).astype(np.uint8))
@@ -251,13 +325,47 @@ def _to_eight_bits(image: Image.Image) -> Image.Image:
     return grey
 
 
+def _deep_top(image: Image.Image) -> tuple[bool, float]:
+    """Of a grey picture of more than 8 bits whether it is of floats, and its highest value or what its TIFF states."""
+    bits = getattr(image, "tag_v2", {}).get(258, (16,))[0]  # BitsPerSample
+    values = np.asarray(image, dtype=np.float32)
+    top = 2.0**bits - 1 if bits < 16 else float(values.max(initial=0, where=np.isfinite(values)))
+    return image.mode == "F", top
+
+
+def _depth(floats: bool, top: float) -> float:
+    """The value that is white, where none is above `top`."""
+    if floats and top <= 1:
+        return 1.0
+    return next((2.0**bits - 1 for bits in (8, 10, 12, 14, 16) if top < 2**bits), top)
+
+
 def _to_mask(image: Image.Image) -> np.ndarray:
+    lossy = _is_lossy(image)  # asked first: once loaded, the file is closed
     image.load()
-    values = np.asarray(ImageOps.exif_transpose(image))
-    if values.ndim == 3:
-        colours = values.shape[2] - (1 if image.mode in {"LA", "RGBA", "PA", "La", "RGBa"} else 0)
-        values = values[..., :colours].max(axis=2)
-    return values > 0
+    image = ImageOps.exif_transpose(image)
+    if _is_deep(image) or (image.mode in {"1", "L"} and not image.has_transparency_data):
+        return _above(np.asarray(image), lossy)
+    layers = np.asarray(image.convert("RGBA"))
+    colours, visible = layers[..., :3].max(axis=2), _above(layers[..., 3], lossy)
+    if image.mode == "P" and not np.ptp(colours) and np.ptp(np.asarray(image)):
+        colours = np.asarray(image)  # the palette tells nothing, its numbers do
+    marked = _above(colours, lossy)
+    if visible.all() or not visible.any():  # transparency tells nothing
+        return marked
+    return marked & visible if (marked & visible).any() else visible
+
+
+def _above(values: np.ndarray, lossy: bool) -> np.ndarray:
+    return np.asarray(values > (values.max(initial=0) / 2 if lossy else 0))
+
+
+def _is_lossy(image: Image.Image) -> bool:
+    """Whether a file not yet loaded was compressed with loss, as its format says."""
+    if image.format == "WEBP" and (file := getattr(image, "fp", None)):
+        file.seek(0)
+        return b"VP8 " in file.read()  # the chunk of lossy pictures; VP8L is the other kind
+    return image.format in {"JPEG", "MPO"} or image.info.get("compression") in {"jpeg", "tiff_jpeg"}
 
 
 def _upright_size(image: Image.Image) -> tuple[int, int]:
@@ -278,7 +386,10 @@ def load_mvtec(root: str | Path, benchmark: str | None = None, *, strict: bool =
         <root>/<category>/train/good/000.png
         <root>/<category>/test/good/000.png
         <root>/<category>/test/<defect_type>/000.png
-        <root>/<category>/ground_truth/<defect_type>/000_mask.png   (or 000.png)
+        <root>/<category>/ground_truth/<defect_type>/000_mask.png   (or 000.png, or 000/*.png)
+
+    Folders called ok, normal and the like are as good, those called masks, gt and the like as
+    ground_truth; test_public (MVTec AD 2) is as test and may hold its own ground_truth.
 
     Rows come in natural order (2 before 10) of category, split, type, file, the same on every machine. The
     table is of what the folder holds: a defective picture without a mask stays, with neither mask nor
@@ -314,13 +425,13 @@ def _category_folders(root: Path) -> list[Path]:
     """The root itself if it is a category, else the categories below it."""
     if not root.is_dir():
         raise UserError(f"There is no folder {root}: check the path of the data set.")
-    if _is_category(root, root):
+    if is_category(root, root):
         return [root]
     children = list(list_folders(root, root))
-    categories = [child for child in children if _is_category(child, root)]
+    categories = [child for child in children if is_category(child, root)]
     if categories:
         return categories
-    deeper = [child for child in children if any(_is_category(below, root) for below in list_folders(child, root))]
+    deeper = [child for child in children if any(is_category(below, root) for below in list_folders(child, root))]
     if deeper:
         raise UserError(f"{root} holds several data sets: name one of them, such as {deeper[0]}.")
     refuse(survey(root))  # a link out of the folder may be why nothing is found
@@ -332,39 +443,26 @@ def _category_folders(root: Path) -> list[Path]:
     )
 
 
-def _is_category(folder: Path, root: Path) -> bool:
-    kinds = (kind for split in SPLITS for kind in list_folders(folder / split, root))
-    return any(any(list_pictures(kind, root)) for kind in kinds)
+def is_category(folder: Path, root: Path) -> bool:
+    """True for a folder with pictures where MVTec-AD's layout has them."""
+    return any(list_pictures(kind, root) for split in _SPLIT_FOLDERS for kind in list_folders(folder / split, root))
 
 
 def _read_category(folder: Path, root: Path, benchmark: str) -> Iterator[Sample | Problem]:
-    # "." and ".." name a folder only once they are made absolute
-    category = Path(os.path.normpath(folder.absolute())).name
-    for split in SPLITS:
-        for kind in list_folders(folder / split, root):
-            good = kind.name.casefold() == GOOD
-            if split == "train" and not good:
-                told = f"{kind} lies beside train/good, where only good pictures belong: move it to test/."
-                yield Problem("misplaced", str(kind), told)
-                continue
-            masks = {} if good else _masks(folder / "ground_truth" / kind.name, root)
-            for picture in list_pictures(kind, root):
-                mask = masks.get(f"{picture.stem}_mask") or masks.get(picture.stem)
-                yield Sample(
-                    image=str(picture),
-                    label="no" if good else "yes",
-                    mask=str(mask) if mask else None,
-                    type=None if good else _type_name(kind.name),
-                    location=mask_location(mask) if mask else None,
-                    category=category,
-                    benchmark=benchmark,
-                    split=split,
-                    source="mvtec",
-                )
+    for name, split in _SPLIT_FOLDERS.items():
+        places = [*mask_folders(folder / name, root), *mask_folders(folder, root)]
+        kinds = kinds_in(folder / name, places, root)
+        misplaced = [kind for kind in kinds if split == "train" and says(kind.name) != "good"]
+        for kind in misplaced:
+            told = f"{kind} lies in train/, where only good pictures belong: call it good, or move it to test/."
+            yield Problem("misplaced", str(kind), told)
+        kinds = [kind for kind in kinds if kind not in misplaced]
+        yield from read_kinds(kinds, places, root, split, folder_name(folder), benchmark, "mvtec", _type_name)
 
 
-def _masks(folder: Path, root: Path) -> dict[str, Path]:
-    return {path.stem: path for path in list_pictures(folder, root)}
+def folder_name(folder: Path) -> str:
+    """A folder's own name; "." and ".." have one only once they are made absolute."""
+    return os.path.basename(os.path.abspath(folder))
 
 
 def _type_name(folder_name: str) -> str:
@@ -373,13 +471,134 @@ def _type_name(folder_name: str) -> str:
     return name.lower() if name.lower() in DEFECT_TYPES else name
 
 
+# --- folders of one kind of picture each, and their masks -------------------------------------------
+
+
+def says(name: str) -> str | None:
+    """Whether a folder's name says that its pictures are "good", are "bad" (and no more), or are "masks"."""
+    return _SAYS.get(re.sub(r"[\W_]+", "_", name.casefold()))
+
+
+def mask_folders(folder: Path, root: Path) -> list[Path]:
+    """The folders of masks in a folder."""
+    return [entry for entry in list_folders(folder, root) if says(entry.name) == "masks"]
+
+
+def kinds_in(folder: Path, places: Iterable[Path], root: Path) -> list[Path]:
+    """The folders of pictures in a folder: all but those of masks. A kind "label" with masks of its own is one, too."""
+    places = list(places)
+    return [
+        kind
+        for kind in list_folders(folder, root)
+        if says(kind.name) != "masks" or any(os.path.isdir(place / kind.name) for place in places)
+    ]
+
+
+def read_kinds(
+    kinds: Iterable[Path],
+    places: Iterable[Path],
+    root: Path,
+    split: Split,
+    category: str,
+    benchmark: str,
+    source: str,
+    type_of: Callable[[str], str | None],
+) -> Iterator[Sample | Problem]:
+    """The pictures of folders that are each of one kind, normal by name or else defective, with their masks.
+
+    Masks lie in <place>/<kind>, in a folder of masks within the kind, beside the pictures, or in <place> itself.
+    """
+    pictures: dict[Path, list[Path]] = {}
+    masks: dict[Path, list[Path]] = {}  # by the folder that they are taken from
+    shown: dict[Path, list[Path]] = defaultdict(list)  # defective pictures by that folder
+    for kind in kinds:
+        files = list_pictures(kind, root)
+        stems = {file.stem for file in files}
+        beside = {file: None for file in files if _shown_stem(file) != file.stem and _shown_stem(file) in stems}
+        pictures[kind] = [file for file in files if file not in beside]
+        choices = [*(place / kind.name for place in places), *mask_folders(kind, root), kind, *places]
+        if says(kind.name) != "good":
+            for choice in choices:
+                masks[choice] = list(beside) if choice == kind else masks_in(choice, root)
+                if masks[choice]:
+                    shown[choice] += pictures[kind]
+                    break
+    matched: dict[Path, Path] = {}
+    for place, group in shown.items():
+        found, unclear = match_masks(group, masks[place])
+        matched |= found
+        yield from unclear
+    for kind, files in pictures.items():
+        label: Literal["yes", "no"] = "no" if says(kind.name) == "good" else "yes"
+        for file in files:
+            told = type_of(kind.name)
+            yield make_sample(file, label, matched.get(file), told, category, benchmark, split, source)
+
+
+def masks_in(folder: Path, root: Path) -> list[Path]:
+    """A folder's masks: its pictures, and its folders that hold several for one picture."""
+    several = [entry for entry in list_folders(folder, root) if list_pictures(entry, root)]
+    return [*list_pictures(folder, root), *several]
+
+
+def match_masks(pictures: Iterable[Path], masks: Iterable[Path]) -> tuple[dict[Path, Path], list[Problem]]:
+    """Picture -> mask by their names, 7.png -> 7.png, 7_mask.png or the folder 7; and the pictures where that is open.
+
+    Open is what fits several: then the mask of one defect would be told of another.
+    """
+    pictures = list(pictures)
+    named: dict[str, list[Path]] = defaultdict(list)
+    for mask in masks:
+        named[_shown_stem(mask)].append(mask)
+    shared = Counter(picture.stem for picture in pictures)
+    matched, unclear = {}, []
+    for picture in pictures:
+        fitting = named.get(picture.stem, [])
+        fitting = [mask for mask in fitting if mask.stem != picture.stem] or fitting  # 7_mask.png, if there is one
+        if len(fitting) == shared[picture.stem] == 1:
+            matched[picture] = fitting[0]
+        elif fitting:
+            told = f"{picture} and the mask {fitting[0]} cannot be matched: several have that name; file masks by kind."
+            unclear.append(Problem("ambiguous mask", str(picture), told))
+    return matched, unclear
+
+
+def _shown_stem(mask: Path) -> str:
+    """The stem of the picture that a mask is of: 7 of 7.png, 7_mask.png, 7_label.bmp, and of a folder 7."""
+    name = mask.stem if _is_picture_name(mask.name) else mask.name
+    stem, _, word = name.rpartition("_")
+    return stem if stem and says(word) == "masks" else name
+
+
+def make_sample(
+    picture: Path,
+    label: Literal["yes", "no"],
+    mask: Path | None,
+    kind: str | None,
+    category: str,
+    benchmark: str,
+    split: Split,
+    source: str,
+) -> Sample:
+    """A picture's row; mask and type of a normal one are dropped."""
+    if label == "no":
+        return Sample(str(picture), label, None, None, None, category, benchmark, split, source)
+    place = mask_location(mask) if mask else None
+    return Sample(str(picture), label, str(mask) if mask else None, kind, place, category, benchmark, split, source)
+
+
 def mask_location(mask: Path) -> str | None:
-    """The mask's grid cell; None for an empty mask and for one that cannot be read (the checks name both)."""
+    """The mask's grid cell; None for a mask that says no place or cannot be read (the checks name both)."""
     try:
         pixels = read_mask(mask)
     except UserError:
         return None
-    return cell_of_mask(pixels) if pixels.any() else None
+    return cell_of_mask(pixels) if says_where(pixels) else None
+
+
+def without_place(samples: Iterable[Sample]) -> list[Sample]:
+    """Defective pictures without a mask that says where: their location cannot be scored. No file is opened."""
+    return [sample for sample in samples if sample.label == "yes" and sample.location is None]
 
 
 # --- the folder's boundary ------------------------------------------------------------------------
@@ -396,11 +615,21 @@ def list_pictures(folder: Path, root: Path) -> list[Path]:
 
 
 def is_inside(path: str | Path, root: str | Path) -> bool:
-    """True if ``path``, all links followed, lies in ``root``; it need not exist. Nothing else may be read."""
+    """True if ``path``, all links followed, lies in ``root``; it need not exist. Nothing else may be read.
+
+    A hub's cache keeps <repository>/snapshots/<revision> as links to files in <repository>/blobs: they are inside, too.
+    """
     try:
-        return Path(os.path.realpath(path)).is_relative_to(os.path.realpath(root))
+        real, folder = Path(os.path.realpath(path)), Path(os.path.realpath(root))
     except (OSError, ValueError):  # a name that no file can have
         return False
+    return real.is_relative_to(folder) or real.parent in _blobs(folder)
+
+
+def _blobs(folder: Path) -> list[Path]:
+    """The folder of a hub cache's files, where ``folder`` is one of its snapshots or lies in one."""
+    snapshots = [above.parent for above in (folder, *folder.parents) if above.parent.name == "snapshots"]
+    return [blobs for above in snapshots if (blobs := above.parent / "blobs").is_dir() and not blobs.is_symlink()]
 
 
 def survey(root: str | Path, samples: Iterable[Sample] = ()) -> list[Problem]:
@@ -435,7 +664,7 @@ def survey(root: str | Path, samples: Iterable[Sample] = ()) -> list[Problem]:
 
 def _holds_masks(folder: Path, root: Path) -> bool:
     """True at and below a folder of masks: those of normal pictures are nobody's."""
-    return bool(MASK_NAMES & {part.casefold() for part in folder.relative_to(root).parts})
+    return any(says(part) == "masks" for part in folder.relative_to(root).parts)
 
 
 def _visible(folder: Path) -> list[Path]:
@@ -562,6 +791,9 @@ def sample_problems(sample: Sample) -> list[Problem]:
         problems.append(_size_problem(sample, size, (mask.shape[1], mask.shape[0])))
     if not mask.any():
         problems.append(Problem("empty mask", sample.image, f"The mask {sample.mask} marks nothing."))
+    elif not says_where(mask):
+        told = f"The mask {sample.mask} marks {mask.mean():.0%} of its picture: turn it around if it is inverted."
+        problems.append(Problem("mask marks most", sample.image, told))
     return problems
 
 
@@ -612,7 +844,7 @@ def require_sound(samples: list[Sample]) -> None:
             continue
         if sample.location is None:
             read_mask(sample.mask)  # the reader found no cell: tell a damaged mask from an empty one
-        mask_size = image_size(sample.mask)
+        mask_size = image_size(mask_files(sample.mask)[0])
         if size != mask_size:
             raise UserError(_size_problem(sample, size, mask_size).message)
 

@@ -210,6 +210,8 @@ def _tell(scores: pd.DataFrame, table: benchmarks.Table) -> None:
     make_console().print(_score_table(scores))
     if table.passed_over:
         print_table(benchmarks.health_table(table.passed_over).drop(columns="meaning"))
+    if unplaced := benchmarks.without_place(sample for sample in table if sample.split == "test"):
+        print(f"{len(unplaced)} defective pictures have no mask that says where: location is not scored for them")
     if refused := int(scores.loc[scores["metric"] == "refused", "value"].sum()):
         print(f"{refused} pictures were refused: they count as not readable")
 

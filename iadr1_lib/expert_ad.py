@@ -27,7 +27,15 @@ import numpy as np
 import pandas as pd
 
 from iadr1_lib.answer import GRID
-from iadr1_lib.benchmarks import Sample, content_hash, image_size, sample_problems
+from iadr1_lib.benchmarks import (
+    Sample,
+    content_hash,
+    image_size,
+    known_depths,
+    mask_files,
+    sample_problems,
+    take_depths,
+)
 from iadr1_lib.facts import Facts, facts_of
 from iadr1_lib.records import Record, answer_only, one_shot_row, pa_sft_row, sc_grpo_row
 from iadr1_lib.runs import UserError, write_json, write_text
@@ -37,7 +45,7 @@ from iadr1_lib.verification import Verifier
 PAPER_SIZES = (2900, 3000)  # PA-SFT with reasoning, SC-GRPO without (paper, section "Expert-AD")
 SHARES = (20, 40, 60, 80)  # percent of PA-SFT's records in the subsets (released code)
 CHUNK = 256  # samples that are measured and written together
-UNUSABLE = frozenset({"unreadable", "mask size", "empty mask", "defect without mask"})
+UNUSABLE = frozenset({"unreadable", "mask size", "empty mask", "mask marks most", "defect without mask"})
 SMALLEST_SIDE = 16  # pixels: below it nothing can be measured or seen
 NO_DRAFT = "no draft"  # not a rule: the teacher had no answer; not kept, so that the next run asks again
 
@@ -64,7 +72,7 @@ def draw_sets(
     """Draw the pictures of PA-SFT and of SC-GRPO: half normal and half defective, categories even, types as they come.
 
     No picture is in both, and none has the content of one of `tests` or of another picture. A picture that cannot be
-    read, and a defective one without a mask of its size that marks something, are turned away.
+    read, and a defective one without a mask of its size that marks something and not most, are turned away.
 
     Args:
         sizes: pictures of PA-SFT and SC-GRPO; by default the paper's, or as many as there are in its ratio.
@@ -137,7 +145,7 @@ def _map(work: Callable[[Sample], Any], samples: Sequence[Sample], workers: int)
     if workers == 1 or len(samples) < 2 * workers:
         yield from map(work, samples)
         return
-    with ProcessPoolExecutor(workers) as pool:
+    with ProcessPoolExecutor(workers, initializer=take_depths, initargs=(known_depths(),)) as pool:
         yield from pool.map(work, samples, chunksize=16)
 
 
@@ -262,7 +270,8 @@ def _row(sample: Sample) -> dict[str, Any]:
 
 def _identity(sample: Sample) -> str:
     """Changes with the picture, its mask and its labels: a journal's row holds for these only."""
-    files = [content_hash(path) for path in (sample.image, sample.mask) if path and Path(path).is_file()]
+    paths = [Path(sample.image), *(mask_files(sample.mask) if sample.mask else [])]
+    files = [content_hash(path) for path in paths if path.is_file()]
     return " ".join([*files, sample.label, str(sample.type)])
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -13,7 +14,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from iadr1_lib.answer import GRID, Label, cell_box, cell_names, cell_of_mask
-from iadr1_lib.benchmarks import Sample, open_image, read_mask
+from iadr1_lib.benchmarks import Sample, open_image, read_mask, says_where
 from iadr1_lib.runs import UserError
 from iadr1_lib.type_names import category_of
 
@@ -195,26 +196,35 @@ def survey_surface(image: NDArray[np.uint8], grid: int = GRID) -> Surface:
     )
 
 
-def _notes(category_folder: Path) -> dict[str, dict[str, Any]]:
-    path = category_folder / "notes.json"
-    return _read_notes(path, path.stat().st_mtime_ns) if path.exists() else {}
+def note_of(image: str | Path) -> dict[str, Any]:
+    """What the drawing noted of a picture in its category's notes.json; nothing for real ones."""
+    path = Path(os.path.abspath(image))  # "good/0.png" has no category's folder above it otherwise
+    if len(path.parents) < 3:
+        return {}
+    category = path.parents[2]
+    notes = category / "notes.json"
+    noted = _read_notes(notes, notes.stat().st_mtime_ns) if notes.is_file() else {}
+    return noted.get(path.relative_to(category).as_posix(), {})
 
 
 @lru_cache(maxsize=256)
 def _read_notes(path: Path, written: int) -> dict[str, dict[str, Any]]:
-    """The notes as of the time `written`: a world drawn again brings new ones."""
-    return json.loads(path.read_text())
+    """The notes as of the time `written`: a world drawn again brings new ones. A file of another kind has none."""
+    try:
+        noted = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError:
+        return {}
+    return noted if isinstance(noted, dict) and all(isinstance(note, dict) for note in noted.values()) else {}
 
 
 def facts_of(sample: Sample, grid: int = GRID) -> Facts:
     """Measure a sample; `grid` is that of the place. Drawn pictures bring notes on look-alikes; real ones have none.
 
     Raises:
-        UserError: picture or mask cannot be read, or a defective picture has no mask, an empty one or one of another
-            size.
+        UserError: picture or mask cannot be read, or a defective picture has no mask, or one that marks nothing or most
+            of it or is of another size.
     """
-    folder = Path(sample.image).parents[2]
-    note = _notes(folder).get(Path(sample.image).relative_to(folder).as_posix(), {})
+    note = note_of(sample.image)
     seen: dict[str, Any] = {k: note.get(k) for k in ("look_alike", "look_alike_cell")}
     image = np.asarray(open_image(sample.image))
     seen |= {"surface": survey_surface(image, grid), "grid": grid}
@@ -225,6 +235,8 @@ def facts_of(sample: Sample, grid: int = GRID) -> Facts:
     mask = read_mask(sample.mask)
     if not mask.any():
         raise UserError(f"The mask {sample.mask} marks nothing: mend it or leave the image out")
+    if not says_where(mask):
+        raise UserError(f"The mask {sample.mask} marks most of its picture: mend it or leave the image out")
     if mask.shape != image.shape[:2]:
         raise UserError(f"The mask {sample.mask} has another size than its picture: mend it or leave the image out")
     return Facts(

@@ -9,7 +9,6 @@ need the predictions.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ import pandas as pd
 from statsmodels.stats.proportion import proportion_confint
 
 from iadr1_lib import ablations, paper_tables, plots, sanity, scoring
+from iadr1_lib.facts import note_of
 from iadr1_lib.runs import UserError, pooled_provenance, project_root, read_json, require, write_text
 
 STAGES = plots.STAGES  # name in files -> title
@@ -139,17 +139,9 @@ def predictions(folder: Path) -> dict[str, pd.DataFrame]:
     return found
 
 
-@lru_cache(maxsize=256)
-def _notes(category: Path) -> dict[str, dict[str, Any]]:
-    notes: dict[str, dict[str, Any]] = read_json(category / "notes.json", {})
-    return notes
-
-
 def severity_of(image: str | Path) -> float:
     """How glaring a drawn defect is (0 barely visible, 1 glaring), from its notes.json; NaN for real ones."""
-    category = Path(image).parents[2]
-    note = _notes(category).get(Path(image).relative_to(category).as_posix(), {})
-    return float(note.get("severity", np.nan))
+    return float(note_of(image).get("severity", np.nan))
 
 
 def found_by_severity(answers: dict[str, pd.DataFrame], parser: str = "fair", bins: int = 5) -> pd.DataFrame:

@@ -39,7 +39,7 @@ from iadr1_lib.answer import (
     tidy,
     type_in_reasoning,
 )
-from iadr1_lib.benchmarks import Sample, open_image, read_mask
+from iadr1_lib.benchmarks import Sample, open_image, read_mask, says_where
 from iadr1_lib.records import Record
 from iadr1_lib.runs import UserError
 from iadr1_lib.verification import MOST_CHARACTERS, RULES
@@ -440,7 +440,7 @@ def _opposes(answer: Answer) -> bool:
 def grounding(
     predictions: pd.DataFrame, samples: Sequence[Sample], parser: str = "fair", seed: int = 0
 ) -> pd.DataFrame:
-    """How often the named cell holds a part of the defect, of all defective images that have a mask; as ``score``.
+    """How often the named cell holds a part of the defect, of all defective images whose mask says where; as ``score``.
 
     Milder than ``location``, which wants the one true cell, where a defect touches several: a line over three cells
     is grounded in each. An answer that is not yes, or names no cell, grounds nothing. Masks are read from ``samples``.
@@ -464,12 +464,11 @@ def grounding(
 
 
 def _grounded(raw: str, answer: str | None, mask: str | None) -> float:
-    if mask is None:
+    if mask is None or not says_where(pixels := read_mask(mask)):
         return np.nan
     cell = cell_of_words(parse_answer(raw).location or "")
     if answer != "yes" or cell is None:
         return 0.0
-    pixels = read_mask(mask)
     left, top, right, bottom = cell_box(cell, pixels.shape[1], pixels.shape[0])
     return float(pixels[top:bottom, left:right].any())
 

@@ -27,31 +27,35 @@ from PIL import Image
 
 from iadr1_lib.benchmarks import (
     GOOD,
-    MASK_NAMES,
     SPLITS,
     Problem,
     Sample,
+    Split,
     Table,
     Templates,
+    folder_name,
+    is_category,
     is_inside,
+    kinds_in,
     list_folders,
     list_pictures,
+    make_sample,
     make_table,
-    mask_location,
+    mask_folders,
+    match_masks,
     open_image,
+    read_kinds,
     read_mask,
     read_mvtec,
     refuse,
+    says,
     survey,
 )
-from iadr1_lib.runs import UserError, write_json
+from iadr1_lib.runs import UserError, read_text, write_json
 from iadr1_lib.type_names import data_set_named
 
-Split = Literal["train", "test"]
 Row = Sample | Problem
 
-GOOD_NAMES = frozenset({"good", "ok", "normal", "free", "no_defect", "non_defective"})
-BAD_NAMES = frozenset({"bad", "ng", "defect", "defects", "defective", "anomaly", "anomalous", "abnormal"})
 # KolektorSDD cut into thirds, as the released index names them: kos01_Part1_2 is the lowest third of kos01/Part1.
 CROP_NAME = re.compile(r"kos\d+_Part\d+_[0-2]", re.IGNORECASE)
 
@@ -129,24 +133,6 @@ def find_layout(root: str | Path) -> str:
     )
 
 
-def _sample(
-    picture: Path,
-    label: Literal["yes", "no"],
-    mask: Path | None,
-    kind: str | None,
-    category: str,
-    benchmark: str,
-    split: Split,
-    source: str,
-) -> Sample:
-    marked = mask if label == "yes" else None
-    place = mask_location(marked) if marked else None
-    told = str(marked) if marked else None
-    return Sample(
-        str(picture), label, told, kind if label == "yes" else None, place, category, benchmark, split, source
-    )
-
-
 def _own(path: Path, root: Path) -> Path | None:
     """The path if a file is there and lies in the root, else None."""
     return path if os.path.isfile(path) and is_inside(path, root) else None
@@ -154,7 +140,7 @@ def _own(path: Path, root: Path) -> Path | None:
 
 def _kind(name: str) -> str | None:
     """A folder's or a table's word for a defect; None where it only says that there is one."""
-    return None if name.casefold() in BAD_NAMES else name.replace("_", " ")
+    return None if says(name) == "bad" else name.replace("_", " ")
 
 
 def _parts(root: Path, is_part: Callable[[Path], bool]) -> list[Path]:
@@ -182,13 +168,15 @@ def _read_visa(root: Path, benchmark: str) -> Iterator[Row]:
         except UserError as error:
             yield Problem("broken row", str(folder), str(error))
         for kind in list_folders(folder / "Data" / "Images", root):
-            good = kind.name.casefold() in GOOD_NAMES
-            for picture in list_pictures(kind, root):
+            pictures = list_pictures(kind, root)
+            masks, unclear = match_masks(pictures, list_pictures(folder / "Data" / "Masks" / kind.name, root))
+            yield from unclear
+            for picture in pictures:
                 key = f"{folder.name}/{picture.relative_to(folder).as_posix()}"
-                yield _sample(
+                yield make_sample(
                     picture,
-                    "no" if good else "yes",
-                    _own(folder / "Data" / "Masks" / kind.name / f"{picture.stem}.png", root),
+                    "no" if says(kind.name) == "good" else "yes",
+                    masks.get(picture),
                     _kind(types.get(key, kind.name)),
                     folder.name,
                     benchmark,
@@ -229,12 +217,14 @@ def _read_dagm(root: Path, benchmark: str) -> Iterator[Row]:
     for folder in _parts(root, _is_dagm):
         for kind in list_folders(folder, root):
             filed: Split = "train" if kind.name.casefold() == "train" else "test"
-            masks = {path.stem.removesuffix("_label"): path for path in list_pictures(kind / "Label", root)}
-            unlabelled = "defect" in kind.name.casefold()
-            for picture in list_pictures(kind, root):
-                mask = masks.get(picture.stem)
-                label: Literal["yes", "no"] = "yes" if mask or unlabelled else "no"
-                yield _sample(picture, label, mask, None, folder.name, benchmark, filed, "dagm")
+            pictures = list_pictures(kind, root)
+            masks, unclear = match_masks(pictures, list_pictures(kind / "Label", root))
+            yield from unclear
+            defective = {*map(str, masks), *(problem.image for problem in unclear)}
+            unlabelled = "defect" in kind.name.casefold() and says(kind.name) != "good"
+            for picture in pictures:
+                label: Literal["yes", "no"] = "yes" if str(picture) in defective or unlabelled else "no"
+                yield make_sample(picture, label, masks.get(picture), None, folder.name, benchmark, filed, "dagm")
 
 
 def _is_kolektor(folder: Path) -> bool:
@@ -250,11 +240,13 @@ def _read_kolektor(root: Path, benchmark: str) -> Iterator[Row]:
 def _read_labelled(folder: Path, root: Path, benchmark: str, source: str, split: Split) -> Iterator[Row]:
     """Pictures with <name>_label beside them: defective where it marks anything, unknown where it cannot be read."""
     files = list_pictures(folder, root)
-    masks = {path.stem.removesuffix("_label"): path for path in files if path.stem.endswith("_label")}
-    for picture in (file for file in files if not file.stem.endswith("_label")):
-        mask = masks.get(picture.stem)
+    labels = [file for file in files if file.stem.endswith("_label")]
+    pictures = [file for file in files if not file.stem.endswith("_label")]
+    masks, _ = match_masks(pictures, labels)
+    for picture in pictures:
+        mask = masks.get(picture)
         if mask is None:
-            told = f"{picture} has no {picture.stem}_label beside it, so nobody knows whether it is normal: add it."
+            told = f"{picture} has no one {picture.stem}_label beside it, so nobody knows whether it is normal: add it."
             yield Problem("no label", str(picture), told)
             continue
         try:
@@ -262,13 +254,13 @@ def _read_labelled(folder: Path, root: Path, benchmark: str, source: str, split:
         except UserError as error:
             yield Problem("no label", str(picture), str(error))
             continue
-        yield _sample(picture, label, mask, None, "commutator", benchmark, split, source)
+        yield make_sample(picture, label, mask, None, "commutator", benchmark, split, source)
 
 
 def _crop_folders(root: Path) -> list[tuple[Path, Split]]:
     """Folders of KolektorSDD's thirds with their split: test/good, test/defect, good, defect, or the root itself."""
-    found: list[tuple[Path, Split]] = [(kind, split) for split in SPLITS for kind in list_folders(root / split, root)]
-    found += [(kind, "test") for kind in list_folders(root, root) if kind.name.casefold() in GOOD_NAMES | BAD_NAMES]
+    found: list[tuple[Path, Split]] = [(kind, split) for split in SPLITS for kind in kinds_in(root / split, [], root)]
+    found += [(kind, "test") for kind in list_folders(root, root) if says(kind.name) in {"good", "bad"}]
     return [pair for pair in [*found, (root, "test")] if _are_crops(list_pictures(pair[0], root))]
 
 
@@ -283,11 +275,8 @@ def _read_crops(root: Path, benchmark: str) -> Iterator[Row]:
             if kind == folder:
                 yield from _read_labelled(kind, root, benchmark, "kolektor-crops", split)
                 continue
-            label: Literal["yes", "no"] = "no" if kind.name.casefold() in GOOD_NAMES else "yes"
-            masks = {p.stem.removesuffix("_mask"): p for p in list_pictures(folder / "ground_truth" / kind.name, root)}
-            for picture in list_pictures(kind, root):
-                mask, name = masks.get(picture.stem), _kind(kind.name)
-                yield _sample(picture, label, mask, name, "commutator", benchmark, split, "kolektor-crops")
+            places = mask_folders(folder, root)
+            yield from read_kinds([kind], places, root, split, "commutator", benchmark, "kolektor-crops", _kind)
 
 
 def cut_kolektor(native: str | Path, target: str | Path, index: str | Path | None = None) -> Path:
@@ -309,7 +298,7 @@ def cut_kolektor(native: str | Path, target: str | Path, index: str | Path | Non
         UserError: `native` is no such folder, a picture or label cannot be read, or the index wants a missing picture.
     """
     native, target = Path(native), Path(target)
-    filed = {Path(name).stem: Path(name).parent.name for name in read_index(index)} if index else None
+    filed = {name.stem: name.parent.name for name in map(Path, map(_slashes, read_index(index)))} if index else None
     if filed and set(filed.values()) - {GOOD, "defect"}:
         raise UserError(f"{index} files pictures in other folders than good and defect: name the released SDD index")
     cut = set()
@@ -359,13 +348,15 @@ def _read_tiles(root: Path, benchmark: str) -> Iterator[Row]:
     """Magnetic tiles: MT_<type>/Imgs holds pictures (.jpg) with masks of the same name (.png); MT_Free is normal."""
     for folder in _parts(root, _is_tile):
         name = folder.name.removeprefix("MT_")
-        good = name.casefold() in GOOD_NAMES
-        for picture in list_pictures(folder / "Imgs", root):
-            if picture.suffix.lower() == ".png":
-                continue
-            label: Literal["yes", "no"] = "no" if good else "yes"
-            mask = _own(picture.with_suffix(".png"), root)
-            yield _sample(picture, label, mask, name.lower(), "magnetic tile", benchmark, "test", "magnetic-tile")
+        label: Literal["yes", "no"] = "no" if says(name) == "good" else "yes"
+        files = list_pictures(folder / "Imgs", root)
+        masks = [file for file in files if file.suffix.lower() == ".png"]
+        pictures = [file for file in files if file.suffix.lower() != ".png"]
+        matched, unclear = match_masks(pictures, masks)
+        yield from unclear
+        for picture in pictures:
+            mask = matched.get(picture)
+            yield make_sample(picture, label, mask, name.lower(), "magnetic tile", benchmark, "test", "magnetic-tile")
 
 
 # Real-IAD's type codes in the words of `answer.DEFECT_TYPES`. Not checked against the data set, which was not at hand;
@@ -413,43 +404,30 @@ def _read_real_iad(root: Path, benchmark: str) -> Iterator[Row]:
 def _real_iad_row(row: Any, meta: Any, index: Path, root: Path, benchmark: str, split: Split) -> Row:
     category, code = row.get("category") or index.stem, row["anomaly_class"]
     folder = _first_folder(root, meta.get("prefix", ""), category)
-    mask = folder / row["mask_path"] if row.get("mask_path") else None
+    mask = folder / _slashes(row["mask_path"]) if row.get("mask_path") else None
     label: Literal["yes", "no"] = "no" if code == meta.get("normal_class", "OK") else "yes"
     kind = REAL_IAD_TYPES.get(code, code)
-    return _listed(folder / row["image_path"], mask, root, label, kind, category, benchmark, split, "real-iad")
+    return _listed(
+        folder / _slashes(row["image_path"]), mask, root, label, kind, category, benchmark, split, "real-iad"
+    )
 
 
 def _first_folder(root: Path, prefix: str, category: str) -> Path:
     """Where the pictures of a category lie: below the prefix that the index names, or simply below its name."""
-    choices = [*([root / prefix] if prefix else []), root / category]
+    choices = [*([root / _slashes(prefix)] if prefix else []), root / category]
     return next((folder for folder in choices if os.path.isdir(folder)), choices[0])
 
 
-def _is_mvtec(folder: Path) -> bool:
-    return any(list_pictures(kind, folder) for split in SPLITS for kind in list_folders(folder / split, folder))
-
-
 def _is_good_and_bad(folder: Path) -> bool:
-    names = {kind.name.casefold() for kind in list_folders(folder, folder)}
-    return bool(names & GOOD_NAMES) and bool(names - GOOD_NAMES - MASK_NAMES)
+    said = {says(kind.name) for kind in list_folders(folder, folder)}
+    return "good" in said and bool(said - {"good", "masks"})
 
 
 def _read_good_and_bad(root: Path, benchmark: str) -> Iterator[Row]:
-    """Any folder with good/ (or ok/, normal/) beside others, each a kind of defect; masks/<picture's name> if there."""
-    kinds = list_folders(root, root)
-    masks = {
-        path.stem.removesuffix("_mask"): path
-        for kind in kinds
-        if kind.name.casefold() in MASK_NAMES
-        for path in list_pictures(kind, root)
-    }
-    for kind in kinds:
-        if kind.name.casefold() in MASK_NAMES:
-            continue
-        label: Literal["yes", "no"] = "no" if kind.name.casefold() in GOOD_NAMES else "yes"
-        for picture in list_pictures(kind, root):
-            mask, category = masks.get(picture.stem), Path(os.path.normpath(root.absolute())).name
-            yield _sample(picture, label, mask, _kind(kind.name), category, benchmark, "test", "good-and-bad")
+    """Any folder with good/ (or ok/, normal/) beside others, each a kind of defect; masks in masks/ or masks/<kind>."""
+    places = mask_folders(root, root)
+    kinds = kinds_in(root, places, root)
+    return read_kinds(kinds, places, root, "test", folder_name(root), benchmark, "good-and-bad", _kind)
 
 
 def _has_parts(is_part: Callable[[Path], bool]) -> Callable[[Path], bool]:
@@ -462,7 +440,7 @@ _IS_PART: dict[str, Callable[[Path], bool]] = {
     "kolektor-sdd": _is_kolektor,
     "kolektor-crops": lambda folder: bool(_crop_folders(folder)),
     "magnetic-tile": _is_tile,
-    "mvtec": _is_mvtec,
+    "mvtec": lambda folder: is_category(folder, folder),
 }
 LAYOUTS: dict[str, Layout] = {
     "visa": Layout(_has_parts(_is_visa), _read_visa, "<class>/Data/Images/{Normal,Anomaly}"),
@@ -474,7 +452,7 @@ LAYOUTS: dict[str, Layout] = {
     "magnetic-tile": Layout(_has_parts(_is_tile), _read_tiles, "MT_<type>/Imgs"),
     "real-iad": Layout(lambda root: bool(_real_iad_indexes(root)), _read_real_iad, "a JSON index per category"),
     "mvtec": Layout(
-        _has_parts(_is_mvtec),
+        _has_parts(_IS_PART["mvtec"]),
         read_mvtec,
         "<category>/test/<kind> or train/good, as in MVTec-AD, MPDD and DTD-Synthetic",
     ),
@@ -501,7 +479,12 @@ def _listed(
         if path is not None and not is_inside(path, root):
             told = f"{path} lies outside of {root}: correct the index file, or name another root."
             return Problem("outside", str(path), told)
-    return _sample(picture, label, mask, kind, category, benchmark, split, source)
+    return make_sample(picture, label, mask, kind, category, benchmark, split, source)
+
+
+def _slashes(path: str) -> str:
+    """A path of a file's entry; those written on Windows have backslashes."""
+    return path.replace("\\", "/")
 
 
 def read_index(path: str | Path) -> dict[str, dict[str, Any]]:
@@ -514,18 +497,27 @@ def read_index(path: str | Path) -> dict[str, dict[str, Any]]:
         raise UserError(f"{path} holds no entries: name an index file in the released format")
     for name, entry in content.items():
         try:
-            question = entry["conversation"][0]
-            fits = _verdict(question["Options"][question["Answer"]]) and isinstance(entry["image_path"], str)
+            fits = _label(entry) and isinstance(entry["image_path"], str)
+            fits = fits and isinstance(entry.get("mask_path") or "", str)
         except (KeyError, IndexError, TypeError, AttributeError):
             fits = False
         if not fits:
-            raise UserError(f"{path}: the entry {name} has no question with options Yes and No, or no image_path")
+            raise UserError(f"{path}: the entry {name} has no question with options Yes and No, or no paths")
     return content
 
 
 def write_index(entries: dict[str, dict[str, Any]], path: str | Path) -> Path:
     """Write what `read_index` gave."""
     return write_json(Path(path), entries)
+
+
+def _label(entry: dict[str, Any]) -> Literal["yes", "no"] | None:
+    """The answer to an entry's first question with options Yes and No; other questions may stand before it."""
+    for question in entry["conversation"]:
+        options = {key: _verdict(str(option)) for key, option in (question.get("Options") or {}).items()}
+        if {"yes", "no"} <= set(options.values()):
+            return options[question["Answer"]]
+    return None
 
 
 def _verdict(option: str) -> Literal["yes", "no"] | None:
@@ -535,7 +527,7 @@ def _verdict(option: str) -> Literal["yes", "no"] | None:
 
 def _load_json(path: Path) -> Any:
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return json.loads(read_text(path))
     except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{path} is no JSON file that can be read: check it or name another ({error})") from None
 
@@ -582,10 +574,12 @@ def _templates(path: Path, root: Path) -> Templates:
             continue
         named = {kind: entry.get(f"{kind}_templates") or [] for kind in ("similar", "random")}
         for kind, names in named.items():
-            if not isinstance(names, list) or not all(isinstance(n, str) and is_inside(root / n, root) for n in names):
+            fits = isinstance(names, list) and all(isinstance(name, str) for name in names)
+            if not fits or not all(is_inside(root / _slashes(name), root) for name in names):
                 image = entry["image_path"]
                 raise UserError(f"{path}: {kind}_templates of {image} are no paths below {root}: correct the index")
-        found[str(root / entry["image_path"])] = {kind: [root / n for n in names] for kind, names in named.items()}
+        templates = {kind: [root / _slashes(name) for name in names] for kind, names in named.items()}
+        found[str(root / _slashes(entry["image_path"]))] = templates
     return found
 
 
@@ -601,14 +595,14 @@ def _read_entries(entries: dict[str, dict[str, Any]], root: Path, benchmark: str
 
 def _entry_rows(entries: dict[str, dict[str, Any]], root: Path, benchmark: str | None) -> Iterator[Row]:
     for entry in entries.values():
-        question = entry["conversation"][0]
-        label = _verdict(question["Options"][question["Answer"]])
+        label = _label(entry)
         assert label is not None  # read_index has seen to it
-        image = Path(entry["image_path"])
+        image = Path(_slashes(entry["image_path"]))
+        mask = root / _slashes(entry["mask_path"]) if entry.get("mask_path") else None
         name = image.parts[0] if len(image.parts) > 1 else "index"
         category = image.parts[1] if len(image.parts) > 3 and image.parts[1] not in SPLITS else name
         kind, data_set = _kind(image.parent.name), benchmark or name
-        yield _listed(root / image, None, root, label, kind, category, data_set, "test", "index")
+        yield _listed(root / image, mask, root, label, kind, category, data_set, "test", "index")
 
 
 def _read_meta(content: Any, path: Path, root: Path, benchmark: str) -> Iterator[Row]:
@@ -628,6 +622,6 @@ def _read_meta(content: Any, path: Path, root: Path, benchmark: str) -> Iterator
 
 def _meta_row(row: Any, root: Path, category: str, benchmark: str, split: Split) -> Row:
     label: Literal["yes", "no"] = "yes" if int(row["anomaly"]) else "no"
-    mask = root / row["mask_path"] if row.get("mask_path") else None
+    mask = root / _slashes(row["mask_path"]) if row.get("mask_path") else None
     kind, name = _kind(str(row.get("specie_name") or "bad")), str(row.get("cls_name") or category)
-    return _listed(root / row["img_path"], mask, root, label, kind, name, benchmark, split, "meta")
+    return _listed(root / _slashes(row["img_path"]), mask, root, label, kind, name, benchmark, split, "meta")

@@ -17,7 +17,7 @@ from functools import cache
 from pathlib import Path
 
 from iadr1_lib.answer import DEFECT_TYPES, SYNONYMS
-from iadr1_lib.benchmarks import Sample
+from iadr1_lib.benchmarks import Sample, says
 from iadr1_lib.runs import UserError, project_root
 
 OTHER = "other"
@@ -127,7 +127,8 @@ def _look_up(sample: Sample, name: str) -> str | None:
         keys = [(data_set, category, name), (data_set, _ANY, name), (data_set, _ANY, _ANY)]
     else:  # a folder of another name, but category and defect are as in a data set of the table
         keys = [(known, category, name) for known in _BY_CATEGORY]
-    return next((table[key] for key in [*keys, (_ANY, _ANY, name)] if key in table), None) or _VOCABULARY.get(name)
+    known = next((table[key] for key in [*keys, (_ANY, _ANY, name)] if key in table), None) or _VOCABULARY.get(name)
+    return known or (OTHER if says(name) == "bad" else None)
 
 
 def _names(sample: Sample) -> list[str]:

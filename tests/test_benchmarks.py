@@ -20,6 +20,7 @@ from PIL import Image
 
 from iadr1_lib import benchmarks as b
 from iadr1_lib.runs import UserError
+from iadr1_lib.type_names import category_of
 
 
 def draw(path: Path, size: tuple[int, int] = (30, 20), mode: str = "RGB", value: int | None = None) -> Path:
@@ -106,6 +107,69 @@ def test_a_missing_folder_is_named(tmp_path: Path) -> None:
         b.load_mvtec(tmp_path / "nowhere")
 
 
+@pytest.mark.parametrize(
+    ("good", "bad"), [("ok", "ko"), ("Normal", "abnormal"), ("no-defect", "NG"), ("OK", "scratch")]
+)
+def test_normal_pictures_go_by_any_of_the_known_names(tmp_path: Path, good: str, bad: str) -> None:
+    for place in (f"train/{good}", f"test/{good}", f"test/{bad}"):
+        draw(tmp_path / "01" / place / "0.bmp")
+    draw_mask(tmp_path / "01" / "ground_truth" / bad / "0.png", (0, 0, 4, 4))
+    table = b.load_mvtec(tmp_path)
+    assert {(s.split, s.label, s.location) for s in table} == {
+        ("train", "no", None), ("test", "no", None), ("test", "yes", "top left"),
+    }  # fmt: skip
+    assert b.check_health(table) == [] and all(category_of(s) in {"other", "scratch"} for s in table if s.type)
+
+
+def test_an_unknown_folder_among_the_training_pictures_is_told(tmp_path: Path) -> None:
+    for place in ("train/gut", "test/good", "test/bent"):
+        draw(tmp_path / "part" / place / "0.png")
+    with pytest.raises(UserError, match="train/gut .* call it good"):
+        b.load_mvtec(tmp_path)
+
+
+def test_several_masks_of_one_picture_are_united(tree: Path) -> None:
+    """As MVTec LOCO and AutoVI keep them: ground_truth/<kind>/<picture>/000.png, 001.png."""
+    folder = tree / "bolt/ground_truth/bent_tip/000"
+    draw_mask(folder / "000.png", (0, 0, 2, 2))
+    draw_mask(folder / "001.png", (2, 0, 4, 2))
+    table = b.load_mvtec(tree)
+    (bent,) = (s for s in table if s.type == "bent tip")
+    assert (bent.mask, bent.location) == (str(folder), "top left") and b.check_health(table) == []
+    assert b.read_mask(folder).sum() == 8 and b.without_place(table) == []
+    draw_mask(folder / "002.png", (0, 0, 4, 4), (9, 9))
+    assert problem_kinds(b.load_mvtec(tree, strict=False)) == {"unreadable": 1}
+    (folder / "002.png").unlink()
+    (folder / "out.png").symlink_to(draw(tree.parent / "elsewhere.png"))
+    found = b.load_mvtec(tree, strict=False)
+    assert {s.location for s in found if s.type == "bent tip"} == {None} and "outside" in problem_kinds(found)
+
+
+def test_mvtec_ad_2_keeps_its_public_test_apart(tmp_path: Path) -> None:
+    for place in ("train/good", "validation/good", "test_public/good", "test_public/bad"):
+        draw(tmp_path / "can" / place / "000_regular.png")
+    draw_mask(tmp_path / "can/test_public/ground_truth/bad/000_regular_mask.png", (25, 15, 30, 20))
+    table = b.load_mvtec(tmp_path)
+    assert [(s.split, s.label, s.location) for s in table] == [
+        ("train", "no", None), ("test", "yes", "bottom right"), ("test", "no", None),
+    ]  # fmt: skip
+    assert [(p.kind, Path(p.image).parent.name) for p in table.passed_over] == [("passed over", "validation")]
+
+
+def test_masks_beside_their_pictures_are_no_pictures(tmp_path: Path) -> None:
+    for name in ("good/0", "good/1", "dent/0"):
+        draw(tmp_path / "part/test" / f"{name}.png")
+    draw_mask(tmp_path / "part/test/dent/0_mask.png", (0, 0, 4, 4))
+    assert [(s.label, s.location) for s in b.load_mvtec(tmp_path)] == [("yes", "top left"), ("no", None), ("no", None)]
+
+
+def test_a_kind_of_defect_may_be_called_like_a_folder_of_masks(tmp_path: Path) -> None:
+    draw(tmp_path / "bottle/test/good/0.png")
+    draw(tmp_path / "bottle/test/label/0.png")
+    draw_mask(tmp_path / "bottle/ground_truth/label/0_mask.png", (0, 0, 4, 4))
+    assert [(s.type, s.location) for s in b.load_mvtec(tmp_path)] == [(None, None), ("label", "top left")]
+
+
 # --- the folder's boundary -----------------------------------------------------------------------
 
 
@@ -133,6 +197,26 @@ def test_a_link_out_of_the_folder_is_refused(tree: Path, tmp_path: Path, place: 
     found = b.load_mvtec(tree, strict=False)
     assert found == expected and len(found) == 6  # as if the link were not there
     assert [(p.kind, p.image) for p in b.check_health(found)][0] == ("outside", str(tree / place))
+
+
+@pytest.mark.parametrize("named", ["", "bolt"])
+def test_a_hub_cache_s_links_to_its_own_files_are_followed(tree: Path, tmp_path: Path, named: str) -> None:
+    cache = tmp_path / "datasets--owner--plant"
+    snapshot, blobs = cache / "snapshots/abc", cache / "blobs"
+    blobs.mkdir(parents=True)
+    for number, path in enumerate(sorted(tree.rglob("*.*"))):
+        link = snapshot / path.relative_to(tree)
+        link.parent.mkdir(parents=True, exist_ok=True)
+        path.rename(blobs / str(number))
+        link.symlink_to(os.path.relpath(blobs / str(number), link.parent))
+    table = b.load_mvtec(snapshot / named)
+    assert len(table) == 6 and sum(s.location is not None for s in table) == 2
+    assert problem_kinds(table) == {"defect without mask": 1}
+    for place in (cache / "secret.png", tmp_path / "other/blobs/secret.png", blobs / "deeper/secret.png"):
+        (snapshot / "bolt/test/good/out.png").symlink_to(draw(place))
+        with pytest.raises(UserError, match="leads out"):
+            b.load_mvtec(snapshot / named)
+        (snapshot / "bolt/test/good/out.png").unlink()
 
 
 def test_the_root_itself_may_be_a_link(tree: Path, tmp_path: Path) -> None:
@@ -369,6 +453,45 @@ def test_grey_values_beyond_eight_bits_are_scaled_from_the_camera_depth(tmp_path
     assert np.asarray(b.open_image(tmp_path / "a.png"))[0, :, 0].tolist() == [0, seen]
 
 
+def test_one_bit_depth_for_all_pictures_of_a_data_set(tmp_path: Path) -> None:
+    """Each by its own brightest spot, a glint in a defect would make the picture four times darker than the others."""
+    for name, top in (("good/0", 900), ("good/1", 500), ("glint/0", 4000)):
+        path = tmp_path / f"part/test/{name}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.array([[400, top]], np.uint16)).save(path)
+    plain = draw(tmp_path / "part/test/good/2.png")
+    alone = b.open_image(plain)
+    table = b.load_mvtec(tmp_path)
+    assert {np.asarray(b.open_image(s.image))[0, 0, 0] for s in table if s.image != str(plain)} == {
+        round(400 / 4095 * 255)
+    }
+    assert b.open_image(os.path.relpath(table[0].image)) == b.open_image(table[0].image)
+    assert b.open_image(plain) == alone and str(plain) not in b.known_depths()
+
+
+def test_share_depth_takes_paths_and_passes_over_what_is_no_picture(tmp_path: Path) -> None:
+    paths = [tmp_path / "dark.tif", tmp_path / "bright.tif", tmp_path / "gone.tif", tmp_path / "text.tif"]
+    paths[3].write_text("no picture")
+    for path, top in zip(paths, (0.5, 200), strict=False):
+        Image.fromarray(np.array([[0.5, top]], np.float32)).save(path)
+    assert b.known_depths().keys().isdisjoint(map(str, paths))
+    b.share_depth(paths)
+    assert {str(path): b.known_depths().get(str(path)) for path in paths} == {
+        str(paths[0]): 255, str(paths[1]): 255, str(paths[2]): None, str(paths[3]): None,
+    }  # fmt: skip
+
+
+def test_the_depth_that_a_tiff_states(tmp_path: Path) -> None:
+    """12 bits packed, none of the values near the top."""
+    tags = [(256, 2), (257, 1), (258, 12), (259, 1), (262, 1), (273, 8), (277, 1), (278, 1), (279, 3)]
+    entries = b"".join(struct.pack("<HHII", tag, 3, 1, value) for tag, value in tags)
+    packed = bytes([0x0C, 0x80, 0x64])  # 200, 100
+    (tmp_path / "a.tif").write_bytes(
+        struct.pack("<2sHI", b"II", 42, 12) + packed + b"\0" + struct.pack("<H", len(tags)) + entries + b"\0" * 4
+    )
+    assert np.asarray(b.open_image(tmp_path / "a.tif"))[0, :, 0].tolist() == [12, 6]
+
+
 def test_float_pictures_from_0_to_1_and_odd_values(tmp_path: Path) -> None:
     Image.fromarray(np.array([[-1, 0.5, 1, np.nan]], dtype=np.float32)).save(tmp_path / "a.tif")
     assert np.asarray(b.open_image(tmp_path / "a.tif"))[0, :, 0].tolist() == [0, 128, 255, 0]
@@ -428,6 +551,78 @@ def test_masks_of_every_mode_mean_above_zero(tmp_path: Path, mode: str) -> None:
         image = Image.fromarray(truth.astype(np.uint8) * 255).convert(mode)
     image.save(tmp_path / "m.png")
     np.testing.assert_array_equal(b.read_mask(tmp_path / "m.png"), truth)
+
+
+def layers(colour: np.ndarray | int, alpha: np.ndarray | int) -> Image.Image:
+    return Image.fromarray(np.stack([np.broadcast_to(np.uint8(c), SPOT.shape) for c in (colour,) * 3 + (alpha,)], -1))
+
+
+def palette(numbers: np.ndarray, *colours: int) -> Image.Image:
+    image = Image.fromarray(numbers.astype(np.uint8))
+    image.putpalette([value for grey in colours for value in (grey,) * 3])
+    return image
+
+
+SPOT = np.zeros((48, 48), bool)
+SPOT[6:13, 6:13] = True
+ON = SPOT * np.uint8(255)
+SPOTS = {
+    "white paint, clear around": layers(255, ON),
+    "black paint, clear around": layers(0, ON),
+    "black throughout, alpha all over": layers(ON, 0),
+    "opaque": layers(ON, 255),
+    "grey, clear around": Image.merge("LA", [Image.new("L", (48, 48), 255), Image.fromarray(ON)]),
+    "index 0 is white": palette(~SPOT, 255, 0),
+    "index 0 is black": palette(SPOT * 2, 0, 9, 90),
+    "a palette of one colour": palette(SPOT, 0, 0),
+    "class numbers": Image.fromarray(SPOT * np.uint8(3)),
+    "16 bits": Image.fromarray(SPOT * np.uint16(257)),
+    "one bit": Image.fromarray(SPOT),
+    "colour": Image.merge("RGB", [Image.fromarray(ON), *2 * [Image.new("L", (48, 48))]]),
+}
+
+
+@pytest.mark.parametrize("kind", SPOTS)
+def test_the_spot_of_every_kind_of_mask_is_found(tmp_path: Path, kind: str) -> None:
+    SPOTS[kind].save(tmp_path / "m.png")
+    np.testing.assert_array_equal(b.read_mask(tmp_path / "m.png"), SPOT)
+    assert b.mask_location(tmp_path / "m.png") == "top left"
+
+
+@pytest.mark.parametrize("mode", ["L", "RGB", "CMYK"])
+@pytest.mark.parametrize("quality", [95, 75, 30])
+@pytest.mark.parametrize("suffix", ["jpg", "webp", "tif"])
+def test_compression_leaves_no_halo_on_a_mask(tmp_path: Path, suffix: str, quality: int, mode: str) -> None:
+    how = {"compression": "jpeg"} if suffix == "tif" else {}
+    image = Image.fromarray(ON).convert(mode if suffix != "webp" else "RGB")
+    image.save(tmp_path / f"m.{suffix}", quality=quality, **how)
+    found = b.read_mask(tmp_path / f"m.{suffix}")
+    assert (found != SPOT).sum() <= 4  # of 49
+
+
+def test_class_numbers_survive_where_nothing_is_lost(tmp_path: Path) -> None:
+    numbers = np.where(SPOT, np.arange(48, dtype=np.uint8) % 6 + 1, 0).astype(np.uint8)
+    Image.fromarray(numbers).save(tmp_path / "m.webp", lossless=True)
+    Image.fromarray(numbers).save(tmp_path / "turned.webp", lossless=True, exif=Image.Exif())
+    Image.fromarray(numbers).save(tmp_path / "m.tif")
+    for path in tmp_path.iterdir():
+        np.testing.assert_array_equal(b.read_mask(path), SPOT)
+
+
+@pytest.mark.parametrize("ground", [0, 1])
+def test_a_mask_that_marks_most_says_no_place(tree: Path, ground: int) -> None:
+    """Inverted, or with a surrounding that is not black."""
+    mask = draw_mask(tree / "bolt/ground_truth/missing_parts/000_mask.png", (0, 0, 4, 4))
+    pixels = np.asarray(Image.open(mask))
+    Image.fromarray(pixels + np.uint8(1) if ground else 255 - pixels).save(mask)
+    table = b.load_mvtec(tree)
+    assert problem_kinds(table) == {"mask marks most": 1, "defect without mask": 1}
+    assert [s.location for s in table if s.mask == str(mask)] == [None] and len(b.without_place(table)) == 2
+
+
+def test_a_large_defect_has_its_place(tmp_path: Path) -> None:
+    """Patches on steel cover up to 63 % of a real picture."""
+    assert b.mask_location(draw_mask(tmp_path / "m.png", (0, 0, 19, 20))) == "left"
 
 
 # --- checks --------------------------------------------------------------------------------------

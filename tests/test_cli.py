@@ -290,6 +290,7 @@ def test_evaluate_takes_an_index_with_its_root_and_the_solar_cells_by_name(
     words = ["evaluate", "--model", "m", "--out", tmp_path / "metrics.json", "--data"]
     result = iadr1(*words, tmp_path / "apart" / "index.json", "--root", parts.parent)
     assert result.exit_code == 0 and "100.0" in result.output
+    assert "4 defective pictures have no mask" in result.output  # this index names none
     assert "8 of 8 pictures cannot be reached" in complaint(iadr1(*words, tmp_path / "apart" / "index.json"))
 
     monkeypatch.chdir(tmp_path)

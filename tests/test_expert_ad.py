@@ -23,6 +23,7 @@ from iadr1_lib.answer import CELLS, DEFECT_TYPES, QUESTION, cell_box, cell_names
 from iadr1_lib.benchmarks import Sample, load_mvtec
 from iadr1_lib.facts import Facts, Surface, facts_of, measure, survey_surface
 from iadr1_lib.records import Record, answer_only, labelled, pa_sft_row, read_rows, sc_grpo_row
+from iadr1_lib.report import severity_of
 from iadr1_lib.runs import UserError
 from iadr1_lib.teachers import (
     Draft,
@@ -164,7 +165,7 @@ def test_a_line_on_the_diagonal_is_a_line() -> None:
     assert measure(np.zeros((40, 40, 3), np.uint8), np.eye(40, dtype=bool))["elongation"] > 10
 
 
-@pytest.mark.parametrize("box", [(3, 3, 4, 4), (3, 3, 4, 5), (0, 0, SIDE, SIDE)], ids=["pixel", "two pixels", "all"])
+@pytest.mark.parametrize("box", [(3, 3, 4, 4), (3, 3, 4, 5), (0, 0, SIDE, 67)], ids=["pixel", "two pixels", "74 %"])
 def test_the_smallest_and_the_largest_mask_can_be_measured(make: Maker, box: tuple[int, int, int, int]) -> None:
     facts = facts_of(make(box))
     assert np.isfinite([facts.area, facts.contrast, facts.elongation]).all()
@@ -181,6 +182,46 @@ def test_a_defect_without_a_mask_or_with_an_empty_one_is_a_user_error(make: Make
         facts_of(replace(make((3, 3, 9, 9)), mask=None))
     with pytest.raises(UserError, match="mask"):
         facts_of(make(None))
+
+
+def test_a_mask_that_marks_all_is_a_user_error_and_is_turned_away(make: Maker, drawn: list[Sample]) -> None:
+    sample = make((0, 0, SIDE, SIDE))
+    with pytest.raises(UserError, match="most"):
+        facts_of(sample)
+    sets = expert_ad.draw_sets([*drawn, sample], seed=0)
+    assert [(row["image"], row["reason"]) for row in sets.turned_away] == [(sample.image, "mask marks most")]
+
+
+@pytest.mark.parametrize("name", ["0.png", "good/0.png", "test/good/0.png"])
+def test_pictures_may_be_named_from_where_one_stands(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    folder = tmp_path / "bolt" / "test" / "good"
+    folder.mkdir(parents=True)
+    Image.new("RGB", (SIDE, SIDE), "grey").save(folder / "0.png")
+    notes = {"test/good/0.png": {"look_alike": "a smear", "look_alike_cell": "top", "severity": 0.5}}
+    (tmp_path / "bolt" / "notes.json").write_text(json.dumps(notes))
+    here = folder
+    for _ in Path(name).parts[:-1]:
+        here = here.parent
+    monkeypatch.chdir(here)
+    sample = Sample(name, "no", None, None, None, "bolt", "set", "test", "mvtec")
+    assert facts_of(sample).look_alike == "a smear" and severity_of(name) == 0.5
+    (tmp_path / "bolt" / "notes.json").write_text("[1, 2]  a file of the user's own")
+    assert facts_of(sample).look_alike is None and np.isnan(severity_of(name))
+
+
+def test_other_processes_scale_deep_pictures_as_this_one(tmp_path: Path) -> None:
+    for number in range(4):
+        kind = "good" if number < 3 else "glint"
+        path = tmp_path / "part" / "test" / kind / f"{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        pixels = np.full((SIDE, SIDE), 900, np.uint16)
+        pixels[:9, :9] = 4000 if kind == "glint" else 900
+        Image.fromarray(pixels).save(path)
+    good = [sample for sample in load_mvtec(tmp_path) if sample.label == "no"]
+    assert list(expert_ad._map(facts_of, good, 1)) == list(expert_ad._map(facts_of, good, 2))
+    assert len(good) == 3
 
 
 def test_masks_that_count_defects_from_one_are_read(make: Maker) -> None:

@@ -436,6 +436,8 @@ def test_grounding_by_hand(tmp_path):
     assert value(found, "grounding", "bench") == pytest.approx(40)  # top left and top, of five with a mask
     assert value(found, "grounding", "bench", "n") == 5
     assert np.isnan(value(grounding(table(rows), []), "grounding", "bench"))
+    Image.fromarray(255 - mask).save(tmp_path / "mask.png")
+    assert np.isnan(value(grounding(table(rows), samples), "grounding", "bench"))  # inverted, it says no place
 
 
 def test_agreement_without_a_yes_is_undefined():

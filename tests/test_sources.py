@@ -482,6 +482,52 @@ def test_any_folder_of_good_and_bad_pictures(tmp_path: Path) -> None:
     }
 
 
+def test_a_mask_that_fits_several_pictures_is_nobody_s(tmp_path: Path) -> None:
+    """The crack's mask told of a dent would be an invented reasoning."""
+    for number, name in enumerate(("good/0", "crack/0", "crack/1", "dent/0", "dent/2")):
+        draw(tmp_path / f"{name}.png", size=(60 + number, 40))
+    draw(tmp_path / "masks" / "0.png", marked=True)
+    draw(tmp_path / "masks" / "1.png", marked=True, size=(62, 40))
+    table = load_samples(tmp_path)
+    assert [(s.type, s.location) for s in table if s.label == "yes"] == [
+        ("crack", None), ("crack", "top left"), ("dent", None), ("dent", None),
+    ]  # fmt: skip
+    assert Counter(p.kind for p in check_health(table)) == {"ambiguous mask": 2, "defect without mask": 3}
+    (tmp_path / "masks" / "0.png").unlink()
+    draw(tmp_path / "masks" / "crack" / "0.png", marked=True, size=(61, 40))
+    draw(tmp_path / "dent" / "annotations" / "0.png", marked=True, size=(63, 40))
+    found = [(s.type, Path(s.image).stem, s.location) for s in load_samples(tmp_path) if s.location]
+    assert found == [("crack", "0", "top left"), ("dent", "0", "top left")]
+
+
+@pytest.mark.parametrize("layout", ["visa", "mvtec", "dagm", "kolektor-sdd", "kolektor-crops", "magnetic-tile"])
+def test_two_pictures_of_one_stem_have_no_mask_in_any_layout(tmp_path: Path, layout: str) -> None:
+    _, bad, _ = draw_layout(tmp_path, layout)
+    draw(bad.with_suffix(".bmp"), size=(62, 40))
+    table = load_samples(tmp_path, strict=False)
+    assert not any(s.mask for s in table)
+    wanted = {"kolektor-sdd": "no label"}.get(layout, "ambiguous mask")
+    assert Counter(p.kind for p in table.passed_over)[wanted] == 2
+    if layout != "kolektor-sdd":
+        assert tally(table) == {"no": 1, "yes": 2}
+
+
+@pytest.mark.parametrize("masks", ["annotations", "Ground Truth", "segmentation", "GT"])
+def test_folders_of_masks_are_no_defects(tmp_path: Path, masks: str) -> None:
+    for name in ("good/0.png", "bad/0.png"):
+        draw(tmp_path / name)
+    draw(tmp_path / masks / "0.png", marked=True)
+    assert [(s.label, s.type, s.location) for s in load_samples(tmp_path)] == [
+        ("yes", None, "top left"), ("no", None, None),
+    ]  # fmt: skip
+
+
+def test_normal_pictures_of_dagm_are_not_defective_by_a_part_of_a_word(tmp_path: Path) -> None:
+    draw_layout(tmp_path, "dagm")
+    draw(tmp_path / "Class1" / "no_defect" / "3.png")
+    assert tally(load_samples(tmp_path)) == {"no": 2, "yes": 1}
+
+
 # --- index and meta files -----------------------------------------------------------------------------------
 
 
@@ -521,6 +567,66 @@ def test_the_word_good_in_the_paths_of_an_index(tmp_path: Path) -> None:
     index = write_index({name: entry(name, answer) for name, answer in answers.items()}, tmp_path / "index.json")
     found = [(p.kind, Path(p.image).stem) for p in check_health(load_samples(index))]
     assert found == [("good by accident", "0"), ("no good in path", "1")]
+
+
+WRITERS = {
+    "plain": lambda text: text.encode(),
+    "byte order mark": lambda text: b"\xef\xbb\xbf" + text.encode(),
+    "backslashes": lambda text: text.replace("/", "\\\\").encode(),
+}
+
+
+@pytest.mark.parametrize("writer", WRITERS)
+@pytest.mark.parametrize("kind", ["index", "meta", "real-iad"])
+def test_files_of_other_systems_say_the_same(tmp_path: Path, kind: str, writer: str) -> None:
+    good, bad, mask = "X/part/test/good/0.png", "X/part/test/bent/0.png", "X/part/ground_truth/bent/0.png"
+    for number, name in enumerate((good, bad, mask)):
+        draw(tmp_path / name, marked=number == 2)
+    draw(tmp_path / "X/part/train/good/1.png")
+    templates = {"similar_templates": ["X/part/train/good/1.png"]}
+    index = {good: entry(good, "B"), bad: {**entry(bad, "A"), "mask_path": mask, **templates}}
+    rows = [{"img_path": good, "anomaly": 0}, {"img_path": bad, "mask_path": mask, "specie_name": "bent", "anomaly": 1}]
+    iad = [
+        {"image_path": good, "anomaly_class": "OK"},
+        {"image_path": bad, "mask_path": mask, "anomaly_class": "HS", "category": "part"},
+    ]
+    content = {"index": index, "meta": {"part": rows}, "real-iad": {"meta": {"prefix": "."}, "train": [], "test": iad}}[
+        kind
+    ]
+    (tmp_path / "file.json").write_bytes(WRITERS[writer](json.dumps(content)))
+    table = load_samples(tmp_path if kind == "real-iad" else tmp_path / "file.json", layout="real-iad")
+    assert [(s.label, s.image, s.location) for s in table] == [
+        ("no", str(tmp_path / good), None), ("yes", str(tmp_path / bad), "top left"),
+    ]  # fmt: skip
+    assert table[1].mask == str(tmp_path / mask)
+    if kind == "index":
+        assert table.templates[table[1].image]["similar"] == [tmp_path / "X/part/train/good/1.png"]
+
+
+def test_utf_16_is_named(tmp_path: Path) -> None:
+    (tmp_path / "index.json").write_text(json.dumps({"a.png": entry("a.png", "A")}), encoding="utf-16")
+    with pytest.raises(UserError, match="index.json is UTF-16") as caught:
+        load_samples(tmp_path / "index.json")
+    assert "\n" not in str(caught.value)
+
+
+def test_the_question_with_yes_and_no_need_not_be_the_first(tmp_path: Path) -> None:
+    draw(tmp_path / "a.png")
+    asked = entry("a.png", "A")
+    others = [{"Question": "What is shown?"}, {"Answer": "B", "Options": {"A": "hole", "B": "No.", "C": 3}}]
+    asked["conversation"] = [*others, *asked["conversation"]]  # type: ignore[misc]
+    (tmp_path / "index.json").write_text(json.dumps({"a.png": asked}))
+    assert [s.label for s in load_samples(tmp_path / "index.json")] == ["yes"]
+
+
+@pytest.mark.parametrize("mask", ["gone.png", "../outside.png", 3])
+def test_masks_of_an_index_that_cannot_be_read_are_told(tmp_path: Path, mask: object) -> None:
+    draw(tmp_path / "data" / "a.png")
+    draw(tmp_path / "outside.png", marked=True)
+    path = tmp_path / "data" / "index.json"
+    path.write_text(json.dumps({"a.png": {**entry("a.png", "A"), "mask_path": mask}}))
+    with pytest.raises(UserError, match=r"gone\.png|lies outside|a\.png has no question"):
+        load_samples(path)
 
 
 def test_health_tells_duplicates_across_data_sets(tmp_path: Path) -> None:
