@@ -39,7 +39,7 @@ from iadr1_lib.answer import (
     tidy,
     type_in_reasoning,
 )
-from iadr1_lib.benchmarks import Sample, open_image, read_mask, says_where
+from iadr1_lib.benchmarks import Sample, open_image, read_mask, says, says_where
 from iadr1_lib.records import Record
 from iadr1_lib.runs import UserError
 from iadr1_lib.verification import MOST_CHARACTERS, RULES
@@ -220,8 +220,11 @@ def _refused(predictions: pd.DataFrame) -> NDArray[np.bool_]:
 
 
 def _type_name(text: str) -> str | None:
-    """The category, or the text itself where the vocabulary lacks it ("crack" is right for "crack" alone)."""
-    return category_of_words(text) or tidy(text).strip(" .!") or None
+    """The category, or the text itself where the vocabulary lacks it ("glue" is right for "glue" alone).
+
+    None for a word that only says that there is a defect ("bad"): as a truth it tells no type.
+    """
+    return category_of_words(text) or (None if says(text) == "bad" else tidy(text).strip(" .!")) or None
 
 
 def parser_table(predictions: pd.DataFrame) -> pd.DataFrame:
@@ -248,7 +251,8 @@ def parser_table(predictions: pd.DataFrame) -> pd.DataFrame:
 
 def unknown_types(predictions: pd.DataFrame) -> list[str]:
     """True types that are none of the vocabulary's words."""
-    return sorted({kind for kind in predictions["type"].dropna() if category_of_words(kind) is None})
+    named = predictions["type"].dropna().unique()
+    return sorted(kind for kind in named if category_of_words(kind) is None and _type_name(kind))
 
 
 # --------------------------------------------------------------------------------------- estimates, intervals

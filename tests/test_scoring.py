@@ -224,6 +224,13 @@ def test_metrics_by_hand():
     assert value(scores, "share_unparsed") == pytest.approx(12.5)
 
 
+def test_a_type_is_read_as_the_reward_reads_it_and_a_folder_s_bad_is_none():
+    said = ["scratches", "a scratch", "Scratch.", "hole"]
+    rows = [row(str(i), raw=YES.replace(">scratch<", f">{kind}<")) for i, kind in enumerate(said)]
+    assert value(score(table(rows)), "type", "bench") == 75
+    assert np.isnan(value(score(table([r | {"type": "ko"} for r in rows])), "type", "bench"))
+
+
 def test_balanced_accuracy_is_sklearns():
     frame = drawn(3)
     scores = score(frame)
