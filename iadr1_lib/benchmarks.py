@@ -161,7 +161,7 @@ def open_image(path: str | Path) -> Image.Image:
     Raises:
         UserError: the file is missing, is no picture, is cut off, or has more than MAX_PIXELS.
     """
-    return _decode(path, _to_rgb)
+    return _decode(path, to_rgb)
 
 
 def shrink(image: Image.Image, max_pixels: int | None) -> Image.Image:
@@ -221,7 +221,8 @@ def _decode(path: str | Path, read: Callable[[Image.Image], T]) -> T:
         raise UserError(f"{path} is cut off or damaged: copy or download it again, or remove it.") from None
 
 
-def _to_rgb(image: Image.Image) -> Image.Image:
+def to_rgb(image: Image.Image) -> Image.Image:
+    """An opened picture of any mode as `open_image` gives it."""
     image.load()  # before its EXIF is asked for: loading a TIFF rotates it and drops the mark
     if image.mode == "F" or image.mode.startswith("I"):
         image = _to_eight_bits(image)

@@ -457,7 +457,7 @@ def test_a_pool_of_one_label_or_too_small_a_one_is_a_user_error(drawn: list[Samp
 
 def test_rows_have_the_released_formats() -> None:
     assert pa_sft_row(GOOD_YES) == {
-        "images": "a.png",
+        "images": str(Path("a.png").absolute()),
         "messages": [
             {"role": "user", "content": "<image>\nAre there any defects in the query image?"},
             {
@@ -468,7 +468,7 @@ def test_rows_have_the_released_formats() -> None:
         ],
     }
     assert sc_grpo_row(GOOD_NO, 3) == {
-        "id": 3, "image": "b.png", "problem": QUESTION, "solution": "<answer>No</answer>",
+        "id": 3, "image": str(Path("b.png").absolute()), "problem": QUESTION, "solution": "<answer>No</answer>",
     }  # fmt: skip
     assert (
         sc_grpo_row(GOOD_YES, 0)["solution"] == "<location>top left</location><type>scratch</type><answer>Yes</answer>"

@@ -181,11 +181,11 @@ def test_a_broken_off_run_ends_with_the_weights_of_an_unbroken_one(
     with pytest.raises(Killed):
         train(tmp_path / "broken", settings, dev_score=breaks)
     assert not (tmp_path / "broken" / "stage.json").exists()
-    checkpoints = tmp_path / "broken" / "checkpoints"
+    checkpoints = tmp_path / "broken" / "unfinished" / "checkpoints"
     assert (checkpoints / "checkpoint-2").is_dir()
     (checkpoints / "checkpoint-4").mkdir(exist_ok=True)  # as a kill while saving would leave it
     assert far(world["model"], checkpoints / "checkpoint-2") > 0
-    before = json.loads((tmp_path / "broken" / "begun.json").read_text())["seconds"]
+    before = json.loads((tmp_path / "broken" / "unfinished" / "begun.json").read_text())["seconds"]
     resumed = train(tmp_path / "broken", settings, dev_score=rising(1))
     assert far(whole, resumed) <= 1e-5
     assert json.loads((tmp_path / "broken" / "stage.json").read_text())["seconds"] >= round(before, 1) > 0
@@ -213,7 +213,7 @@ def test_a_killed_process_is_resumed(tmp_path: Path, world: dict[str, Path]) -> 
         [sys.executable, "-c", textwrap.dedent(code)], env=os.environ | {"PYTHONPATH": path}, timeout=300
     )
     assert run.returncode == -signal.SIGKILL
-    assert (tmp_path / "broken" / "model" / "model.safetensors").exists()
+    assert (tmp_path / "broken" / "unfinished" / "model" / "model.safetensors").exists()
     whole = training.train_pa_sft(world["model"], world["pa_sft"], tmp_path / "whole", SFT, dev_score=rising())
     resumed = training.train_pa_sft(world["model"], world["pa_sft"], tmp_path / "broken", SFT, dev_score=rising(1))
     assert far(whole, resumed) <= 1e-5
@@ -265,7 +265,7 @@ def test_a_bad_solution_is_named_before_training_and_old_work_stays(world: dict[
     rows = read_rows(world["sc_grpo"])
     rows[5]["solution"] = "<answer>perhaps</answer>"
     (tmp_path / "bad.json").write_text(json.dumps(rows))
-    with pytest.raises(ValueError, match="row 5"):
+    with pytest.raises(UserError, match="bad.json, record 6: .*perhaps"):
         training.train_sc_grpo(world["model"], tmp_path / "bad.json", tmp_path / "s", GRPO)
     assert (file / "model.safetensors").read_bytes() == old
 
@@ -343,7 +343,7 @@ def test_a_damaged_checkpoint_is_told_and_the_one_before_it_is_used(
 
     with pytest.raises(Killed):
         train(tmp_path / "broken", replace(settings, keep="last"), dev_score=breaks)
-    last = tmp_path / "broken" / "checkpoints" / "checkpoint-2"
+    last = tmp_path / "broken" / "unfinished" / "checkpoints" / "checkpoint-2"
     names = {"weights": "model.safetensors", "optimiser": "optimizer.pt", "state": "trainer_state.json"}
     file = last / names[damage]
     file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
