@@ -228,12 +228,12 @@ def _turns(messages: Any) -> list[dict[str, str]]:
             f"its turns ({', '.join(roles) or 'none'}) are not those of user and assistant, one after the other, with "
             "an answer at the end"
         )
-    return [_turn(role, turn.get("content"), role) for role, turn in zip(roles, messages, strict=True)]
+    return [_turn(role, turn.get("content"), f"turn of the {role}") for role, turn in zip(roles, messages, strict=True)]
 
 
 def _turn(role: str, content: Any, name: str) -> dict[str, str]:
     if not isinstance(content, str) or not content.strip():
-        raise ValueError(f"its text of {name} is {'empty' if content in ('', None) else 'no text'}")
+        raise ValueError(f"its {name} is {'empty' if isinstance(content, str) else 'no text'}")
     return {"role": role, "content": content}
 
 
