@@ -197,7 +197,7 @@ def checked_row(row: Any, stage: Stage) -> dict[str, Any]:
     key = KEYS[stage][0]
     images = row[key] if isinstance(row[key], list) else [row[key]]
     if not images or not all(isinstance(image, str) and image.strip() for image in images):
-        raise ValueError(f"its {key} names no picture")
+        raise ValueError(f"its key {key} names no picture")
     if grid_of(row) not in range(1, 6):
         raise ValueError(f"its grid is {row['grid']!r}, and no number from 1 to 5")
     if stage == "pa_sft":

@@ -294,7 +294,7 @@ def resume(folder: Path) -> dict[str, Any]:
 
         with suppress(test_training.Killed):
             run(broken, settings, dev_score=breaks)
-        taken_up = (broken / "checkpoints" / "checkpoint-2").is_dir()
+        taken_up = (broken / "unfinished" / "checkpoints" / "checkpoint-2").is_dir()
         run(broken, settings, dev_score=test_training.rising(1))
         losses = [
             [float(row["loss"]) for row in tiny_vlm.read_csv(out / "log.csv") if row["loss"]] for out in (whole, broken)

@@ -67,7 +67,7 @@ FAULTS: dict[str, Callable[[Row], Row | None]] = {
     "gone.png": lambda row: row | {"images": "gone.png"},
     "cut.png": lambda row: row | {"images": ["pictures/cut.png"]},
     "names no picture": lambda row: row | {"images": []},
-    "images names no picture": lambda row: row | {"images": None},
+    "key images names no picture": lambda row: row | {"images": None},
     "has no images and no messages": lambda row: {"image": row["images"], "conversations": []},
     "marks <image>": lambda row: row | {"messages": [user("<image><image>?"), assistant(NO)]},
     "1 marks <image>": lambda row: row | {"messages": [user("?"), assistant("<image>" + NO)]},
