@@ -253,7 +253,8 @@ def _tags(text: str) -> str:
     """Label, place and type of a text, as `build_solution` writes them: so every mode of the rewards reads the same."""
     label = first_pair(text, "answer")
     location, kind = (" ".join((first_pair(text, tag) or "").split()) for tag in ("location", "type"))
-    return build_solution((text if label is None else label).strip().lower(), location, kind)  # type: ignore[arg-type]
+    said = (text if label is None else label).strip().lower()[:60]  # a longer one is told in part
+    return build_solution(said, location, kind)  # type: ignore[arg-type]
 
 
 def find_picture(image: str, *folders: Path) -> Path:

@@ -137,11 +137,15 @@ def write_records(case: Case, folder: Path, model: Path, shape: tuple[int, int],
     processor = training.load_processor(model)
     marks = processor.apply_chat_template([{"role": "user", "content": ""}], add_generation_prompt=True)
     asked = "x" * max(1, planning.PROMPT_TEXT - len(processor.tokenizer(marks).input_ids))  # a letter is a token
+    tags = "<think></think><answer>No</answer>"
+    length = max(1, answer - 2 - len(processor.tokenizer(tags).input_ids))
+    told = tags.replace("><", f">{'x' * length}<", 1)
     table: list[dict[str, Any]] = []
     for number in range(rows):
         shown = str(paths[number % len(paths)])
-        said = [{"role": "user", "content": f"<image>{asked}"}, {"role": "assistant", "content": "x" * (answer - 2)}]
-        solution = "<answer>No</answer>" if number % 2 else "<type>hole</type><answer>Yes</answer>"
+        said = [{"role": "user", "content": f"<image>{asked}"}, {"role": "assistant", "content": told}]
+        yes = "<location>top</location><type>hole</type><answer>Yes</answer>"
+        solution = "<answer>No</answer>" if number % 2 else yes
         sft: dict[str, Any] = {"messages": said, "images": shown}
         table.append(
             sft if case.stage == "pa_sft" else {"image": shown, "problem": f"<image>{asked}", "solution": solution}
