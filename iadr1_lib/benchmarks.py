@@ -180,7 +180,7 @@ def open_image(path: str | Path) -> Image.Image:
     Raises:
         UserError: the file is missing, is no picture, is cut off, or has more than MAX_PIXELS.
     """
-    return _decode(path, lambda image: _to_rgb(image, _DEPTHS.get(os.path.abspath(path))))
+    return _decode(path, lambda image: to_rgb(image, _DEPTHS.get(os.path.abspath(path))))
 
 
 _DEPTHS: dict[str, float] = {}  # path of a grey picture of more than 8 bits -> the value that is white in its data set
@@ -295,7 +295,8 @@ def _decode(path: str | Path, read: Callable[[Image.Image], T]) -> T:
         raise UserError(f"{path} is cut off or damaged: copy or download it again, or remove it.") from None
 
 
-def _to_rgb(image: Image.Image, depth: float | None) -> Image.Image:
+def to_rgb(image: Image.Image, depth: float | None = None) -> Image.Image:
+    """An opened picture of any mode as :func:`open_image` gives it; ``depth``: the value that is white, if known."""
     image.load()  # before its EXIF is asked for: loading a TIFF rotates it and drops the mark
     if _is_deep(image):
         image = _to_eight_bits(image, depth)

@@ -233,12 +233,16 @@ def train_stage(run: Run, stage: str, engine: EngineSettings | None = None) -> P
         os.environ.setdefault("CUDA_VISIBLE_DEVICES", "0")  # else the trainers would spread over all GPUs in sight
     if engine.config != engines.SINGLE and not engines.is_launched():
         return _launch_stage(run, stage, engine)
-    from iadr1_lib import models, training
+    from iadr1_lib import models, stages, training
 
     records = stage_records(run, stage)
     model = model_settings(run)
     start = models.model_folder(model) if stage == "pa_sft" else _tuned(run)
-    out, check = run.path(stage), dev_check(run) if "world" in run.profile.sections else None
+    out, check = run.path(stage), None
+    if "world" in run.profile.sections and run.path("world").is_dir():
+        check = dev_check(run)
+    elif "world" in run.profile.sections:
+        stages.say(f"{run.folder} has no drawn world: no dev check is made, and the last model is kept")
     if stage == "sc_grpo":
         grpo = run.profile.settings(stage, training.ScGrpoSettings)
         engine, grpo = engines.with_a_gpu_for_vllm(engine, grpo)

@@ -10,14 +10,18 @@ from __future__ import annotations
 import csv
 from collections.abc import Iterable, Sequence
 from functools import cache
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
+import PIL.ExifTags
+import PIL.Image
 import pyarrow as pa
 import pyarrow.parquet as pq
 from datasets import Features, Image, Value
 
 from iadr1_lib.answer import QUESTION
+from iadr1_lib.benchmarks import open_image
 from iadr1_lib.records import Record
 from iadr1_lib.runs import project_root, write_text
 from iadr1_lib.type_names import data_set_named
@@ -29,6 +33,7 @@ FEATURES = Features(
         "answer": Value("string"),
         "label": Value("string"),
         "location": Value("string"),
+        "grid": Value("int32"),
         "type": Value("string"),
         "category": Value("string"),
         "data_set": Value("string"),
@@ -70,15 +75,31 @@ def write_parquet(records: Iterable[Record], path: Path) -> Path:
 
 def _row(record: Record) -> dict[str, Any]:
     return {
-        "image": {"bytes": Path(record.image).read_bytes(), "path": Path(record.image).name},
+        "image": _picture(record.image),
         "question": QUESTION,
         "answer": record.answer if record.reasoning else record.solution,
         "label": record.label,
         "location": record.location,
+        "grid": record.grid,
         "type": record.type,
         "category": record.category,
         "data_set": record.benchmark,
     }
+
+
+def _picture(path: str) -> dict[str, Any]:
+    """The file as it is, or, where other programs would show other pixels than `open_image`, those pixels as PNG."""
+    with PIL.Image.open(path) as picture:
+        plain = (
+            picture.mode in ("L", "RGB")
+            and not picture.has_transparency_data
+            and not picture.getexif().get(PIL.ExifTags.Base.Orientation)
+        )
+    if plain:
+        return {"bytes": Path(path).read_bytes(), "path": Path(path).name}
+    content = BytesIO()
+    open_image(path).save(content, "PNG")
+    return {"bytes": content.getvalue(), "path": f"{Path(path).stem}.png"}
 
 
 def _table(rows: list[dict[str, Any]]) -> pa.Table:

@@ -357,6 +357,7 @@ def report_of(
         "words of reasoning, mean": round(float(np.mean(lengths)), 1) if lengths else 0.0,
         "sentences of reasoning, mean": round(float(np.mean([_sentences(r) for r in records])), 1) if records else 0.0,
         "different texts": len({r.reasoning for r in records}),
+        "grid": next((r.grid for r in (*records, *sc_grpo)), GRID),
         "SC-GRPO": {"questions": len(sc_grpo), **_tallies(sc_grpo)},
         "spare": dict(Counter(sample.label for sample in drawn.spare)) if drawn else {},
         "turned away": _reasons(drawn.turned_away) if drawn else {},

@@ -12,12 +12,13 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 from typing import Any, Literal
 
 from iadr1_lib.answer import cell_of_words, parse_answer
 from iadr1_lib.benchmarks import Problem, Sample, Table, is_inside, make_table
-from iadr1_lib.runs import UserError, project_root, raise_if_full, read_json, write_json
+from iadr1_lib.records import Stage, checked_rows, find_picture, grid_of, stage_of
+from iadr1_lib.runs import UserError, project_root, raise_if_full, read_json, read_text, write_json
 from iadr1_lib.sources import Row, load_samples
 
 Kind = Literal["dataset", "model"]
@@ -159,34 +160,22 @@ def read_snapshot(folder: str | Path, name: str | None = None) -> Table:
     raise UserError(f"{folder} holds no JSON files in a released format: {hint}")
 
 
-def released_records(source: str) -> dict[str, list[dict[str, Any]]]:
-    """Training records of a hub data set or a copy of it, by stage ("pa_sft", "sc_grpo"), with whole picture paths.
+def released_records(source: str) -> dict[Stage, list[dict[str, Any]]]:
+    """Training records of a hub data set or a copy of it, by stage, checked and with whole picture paths.
 
     Raises:
-        UserError: as `load_hub`, or a record's picture is not there.
+        UserError: as `load_hub`, or a record is faulty (`records.checked_rows`).
     """
-    folder = Path(source) if Path(source).is_dir() else download_once(source)
-    found: dict[str, list[dict[str, Any]]] = {}
+    folder = (Path(source) if Path(source).is_dir() else download_once(source)).absolute()
+    found: dict[Stage, list[dict[str, Any]]] = {}
     for path in sorted(path for path in folder.rglob("*.json") if not _is_hidden(path, folder)):
         content = read_json(path)
-        for record in content if isinstance(content, list) else []:
-            kind = _format(record)
-            if kind:
-                key = "images" if kind == "pa-sft" else "image"
-                found.setdefault(kind.replace("-", "_"), []).append(record | {key: _whole(record[key], path, folder)})
+        stage = next((stage_of(row) for row in content if stage_of(row)), None) if isinstance(content, list) else None
+        if stage:
+            found.setdefault(stage, []).extend(checked_rows(content, stage, path, folder, path.parent))
     if not found:
         raise UserError(f"{folder} holds no training records in a released format: check that the copy is whole")
     return found
-
-
-def _whole(images: str | list[str], path: Path, folder: Path) -> str | list[str]:
-    """The path or paths of a record's pictures, from the root of the file system."""
-    if isinstance(images, list):
-        return [str(_whole(image, path, folder)) for image in images]
-    picture = (_base(images, path, folder) / images).resolve()
-    if not picture.is_file():
-        raise UserError(f"{path} names a picture that is not there: {picture}; check that the copy is whole")
-    return str(picture)
 
 
 def _is_hidden(path: Path, folder: Path) -> bool:
@@ -196,10 +185,10 @@ def _is_hidden(path: Path, folder: Path) -> bool:
 def _read_file(path: Path, folder: Path, name: str) -> list[Row]:
     """The rows of one JSON file; UserError if it has none of the formats."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(read_text(path))
     except (OSError, ValueError, RecursionError):
         raise UserError(f"{path} is no JSON file that can be read: download it again") from None
-    if isinstance(content, list) and any(_format(record) for record in content):
+    if isinstance(content, list) and any(map(stage_of, content)):
         return list(_read_records(content, path, folder, name))
     entries = list(content.values()) if isinstance(content, dict) else []
     if entries and isinstance(entries[0], dict) and isinstance(entries[0].get("image_path"), str):
@@ -208,17 +197,8 @@ def _read_file(path: Path, folder: Path, name: str) -> list[Row]:
     raise UserError(f"{path} has none of the released formats: name a folder with records or an index file")
 
 
-def _format(record: Any) -> str | None:
-    """Which kind of record this is: "pa-sft", "sc-grpo" or None."""
-    if not isinstance(record, dict):
-        return None
-    if {"images", "messages"} <= set(record):
-        return "pa-sft"
-    return "sc-grpo" if {"image", "problem", "solution"} <= set(record) else None
-
-
 def _read_records(records: list[Any], path: Path, folder: Path, name: str) -> Iterator[Row]:
-    for number, record in enumerate(records):
+    for number, record in enumerate(records, start=1):
         try:
             yield _record_row(record, path, folder, name)
         except (LookupError, TypeError, AttributeError, ValueError):
@@ -228,20 +208,20 @@ def _read_records(records: list[Any], path: Path, folder: Path, name: str) -> It
 
 def _record_row(record: dict[str, Any], path: Path, folder: Path, name: str) -> Row:
     """One record as a row; an error of Python's where it does not say enough."""
-    kind = _format(record)
-    if kind == "pa-sft":
+    stage = stage_of(record)
+    if stage == "pa_sft":
         images = record["images"]
         image = images if isinstance(images, str) else images[-1]
         text = [turn["content"] for turn in record["messages"] if turn["role"] == "assistant"][-1]
     else:
         image, text = record["image"], record["solution"]
     answer = parse_answer(text)
-    if kind is None or answer.answer is None:
+    if stage is None or answer.answer is None:
         raise ValueError("no label")
-    picture = _base(image, path, folder) / image
+    picture = find_picture(image, folder, path.parent)
     if not is_inside(picture, folder):
         return Problem("outside", str(picture), f"{picture} lies outside of {folder}: correct {path}.")
-    place = cell_of_words(answer.location) if answer.location else None
+    place = cell_of_words(answer.location, grid_of(record)) if answer.location else None
     defective = answer.answer == "yes"
     return Sample(
         image=str(picture),
@@ -252,7 +232,7 @@ def _record_row(record: dict[str, Any], path: Path, folder: Path, name: str) -> 
         category=_category(image, name),
         benchmark=name,
         split="train",
-        source=kind,
+        source=stage.replace("_", "-"),
     )
 
 
@@ -263,6 +243,6 @@ def _base(image: str, path: Path, folder: Path) -> Path:
 
 def _category(image: str, name: str) -> str:
     """The first folder of a picture's path that is no mere "images" and not the data set's name."""
-    folders = Path(image).parts[:-1]
-    said = (part for part in folders if part.casefold() not in _PLAIN_FOLDERS | {name.casefold(), "/"})
+    folders = PureWindowsPath(image).parts[:-1]  # either slash
+    said = (part for part in folders if part.casefold() not in _PLAIN_FOLDERS | {name.casefold(), "\\"})
     return next(said, name)

@@ -18,7 +18,7 @@ import torch
 from PIL import Image
 from transformers import PreTrainedModel, ProcessorMixin
 
-from iadr1_lib.benchmarks import Sample, open_image
+from iadr1_lib.benchmarks import Sample, open_image, to_rgb
 from iadr1_lib.models import load_model
 from iadr1_lib.prediction_file import finished_images, prediction_row
 from iadr1_lib.protocols import COURSE, PROMPTS, Protocol
@@ -155,7 +155,7 @@ def _choice(processor: ProcessorMixin, tagged: bool) -> tuple[str, list[int], li
 def answer_images(model_dir: Path | str, images: Sequence[Image.Image], prompt: str = "bare") -> list[str]:
     """Raw answers for pictures of any size and mode."""
     model, processor = load_model(model_dir)
-    return [text for text, _ in generate(model, processor, [[image.convert("RGB")] for image in images], prompt=prompt)]
+    return [text for text, _ in generate(model, processor, [[to_rgb(image)] for image in images], prompt=prompt)]
 
 
 def sample_answers(
@@ -172,7 +172,7 @@ def sample_answers(
     model, processor = load_model(model_dir)
     model.generation_config.update(do_sample=True, top_p=top_p, top_k=top_k)
     torch.manual_seed(seed)
-    questions = [[image] for image in images]
+    questions = [[to_rgb(image)] for image in images]
     made = generate(model, processor, questions, max_new_tokens=max_completion, temperature=temperature)
     return [text for text, _ in made]
 

@@ -1,16 +1,32 @@
-"""One Expert-AD record, and the released file formats that records are written in."""
+"""One Expert-AD record, and the released file formats that records are written in, read and checked."""
 
 from __future__ import annotations
 
 import json
+import os
+import re
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from iadr1_lib.answer import GRID, QUESTION, Label, build_answer, build_solution, cell_of_mask
-from iadr1_lib.benchmarks import Sample, read_mask
-from iadr1_lib.runs import UserError
+from iadr1_lib.answer import (
+    GRID,
+    QUESTION,
+    Label,
+    build_answer,
+    build_solution,
+    cell_of_mask,
+    parse_answer,
+)
+from iadr1_lib.benchmarks import Sample, open_image, read_mask, share_depth
+from iadr1_lib.runs import UserError, read_text
 from iadr1_lib.type_names import category_of
+
+Stage = Literal["pa_sft", "sc_grpo"]
+KEYS: dict[Stage, tuple[str, ...]] = {"pa_sft": ("images", "messages"), "sc_grpo": ("image", "problem", "solution")}
+IMAGE_MARK = "<image>"
 
 
 @dataclass(frozen=True)
@@ -60,37 +76,225 @@ def answer_only(record: Record) -> Record:
 def pa_sft_row(record: Record) -> dict[str, Any]:
     """A row of pa_sft.json, in the released format."""
     return {
-        "images": record.image,
+        "images": _absolute(record.image),
         "messages": [
-            {"role": "user", "content": f"<image>\n{QUESTION}"},
+            {"role": "user", "content": f"{IMAGE_MARK}\n{QUESTION}"},
             {"role": "assistant", "content": record.answer},
         ],
+        **_own_grid(record),
     }
 
 
 def one_shot_row(record: Record, reference: str) -> dict[str, Any]:
     """A row of the released one-shot format: a normal picture of the same kind stands before the one in question."""
     row = pa_sft_row(record)
-    row["images"] = [reference, record.image]
-    row["messages"][0]["content"] = f"<image>\n<image>\n{QUESTION}"
+    row["images"] = [_absolute(reference), row["images"]]
+    row["messages"][0]["content"] = f"{IMAGE_MARK}\n{IMAGE_MARK}\n{QUESTION}"
     return row
 
 
 def sc_grpo_row(record: Record, number: int) -> dict[str, Any]:
     """A row of sc_grpo.json, in the released format: picture, question and tags, no reasoning."""
-    return {"id": number, "image": record.image, "problem": QUESTION, "solution": record.solution}
+    row = {"id": number, "image": _absolute(record.image), "problem": QUESTION, "solution": record.solution}
+    return row | _own_grid(record)
+
+
+def _absolute(path: str) -> str:
+    """The path from the root: records are read from any working directory."""
+    return str(Path(path).absolute())
+
+
+def _own_grid(record: Record) -> dict[str, int]:
+    """The grid of places, which the released format does not name, where it is another than the paper's."""
+    return {} if record.grid == GRID else {"grid": record.grid}
+
+
+# ---------------------------------------------------------------------------------------------- reading
 
 
 def read_rows(path: Path, made_by: str = "03_expert_ad") -> list[dict[str, Any]]:
-    """Rows of pa_sft.json or sc_grpo.json; UserError if the file is missing or not a list of records."""
+    """Rows of pa_sft.json or sc_grpo.json (a JSON list, or JSON Lines), unchecked.
+
+    Raises:
+        UserError: the file is missing or holds no records.
+    """
     if not Path(path).exists():
         raise UserError(f"{path} is missing: run notebook {made_by} first")
     try:
-        rows = json.loads(Path(path).read_text())
-    except json.JSONDecodeError as error:
-        raise UserError(
-            f"{path} is not valid JSON (line {error.lineno}): build it again with notebook {made_by}"
-        ) from error
-    if not isinstance(rows, list) or not rows or not all(isinstance(row, dict) for row in rows):
+        values = _json_values(read_text(path))
+    except (json.JSONDecodeError, RecursionError) as error:
+        line = f" (line {error.lineno})" if isinstance(error, json.JSONDecodeError) else ""
+        raise UserError(f"{path} is not valid JSON{line}: build it again with notebook {made_by}") from error
+    rows = values[0] if len(values) == 1 and isinstance(values[0], list) else values
+    if not rows or not all(row and isinstance(row, dict) for row in rows):
         raise UserError(f"{path} holds no records: build it again with notebook {made_by}")
     return rows
+
+
+_BLANK = re.compile(r"[ \t\r\n]*")
+
+
+def _json_values(text: str) -> list[Any]:
+    """The values that follow each other in a text: one in JSON, one per line in JSON Lines."""
+    values: list[Any] = []
+    at = len(_BLANK.match(text)[0])  # type: ignore[index]
+    while at < len(text):
+        value, at = json.JSONDecoder().raw_decode(text, at)
+        values.append(value)
+        at = _BLANK.match(text, at).end()  # type: ignore[union-attr]
+    return values
+
+
+def checked_rows(rows: Sequence[Any], stage: Stage, path: Path, *folders: Path) -> list[dict[str, Any]]:
+    """Rows as the trainers read them (see `checked_row`), after a look at each row and each picture.
+
+    Args:
+        path: the file they come from, for the sentence.
+        folders: where relative paths of pictures may start.
+
+    Raises:
+        UserError: a row or a picture is faulty, which tells the first one's number in the file, from 1, and those of
+            the others; or the rows' places are cells of different grids.
+    """
+    pictures = KEYS[stage][0]
+    checked: dict[int, dict[str, Any]] = {}
+    faults: dict[int, str] = {}
+    for number, row in enumerate(rows, start=1):
+        try:
+            row = checked_row(row, stage)
+            checked[number] = row | {pictures: [str(find_picture(image, *folders)) for image in row[pictures]]}
+        except ValueError as error:
+            faults[number] = f"{error}: correct the record, or leave it out"
+    share_depth(image for row in checked.values() for image in row[pictures])
+    broken = _broken_pictures(image for row in checked.values() for image in row[pictures])
+    for number, row in checked.items():
+        if found := [broken[image] for image in row[pictures] if image in broken]:
+            faults[number] = found[0]
+    if faults:
+        first, *others = sorted(faults)
+        also = f" (faulty, too: {len(others)} more, such as record {others[0]})" if others else ""
+        raise UserError(f"{path}, record {first}: {faults[first].rstrip('.')}{also}")
+    grids = {grid_of(row): number for number, row in reversed(checked.items())}
+    if len(grids) > 1:
+        said = " and ".join(f"of {grid} x {grid} cells in record {number}" for grid, number in sorted(grids.items()))
+        raise UserError(f"{path} mixes grids of places ({said}): write one file for each grid")
+    return list(checked.values())
+
+
+def checked_row(row: Any, stage: Stage) -> dict[str, Any]:
+    """A row in one form: pictures as a list, turns without the picture's mark, a solution of nothing but its tags.
+
+    PA-SFT's messages are a system message or none, then turns of user and assistant; the last turn is learnt. Marks of
+    the pictures stand in the first question, one for each, or are left out.
+
+    Raises:
+        ValueError: the row says too little, or something else; in words without an end.
+    """
+    if not isinstance(row, dict):
+        raise ValueError("it is no record")
+    if missing := [key for key in KEYS[stage] if key not in row]:
+        raise ValueError(f"it has no {' and no '.join(missing)} (only {', '.join(map(str, row))})")
+    key = KEYS[stage][0]
+    images = row[key] if isinstance(row[key], list) else [row[key]]
+    if not images or not all(isinstance(image, str) and image.strip() for image in images):
+        raise ValueError(f"its key {key} names no picture")
+    if grid_of(row) not in range(1, 6):
+        raise ValueError(f"its grid is {row['grid']!r}, and no number from 1 to 5")
+    if stage == "pa_sft":
+        turns = _without_marks(_turns(row["messages"]), len(images))
+        _tags(turns[-1]["content"])
+        return row | {key: images, "messages": turns}
+    pair = [_turn("user", row["problem"], "problem"), _turn("assistant", row["solution"], "solution")]
+    question, solution = _without_marks(pair, len(images))
+    return row | {key: images, "problem": question["content"], "solution": _tags(solution["content"])}
+
+
+def stage_of(row: Any) -> Stage | None:
+    """Which stage's record this is by its keys, or None."""
+    return next((stage for stage, keys in KEYS.items() if isinstance(row, dict) and set(keys) <= set(row)), None)
+
+
+def grid_of(row: dict[str, Any]) -> Any:
+    """Rows and columns of the grid whose cells a row's places are."""
+    return row.get("grid", GRID)
+
+
+def _turns(messages: Any) -> list[dict[str, str]]:
+    if not isinstance(messages, list) or not all(isinstance(turn, dict) for turn in messages):
+        raise ValueError("its messages are no list of turns, each with role and content")
+    roles = [str(turn.get("role")) for turn in messages]
+    if not re.fullmatch("(system )?(user assistant )+", "".join(f"{role} " for role in roles)):
+        raise ValueError(
+            f"its turns ({', '.join(roles) or 'none'}) are not those of user and assistant, one after the other, with "
+            "an answer at the end"
+        )
+    return [_turn(role, turn.get("content"), f"turn of the {role}") for role, turn in zip(roles, messages, strict=True)]
+
+
+def _turn(role: str, content: Any, name: str) -> dict[str, str]:
+    if not isinstance(content, str) or not content.strip():
+        raise ValueError(f"its {name} is {'empty' if isinstance(content, str) else 'no text'}")
+    return {"role": role, "content": content}
+
+
+def _without_marks(turns: list[dict[str, str]], images: int) -> list[dict[str, str]]:
+    """The turns without the marks of the pictures, which the trainers set before the first question again."""
+    first = next(number for number, turn in enumerate(turns) if turn["role"] == "user")
+    marks = [turn["content"].count(IMAGE_MARK) for turn in turns]
+    if sum(marks) not in (0, images) or sum(marks) != marks[first]:
+        raise ValueError(
+            f"it has {sum(marks)} marks {IMAGE_MARK} for {images} picture(s), {marks[first]} in its question"
+        )
+    question = turns[first]["content"].replace(IMAGE_MARK, "").strip()
+    return [*turns[:first], turns[first] | {"content": question}, *turns[first + 1 :]]
+
+
+def _tags(text: str) -> str:
+    """Label, place and type of a text, as `build_solution` writes them: so every mode of the rewards reads the same."""
+    label, location, kind = (_pair(text, tag) for tag in ("answer", "location", "type"))
+    said = (text if label is None else label).strip().lower()[:60]  # a longer one is told in part
+    return build_solution(said, location, kind)  # type: ignore[arg-type]
+
+
+def _pair(text: str, tag: str) -> str | None:
+    """What the last `<tag>…</tag>` holds, in one line. What is learnt from must be whole: no lenient reading here."""
+    found = re.findall(rf"<{tag}>(.*?)</{tag}>", text, re.DOTALL)
+    return " ".join(found[-1].split()) if found else None
+
+
+def find_picture(image: str, *folders: Path) -> Path:
+    """Where a picture lies whose path starts from one of the folders, backslashes of Windows or not."""
+    named = (folder / name for name in (image, image.replace("\\", "/")) for folder in folders)
+    return next((path for path in named if os.path.isfile(path)), folders[0] / image)
+
+
+def _broken_pictures(images: Iterable[str]) -> dict[str, str]:
+    """Pictures that cannot be opened, with a sentence for each."""
+
+    def fault(image: str) -> str | None:
+        try:
+            open_image(image)
+        except UserError as error:
+            return str(error)
+        return None
+
+    distinct = list(dict.fromkeys(images))
+    with ThreadPoolExecutor() as pool:
+        return {image: said for image, said in zip(distinct, pool.map(fault, distinct), strict=True) if said}
+
+
+def row_notes(rows: Sequence[dict[str, Any]], stage: Stage) -> list[str]:
+    """What one may not expect of checked rows, though they can be trained on: repetition, contradiction, one label."""
+    keys = KEYS[stage]
+    labels: dict[str, set[str | None]] = {}
+    for row in rows:
+        said = row["solution"] if stage == "sc_grpo" else row["messages"][-1]["content"]
+        labels.setdefault(json.dumps(row[keys[0]]), set()).add(parse_answer(said).answer)
+    notes = []
+    if again := len(rows) - len({json.dumps([row[key] for key in keys]) for row in rows}):
+        notes.append(f"{again} of {len(rows)} records repeat another one, and count as often as they stand there")
+    if both := sum(len(found) > 1 for found in labels.values()):
+        notes.append(f"{both} picture(s) are both normal and defective in the records")
+    if len(every := set().union(*labels.values())) == 1:
+        notes.append(f"all {len(rows)} records say {every.pop()}: nothing else can be learnt from them")
+    return notes

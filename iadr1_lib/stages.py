@@ -1,8 +1,9 @@
 """A training stage as a folder, whatever trains in it: taken up again, watched, saved whole or not at all.
 
-`model/` (loads with `from_pretrained`), `adapter/` (with LoRA), `log.csv`, `checkpoints/`, `stage.json`. A stage whose
-inputs have not changed is used again; one that was killed goes on from its last checkpoint. With several processes
-the first one writes, and the others wait for it.
+`model/` (loads with `from_pretrained`), `adapter/` (with LoRA), `log.csv`, `stage.json`. A stage whose inputs have not
+changed is used again. What is trained lies in `unfinished/` until it is whole, and only then takes the place of an
+older stage; one that was killed goes on from the last of its `checkpoints/` there. With several processes the first one
+writes, and the others wait for it.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from transformers import PreTrainedModel, PrinterCallback, ProcessorMixin, Train
 from transformers.trainer_utils import get_last_checkpoint
 
 from iadr1_lib.models import load_model
-from iadr1_lib.runs import UserError, raise_if_full, write_json
+from iadr1_lib.runs import UserError, raise_if_full, read_json, write_json
 
 DevScore = Callable[[PreTrainedModel, ProcessorMixin], float]
 _ADVICE = (
@@ -37,7 +38,7 @@ _ADVICE = (
 _LATE_ADVICE = (
     "lower the learning rate, or look for a broken record; then remove the newest checkpoint and run the stage again"
 )
-_STARTED_ANEW = ("checkpoints", "model", "adapter", "best.json", "stage.json", "log.csv")
+_PARTS = ("checkpoints", "model", "adapter", "best.json", "log.csv", "begun.json", "stage.json")
 
 
 def _restore_to_cpu(storage: Any, location: str) -> Any:
@@ -51,6 +52,12 @@ torch.serialization.register_package(100, lambda storage: None, _restore_to_cpu)
 def process_state() -> PartialState:
     """How many processes train, and which of them this is. Without a GPU they talk through gloo."""
     return PartialState(cpu=not torch.cuda.is_available())
+
+
+def say(text: str) -> None:
+    """Print in the first process."""
+    if process_state().is_main_process:
+        print(text, flush=True)
 
 
 # ---------------------------------------------------------------------------------------------- beginning
@@ -70,27 +77,35 @@ def fingerprint(model_dir: Path, records: Path, *settings: Any, seed: int) -> st
     return digest.hexdigest()
 
 
+def work_folder(out: Path) -> Path:
+    """Where a stage is trained before it takes its place in `out`."""
+    return out / "unfinished"
+
+
 def is_finished(out: Path, wanted: str) -> bool:
     """Whether `out` holds a finished stage with the fingerprint `wanted`."""
-    record = out / "stage.json"
-    if not record.exists() or not any((out / "model").glob("*.safetensors")):
-        return False
-    return bool(json.loads(record.read_text())["fingerprint"] == wanted)
+    state = process_state()
+    if state.is_main_process:
+        _put_in_place(out)  # a kill may have come in between
+    state.wait_for_everyone()
+    found: bool = read_json(out / "stage.json", {}).get("fingerprint") == wanted
+    return found and any((out / "model").glob("*.safetensors"))
 
 
 def prepare(out: Path, wanted: str) -> str | None:
-    """Make the stage folder; the checkpoint to go on from, or None. Work from other inputs is cleared away."""
-    state = process_state()
+    """Make the folder to work in; the checkpoint to go on from, or None. Unfinished work from other inputs is cleared
+    away, a finished stage is not."""
+    state, work = process_state(), work_folder(out)
     if state.is_main_process:
-        _make_ready(out, wanted)
+        _make_ready(work, wanted)
     state.wait_for_everyone()
-    return get_last_checkpoint(str(out / "checkpoints")) if (out / "checkpoints").is_dir() else None
+    return get_last_checkpoint(str(work / "checkpoints")) if (work / "checkpoints").is_dir() else None
 
 
-def _make_ready(out: Path, wanted: str) -> None:
-    begun = out / "begun.json"
-    if begun.exists() and json.loads(begun.read_text())["fingerprint"] == wanted:
-        for checkpoint in (out / "checkpoints").glob("checkpoint-*"):
+def _make_ready(work: Path, wanted: str) -> None:
+    begun = work / "begun.json"
+    if read_json(begun, {}).get("fingerprint") == wanted:
+        for checkpoint in (work / "checkpoints").glob("checkpoint-*"):
             fault = checkpoint_fault(checkpoint)
             if fault:
                 print(
@@ -98,12 +113,28 @@ def _make_ready(out: Path, wanted: str) -> None:
                     flush=True,
                 )
                 shutil.rmtree(checkpoint)
-        if any((out / "checkpoints").glob("checkpoint-*")):
+        if any((work / "checkpoints").glob("checkpoint-*")):
             return
-    for part in _STARTED_ANEW:
-        shutil.rmtree(out / part) if (out / part).is_dir() else (out / part).unlink(missing_ok=True)
-    out.mkdir(parents=True, exist_ok=True)
+    _remove(work)
     write_json(begun, {"fingerprint": wanted})
+
+
+def _put_in_place(out: Path) -> None:
+    """Let a stage that was trained to its end take the place of an older one; after a kill in between, go on."""
+    work, ready = work_folder(out), out / "finished"
+    if (work / "stage.json").exists():
+        for part in _PARTS:
+            _remove(out / part)
+        work.rename(ready)
+    if ready.exists():
+        for part in _PARTS:  # stage.json comes last
+            if (ready / part).exists():
+                (ready / part).rename(out / part)
+        _remove(ready)
+
+
+def _remove(path: Path) -> None:
+    shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
 
 
 def checkpoint_fault(checkpoint: Path) -> str | None:
@@ -146,7 +177,7 @@ class StageLog(TrainerCallback):
     """Writes log.csv as the run goes, prints a line every few steps, scores on dev; may keep the best model so far.
 
     Args:
-        out: the stage's folder.
+        out: the folder that the stage is trained in.
         dev_score: scores the model every `settings.dev_every` steps, in the first process.
         settings: of the stage; `keep` says whether the best model is kept.
         show: names of logged values to print.
@@ -298,10 +329,20 @@ def export_merged(base: Path, adapter: Path, processor: ProcessorMixin, out: Pat
 def run_stage(
     trainer: Any, out: Path, model_dir: Path, log: StageLog, resume: str | None, facts: dict[str, Any]
 ) -> Path:
-    """Train to the end, save the model, write stage.json; returns the model's folder."""
-    start = time.time() - _seconds_so_far(out)
-    state = process_state()
+    """Train to the end, save the model, write stage.json, put all in place in `out`; returns the model's folder.
+
+    Raises:
+        UserError: the disk is full, a number is none, or a dev check would have to be made by one of several processes
+            that have a share of the weights each, which would wait for the others for ever.
+    """
+    state, work = process_state(), work_folder(out)
+    start = time.time() - _seconds_so_far(work)
     adapted, sharded = _is_adapted(trainer.model), trainer.is_deepspeed_enabled or trainer.is_fsdp_enabled
+    if sharded and log.dev_score and state.num_processes > 1:
+        raise UserError(
+            "the dev check is made by one process, which has only a share of the weights with this engine: train with "
+            "--engine single or ddp, or in a run folder without world/"
+        )
     if not (adapted or sharded):
         # The trainer would load a checkpoint by the model's names of weights, but save_pretrained writes those of
         # published models: for Llava nothing would match, and the run would go on from the start with a mere warning.
@@ -313,33 +354,34 @@ def run_stage(
         trainer.train(resume_from_checkpoint=resume)
     except (OSError, SafetensorError) as error:
         if isinstance(error, OSError):
-            raise_if_full(error, out)
+            raise_if_full(error, work)
             raise
         raise UserError(
-            f"could not write a checkpoint in {out} ({error}); free some disk space and run the stage again"
+            f"could not write a checkpoint in {work} ({error}); free some disk space and run the stage again"
         ) from error
     except RuntimeError as error:
         if "inline_container" in str(error) or "PytorchStreamWriter" in str(error):  # torch.save on a full disk
             raise UserError(
-                f"could not write a checkpoint in {out}; free some disk space and run the stage again"
+                f"could not write a checkpoint in {work}; free some disk space and run the stage again"
             ) from error
         # torch.multinomial's words for weights that are no numbers; on a GPU it only trips an assertion there.
         if "probability tensor" not in str(error) and "device-side assert" not in str(error):
             raise
         step = trainer.state.global_step + 1
-        raise UserError(f"the model's probabilities are not numbers at step {step} of {out}: {_ADVICE}") from error
+        raise UserError(f"the model's probabilities are not numbers at step {step} of {work}: {_ADVICE}") from error
     if not log.keeps_best:
         model = trainer.accelerator.unwrap_model(trainer.model)
         save = trainer.save_model if sharded else None
         if sharded or state.is_main_process:
-            save_model(model, log.processor, out / _part_saved(model), save)
+            save_model(model, log.processor, work / _part_saved(model), save)
     if state.is_main_process:
         if adapted:
-            export_merged(model_dir, out / "adapter", log.processor, out / "model")
-        write_log(trainer.state.log_history, out / "log.csv")
+            export_merged(model_dir, work / "adapter", log.processor, work / "model")
+        write_log(trainer.state.log_history, work / "log.csv")
         facts |= {"seconds": round(time.time() - start, 1), "steps": trainer.state.global_step}
         facts |= {"processes": state.num_processes}
-        write_json(out / "stage.json", facts)
-        shutil.rmtree(out / "checkpoints", ignore_errors=True)
+        write_json(work / "stage.json", facts)
+        shutil.rmtree(work / "checkpoints", ignore_errors=True)
+        _put_in_place(out)
     state.wait_for_everyone()
     return out / "model"

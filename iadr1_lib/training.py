@@ -12,13 +12,13 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from datasets import Dataset, Image, Sequence, disable_progress_bars
+from datasets import Dataset, disable_progress_bars
 from transformers import LlavaForConditionalGeneration, ProcessorMixin
 from trl import GRPOConfig, GRPOTrainer, SFTConfig, SFTTrainer
 
 from iadr1_lib import rewards
 from iadr1_lib.answer import parse_answer
-from iadr1_lib.benchmarks import shrink
+from iadr1_lib.benchmarks import open_image, shrink
 from iadr1_lib.families import family_of, named
 from iadr1_lib.models import (
     ModelSettings,
@@ -33,9 +33,20 @@ from iadr1_lib.models import (
     weights_arguments,
 )
 from iadr1_lib.processors import load_processor
-from iadr1_lib.records import read_rows
+from iadr1_lib.records import Stage, checked_row, checked_rows, grid_of, read_rows, row_notes
 from iadr1_lib.runs import UserError
-from iadr1_lib.stages import DevScore, StageLog, StepClock, fingerprint, is_finished, prepare, process_state, run_stage
+from iadr1_lib.stages import (
+    DevScore,
+    StageLog,
+    StepClock,
+    fingerprint,
+    is_finished,
+    prepare,
+    process_state,
+    run_stage,
+    say,
+    work_folder,
+)
 
 disable_progress_bars()
 
@@ -128,30 +139,24 @@ class VllmSettings:
 
 
 def _with_pictures(table: list[dict[str, Any]], max_pixels: int | None) -> Dataset:
-    """The table as a data set whose `images` are opened, and made smaller, when they are read."""
-    data = Dataset.from_list(table).cast_column("images", Sequence(Image()))
-    if max_pixels is None:
-        return data
+    """The table as a data set whose `images`, paths, are opened as everywhere when they are read, and made smaller."""
 
-    def smaller(rows: dict[str, list[Any]]) -> dict[str, list[Any]]:
-        return rows | {"images": [[shrink(image, max_pixels) for image in group] for group in rows["images"]]}
+    def opened(rows: dict[str, list[Any]]) -> dict[str, list[Any]]:
+        return rows | {"images": [[shrink(open_image(path), max_pixels) for path in group] for group in rows["images"]]}
 
-    return data.with_transform(smaller)
+    return Dataset.from_list(table).with_transform(opened)
 
 
 def pa_sft_dataset(rows: list[dict[str, Any]], end: str = "", max_pixels: int | None = None) -> Dataset:
     """Rows of pa_sft.json as prompt + completion + images: only then does TRL keep the loss off the prompt.
 
-    `end` closes each completion, for models whose chat template does not (`closing_mark`).
+    The completion is the last turn. `end` closes it, for models whose chat template does not (`closing_mark`).
     """
-    table = [
-        {
-            "images": row["images"] if isinstance(row["images"], list) else [row["images"]],
-            "prompt": [{"role": "user", "content": row["messages"][0]["content"].replace("<image>", "").strip()}],
-            "completion": [{"role": "assistant", "content": row["messages"][1]["content"] + end}],
-        }
-        for row in rows
-    ]
+    table = []
+    for row in (checked_row(row, "pa_sft") for row in rows):
+        *prompt, answer = row["messages"]
+        completion = [answer | {"content": answer["content"] + end}]
+        table.append({"images": row["images"], "prompt": prompt, "completion": completion})
     return _with_pictures(table, max_pixels)
 
 
@@ -187,11 +192,11 @@ def sc_grpo_dataset(rows: list[dict[str, Any]], mode: str, max_pixels: int | Non
     rewards.check_solutions([row["solution"] for row in rows], mode=mode)
     table = [
         {
-            "images": row["image"] if isinstance(row["image"], list) else [row["image"]],
-            "prompt": [{"role": "user", "content": row["problem"].replace("<image>", "").strip()}],
+            "images": row["image"],
+            "prompt": [{"role": "user", "content": row["problem"]}],
             "solution": row["solution"],
         }
-        for row in rows
+        for row in (checked_row(row, "sc_grpo") for row in rows)
     ]
     return _with_pictures(table, max_pixels)
 
@@ -243,6 +248,14 @@ def accumulation(whole: int, micro_batch: int, what: str, key: str) -> int:
     return passes
 
 
+def _rows_to_train_on(rows: list[dict[str, Any]], records: Path, stage: Stage) -> list[dict[str, Any]]:
+    """Checked rows, whose relative paths start from the folder of the file; what one may not expect of them is said."""
+    rows = checked_rows(rows, stage, records, records.parent)
+    for note in row_notes(rows, stage):
+        say(f"{records}: {note}")
+    return rows
+
+
 def train_pa_sft(
     model_dir: Path | str,
     records: Path | str,
@@ -262,12 +275,16 @@ def train_pa_sft(
 
     Returns:
         The model folder.
+
+    Raises:
+        UserError: the start model, a record or a picture is faulty, before anything is trained or removed.
     """
     model_dir, records, out, model = require_weights(model_dir), Path(records), Path(out), model or ModelSettings()
     rows = read_rows(records)
     wanted = fingerprint(model_dir, records, settings, model, seed=seed)
     if is_finished(out, wanted):
         return out / "model"
+    rows = _rows_to_train_on(rows, records, "pa_sft")
     micro_batch = settings.micro_batch or settings.batch // process_state().num_processes
     passes = accumulation(settings.batch, micro_batch, "records", "pa_sft.micro_batch")
     processor = load_processor(model_dir)
@@ -276,7 +293,7 @@ def train_pa_sft(
     if settings.learning_rate == RELEASED:
         settings = replace(settings, learning_rate=known.pa_sft_rate if known else 1e-5)
     config = SFTConfig(
-        **_common(out, seed, settings, model),
+        **_common(work_folder(out), seed, settings, model),
         num_train_epochs=settings.epochs,
         per_device_train_batch_size=micro_batch,
         gradient_accumulation_steps=passes,
@@ -287,7 +304,7 @@ def train_pa_sft(
     # After the configuration: only then does DeepSpeed spread the weights as they are loaded.
     policy, family = load_for_training(model_dir, model), family_of(model_dir)
     freeze(policy, family, family.frozen if settings.frozen == RELEASED else settings.frozen)
-    log = StageLog(out, processor, dev_score, settings, ["loss", "mean_token_accuracy"])
+    log = StageLog(work_folder(out), processor, dev_score, settings, ["loss", "mean_token_accuracy"])
     trainer = SFTTrainer(
         model=policy,
         args=config,
@@ -296,7 +313,9 @@ def train_pa_sft(
         callbacks=[log],
         peft_config=lora_config(model_dir, model),
     )
+    longest = max(len(processor.tokenizer(row["messages"][-1]["content"])["input_ids"]) for row in rows)
     facts = _facts(wanted, model_dir, settings, model, seed)
+    facts |= {"grid": grid_of(rows[0]), "answer_tokens": longest + 1}  # and the mark that ends the answer
     return run_stage(trainer, out, model_dir, log, resume, facts)
 
 
@@ -315,21 +334,21 @@ def train_sc_grpo(
     Arguments and result as `train_pa_sft`; `records` is sc_grpo.json. Without `vllm`, transformers generates.
 
     Raises:
-        ValueError: a solution names neither yes nor no (its row is told), before anything is trained.
-        UserError: `micro_batch` does not divide the completions of a step.
+        UserError: as `train_pa_sft`, or `micro_batch` does not divide the completions of a step.
     """
     model_dir, records, out, model = require_weights(model_dir), Path(records), Path(out), model or ModelSettings()
     rows = read_rows(records)
     wanted = fingerprint(model_dir, records, settings, model, seed=seed)
     if is_finished(out, wanted):
         return out / "model"
+    rows = _rows_to_train_on(rows, records, "sc_grpo")
     # A bad record, and a batch that cannot be, are told before anything old is cleared away.
     dataset = sc_grpo_dataset(alternate_labels(rows, seed), settings.rewards, settings.max_pixels)
     passes = accumulation(settings.prompts * settings.group, settings.micro_batch, "completions", "sc_grpo.micro_batch")
     resume = prepare(out, wanted)
     processor = load_processor(model_dir)
     config = GRPOConfig(
-        **_common(out, seed, settings, model),
+        **_common(work_folder(out), seed, settings, model),
         **_rollouts(vllm),
         model_init_kwargs=weights_arguments(model),
         max_steps=settings.steps or -1,
@@ -353,10 +372,10 @@ def train_sc_grpo(
         shuffle_dataset=False,  # they come in a drawn order already
     )
     shown = ["reward", "rewards/accuracy_reward/mean", "completions/mean_length", "frac_reward_zero_std", "kl"]
-    log = StageLog(out, processor, dev_score, settings, shown)
+    log = StageLog(work_folder(out), processor, dev_score, settings, shown)
     trainer = GRPOTrainer(
         model=str(model_dir),  # a path: with beta > 0 TRL loads the reference model from it
-        reward_funcs=rewards.reward_functions(settings.rewards, settings.reward_parts),
+        reward_funcs=rewards.reward_functions(settings.rewards, settings.reward_parts, grid_of(rows[0])),
         args=config,
         train_dataset=dataset,
         processing_class=processor,
@@ -373,6 +392,7 @@ def train_sc_grpo(
             see_each_picture_once(policy.model.vision_tower)
             read_each_prompt_once(policy)
     facts = _facts(wanted, model_dir, settings, model, seed) | {"vllm": asdict(vllm) if vllm else None}
+    facts |= {"grid": grid_of(rows[0]), "answer_tokens": settings.max_completion}
     return run_stage(trainer, out, model_dir, log, resume, facts)
 
 

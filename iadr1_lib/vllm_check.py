@@ -17,6 +17,7 @@ import torch
 from PIL import Image
 from transformers import PreTrainedModel, ProcessorMixin
 
+from iadr1_lib.benchmarks import to_rgb
 from iadr1_lib.engines import require_vllm
 from iadr1_lib.inference import prompt_messages
 from iadr1_lib.models import load_model, require_weights
@@ -55,6 +56,7 @@ def compare(model_dir: Path | str, questions: Sequence[Sequence[Image.Image]], m
         UserError: vLLM is not installed, or the model folder has no weights.
     """
     require_vllm()
+    questions = [[to_rgb(image) for image in shown] for shown in questions]
     written = _ask_vllm(require_weights(model_dir), questions, max_tokens)
     model, processor = load_model(model_dir)
     same, differences = 0, []

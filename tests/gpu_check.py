@@ -137,11 +137,15 @@ def write_records(case: Case, folder: Path, model: Path, shape: tuple[int, int],
     processor = training.load_processor(model)
     marks = processor.apply_chat_template([{"role": "user", "content": ""}], add_generation_prompt=True)
     asked = "x" * max(1, planning.PROMPT_TEXT - len(processor.tokenizer(marks).input_ids))  # a letter is a token
+    tags = "<think></think><answer>No</answer>"
+    length = max(1, answer - 2 - len(processor.tokenizer(tags).input_ids))
+    told = tags.replace("><", f">{'x' * length}<", 1)
     table: list[dict[str, Any]] = []
     for number in range(rows):
         shown = str(paths[number % len(paths)])
-        said = [{"role": "user", "content": f"<image>{asked}"}, {"role": "assistant", "content": "x" * (answer - 2)}]
-        solution = "<answer>No</answer>" if number % 2 else "<type>hole</type><answer>Yes</answer>"
+        said = [{"role": "user", "content": f"<image>{asked}"}, {"role": "assistant", "content": told}]
+        yes = "<location>top</location><type>hole</type><answer>Yes</answer>"
+        solution = "<answer>No</answer>" if number % 2 else yes
         sft: dict[str, Any] = {"messages": said, "images": shown}
         table.append(
             sft if case.stage == "pa_sft" else {"image": shown, "problem": f"<image>{asked}", "solution": solution}
@@ -294,7 +298,7 @@ def resume(folder: Path) -> dict[str, Any]:
 
         with suppress(test_training.Killed):
             run(broken, settings, dev_score=breaks)
-        taken_up = (broken / "checkpoints" / "checkpoint-2").is_dir()
+        taken_up = (broken / "unfinished" / "checkpoints" / "checkpoint-2").is_dir()
         run(broken, settings, dev_score=test_training.rising(1))
         losses = [
             [float(row["loss"]) for row in tiny_vlm.read_csv(out / "log.csv") if row["loss"]] for out in (whole, broken)

@@ -198,3 +198,19 @@ def test_the_dev_score_is_balanced_accuracy_on_dev_pictures_in_percent(
     seen.clear()
     course.dev_check(run, count=6)(None, None)
     assert len(seen) == 6
+
+
+def test_a_run_folder_with_records_and_no_drawn_world_trains_without_a_dev_check(
+    fresh: Run, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from iadr1_lib import training
+
+    def train(start: Any, records: Any, out: Path, settings: Any, seed: int, check: Any, model: Any) -> Path:
+        assert check is None
+        return out
+
+    monkeypatch.setattr(training, "train_pa_sft", train)
+    fresh.path("expert_ad").mkdir(parents=True)
+    fresh.path("expert_ad", "pa_sft.json").write_text("[]")
+    assert course.train_stage(fresh, "pa_sft") == fresh.path("pa_sft")
+    assert "no drawn world" in capsys.readouterr().out

@@ -217,7 +217,7 @@ def test_a_killed_stage_goes_on_to_the_same_end(world: dict[str, Path], stage: s
     in_processes(count, stage, world["model"], world[stage], whole, steps)
     in_processes(count, stage, world["model"], world[stage], broken, steps, 5, killed=True)
     assert not (broken / "stage.json").exists()
-    assert sorted(path.name for path in (broken / "checkpoints").glob("checkpoint-*")) == [
+    assert sorted(path.name for path in (broken / "unfinished" / "checkpoints").glob("checkpoint-*")) == [
         "checkpoint-2",
         "checkpoint-4",
     ]

@@ -8,10 +8,12 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from io import BytesIO
 from pathlib import Path
 
 import datasets
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from conftest import read_json
 from hypothesis import given
@@ -20,7 +22,7 @@ from PIL import Image
 
 from iadr1_lib import data_card, expert_ad, synthetic
 from iadr1_lib.answer import CELLS, DEFECT_TYPES, QUESTION, cell_box, cell_names, matches_format, parse_answer
-from iadr1_lib.benchmarks import Sample, load_mvtec
+from iadr1_lib.benchmarks import Sample, load_mvtec, open_image
 from iadr1_lib.facts import Facts, Surface, facts_of, measure, survey_surface
 from iadr1_lib.records import Record, answer_only, labelled, pa_sft_row, read_rows, sc_grpo_row
 from iadr1_lib.report import severity_of
@@ -498,7 +500,7 @@ def test_a_pool_of_one_label_or_too_small_a_one_is_a_user_error(drawn: list[Samp
 
 def test_rows_have_the_released_formats() -> None:
     assert pa_sft_row(GOOD_YES) == {
-        "images": "a.png",
+        "images": str(Path("a.png").absolute()),
         "messages": [
             {"role": "user", "content": "<image>\nAre there any defects in the query image?"},
             {
@@ -509,7 +511,7 @@ def test_rows_have_the_released_formats() -> None:
         ],
     }
     assert sc_grpo_row(GOOD_NO, 3) == {
-        "id": 3, "image": "b.png", "problem": QUESTION, "solution": "<answer>No</answer>",
+        "id": 3, "image": str(Path("b.png").absolute()), "problem": QUESTION, "solution": "<answer>No</answer>",
     }  # fmt: skip
     assert (
         sc_grpo_row(GOOD_YES, 0)["solution"] == "<location>top left</location><type>scratch</type><answer>Yes</answer>"
@@ -604,6 +606,7 @@ def test_the_folder_loads_with_datasets_and_its_card_tells_what_is_in_it(
     assert "60 pictures" in card and "40 other pictures" in card and "rule" in card
     for rule in (*RULES, NEAR_DUPLICATE):
         assert rule in card
+    assert set(questions["grid"]) == {3}
     assert "not known" in card  # the drawn world is no data set of the licence table
 
 
@@ -616,3 +619,18 @@ def test_rows_that_cannot_be_read_name_the_file_and_the_notebook(tmp_path: Path,
         read_rows(path, made_by="03_expert_ad")
     assert str(path) in str(error.value)
     assert "03_expert_ad" in str(error.value)
+
+
+def test_parquet_shows_the_pixels_that_are_learnt(tmp_path: Path) -> None:
+    deep = np.random.default_rng(0).integers(1000, 3000, (9, 7)).astype(np.uint16)
+    plain = np.full((9, 7, 3), 9, np.uint8)
+    for name, array in (("deep", deep), ("plain", plain)):
+        Image.fromarray(array).save(tmp_path / f"{name}.png")
+    records = [replace(GOOD_NO, image=str(tmp_path / f"{name}.png"), grid=4) for name in ("deep", "plain")]
+    data_card.write_parquet(records, tmp_path / "out" / "pa_sft.parquet")
+    table = pq.read_table(tmp_path / "out" / "pa_sft.parquet").to_pylist()
+    for row, record in zip(table, records, strict=True):
+        with Image.open(BytesIO(row["image"]["bytes"])) as shown:
+            assert shown.convert("RGB").tobytes() == open_image(record.image).tobytes()
+        assert row["grid"] == 4
+    assert table[1]["image"]["bytes"] == Path(records[1].image).read_bytes()

@@ -83,6 +83,7 @@ def write_records(samples: list[Sample], folder: Path, images: int) -> tuple[Pat
         rows = read_rows(sft)
         for row in rows:
             row["images"] = [samples[0].image, row["images"]]
+            row["messages"][0]["content"] = f"<image>\n{row['messages'][0]['content']}"
         sft.write_text(json.dumps(rows))
         rows = read_rows(grpo)
         for row in rows:

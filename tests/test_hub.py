@@ -152,7 +152,7 @@ def test_missing_pictures_and_broken_records_are_listed(expert_ad: Path) -> None
         ([{"image": "a.png", "caption": "x"}], "none of the released formats"),
         ({"train": []}, "none of the released formats"),
         ({"a.png": {"image_path": "a.png", "conversation": []}}, "entry a.png"),
-        ([pa_sft("a.png", "Fine.")], "record 0"),
+        ([pa_sft("a.png", "Fine.")], "record 1"),
     ],
 )
 def test_another_shape_is_told_in_one_sentence(tmp_path: Path, content: Any, complaint: str) -> None:

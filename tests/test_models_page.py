@@ -19,6 +19,7 @@ from iadr1_lib import course, engines, models, training
 from iadr1_lib.cli import app
 from iadr1_lib.families import MODELS
 from iadr1_lib.runs import Run
+from iadr1_lib.stages import work_folder
 
 ROOT = Path(__file__).parents[1]
 PAGE = (ROOT / "MODELS.md").read_text(encoding="utf-8")
@@ -105,7 +106,8 @@ def test_a_training_command_reaches_the_loading_of_its_weights(
     assert config.max_length is None if "pa-sft" in words else config.max_completion_length == 512
     assert config.bf16 and config.gradient_checkpointing
     assert (options["peft_config"] is not None) == ("gpu" in words)
-    said = json.loads((run.folder / words[words.index("--stage") + 1].replace("-", "_") / "begun.json").read_text())
+    stage = run.path(words[words.index("--stage") + 1].replace("-", "_"))
+    said = json.loads((work_folder(stage) / "begun.json").read_text())
     assert said["fingerprint"]
 
 

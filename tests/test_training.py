@@ -13,17 +13,23 @@ import textwrap
 from collections.abc import Callable, Iterator
 from dataclasses import fields, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import tiny_vlm
 import torch
+from datasets import Dataset, Sequence
+from datasets import Image as Picture
+from PIL import Image
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from trl import SFTConfig, SFTTrainer
 
-from iadr1_lib import training
+from iadr1_lib import stages, training
+from iadr1_lib.benchmarks import open_image
 from iadr1_lib.models import load_model
 from iadr1_lib.records import read_rows
 from iadr1_lib.runs import UserError, load_profile, profile_names
@@ -181,11 +187,11 @@ def test_a_broken_off_run_ends_with_the_weights_of_an_unbroken_one(
     with pytest.raises(Killed):
         train(tmp_path / "broken", settings, dev_score=breaks)
     assert not (tmp_path / "broken" / "stage.json").exists()
-    checkpoints = tmp_path / "broken" / "checkpoints"
+    checkpoints = tmp_path / "broken" / "unfinished" / "checkpoints"
     assert (checkpoints / "checkpoint-2").is_dir()
     (checkpoints / "checkpoint-4").mkdir(exist_ok=True)  # as a kill while saving would leave it
     assert far(world["model"], checkpoints / "checkpoint-2") > 0
-    before = json.loads((tmp_path / "broken" / "begun.json").read_text())["seconds"]
+    before = json.loads((tmp_path / "broken" / "unfinished" / "begun.json").read_text())["seconds"]
     resumed = train(tmp_path / "broken", settings, dev_score=rising(1))
     assert far(whole, resumed) <= 1e-5
     assert json.loads((tmp_path / "broken" / "stage.json").read_text())["seconds"] >= round(before, 1) > 0
@@ -213,7 +219,7 @@ def test_a_killed_process_is_resumed(tmp_path: Path, world: dict[str, Path]) -> 
         [sys.executable, "-c", textwrap.dedent(code)], env=os.environ | {"PYTHONPATH": path}, timeout=300
     )
     assert run.returncode == -signal.SIGKILL
-    assert (tmp_path / "broken" / "model" / "model.safetensors").exists()
+    assert (tmp_path / "broken" / "unfinished" / "model" / "model.safetensors").exists()
     whole = training.train_pa_sft(world["model"], world["pa_sft"], tmp_path / "whole", SFT, dev_score=rising())
     resumed = training.train_pa_sft(world["model"], world["pa_sft"], tmp_path / "broken", SFT, dev_score=rising(1))
     assert far(whole, resumed) <= 1e-5
@@ -265,7 +271,7 @@ def test_a_bad_solution_is_named_before_training_and_old_work_stays(world: dict[
     rows = read_rows(world["sc_grpo"])
     rows[5]["solution"] = "<answer>perhaps</answer>"
     (tmp_path / "bad.json").write_text(json.dumps(rows))
-    with pytest.raises(ValueError, match="row 5"):
+    with pytest.raises(UserError, match="bad.json, record 6: .*perhaps"):
         training.train_sc_grpo(world["model"], tmp_path / "bad.json", tmp_path / "s", GRPO)
     assert (file / "model.safetensors").read_bytes() == old
 
@@ -343,7 +349,7 @@ def test_a_damaged_checkpoint_is_told_and_the_one_before_it_is_used(
 
     with pytest.raises(Killed):
         train(tmp_path / "broken", replace(settings, keep="last"), dev_score=breaks)
-    last = tmp_path / "broken" / "checkpoints" / "checkpoint-2"
+    last = tmp_path / "broken" / "unfinished" / "checkpoints" / "checkpoint-2"
     names = {"weights": "model.safetensors", "optimiser": "optimizer.pt", "state": "trainer_state.json"}
     file = last / names[damage]
     file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
@@ -407,3 +413,127 @@ def test_memory_stays_flat_over_300_steps_of_sc_grpo(world: dict[str, Path], tmp
     used = json.loads((tmp_path / "used.json").read_text())
     assert len(used) == 300
     assert max(used[280:]) < 1.05 * max(used[40:60])
+
+
+# ---------------------------------------------------------------------------------------------- records
+
+
+def pixels(image: Image.Image) -> list[Any]:
+    return [image.mode, image.size, image.tobytes()]
+
+
+def test_pictures_are_opened_for_training_as_they_are_asked_about(world: dict[str, Path], tmp_path: Path) -> None:
+    rows = read_rows(world["pa_sft"])
+    before = Dataset.from_list([{"images": [row["images"]]} for row in rows]).cast_column("images", Sequence(Picture()))
+    after = training.pa_sft_dataset(rows)
+    for old, new in zip(before, after, strict=True):  # drawn RGB pictures: the same pixels as by `datasets` alone
+        assert [pixels(image) for image in old["images"]] == [pixels(image) for image in new["images"]]
+    deep = np.random.default_rng(0).integers(1000, 3000, (9, 7)).astype(np.uint16)
+    clear = np.zeros((9, 7, 4), np.uint8)
+    for name, array in (("deep", deep), ("clear", clear)):
+        path = tmp_path / f"{name}.png"
+        Image.fromarray(array).save(path)
+        learnt = training.pa_sft_dataset([rows[0] | {"images": str(path)}])[0]["images"]
+        question = {"image": str(path), "problem": "?", "solution": "<answer>No</answer>"}
+        rewarded = training.sc_grpo_dataset([question], "strict")[0]["images"]
+        assert [pixels(image) for image in (*learnt, *rewarded)] == [pixels(open_image(path))] * 2
+
+
+def test_an_earlier_turn_is_read_and_the_last_one_learnt(world: dict[str, Path]) -> None:
+    row = read_rows(world["pa_sft"])[0]
+    question, answer = row["messages"]
+    system = {"role": "system", "content": "You are an inspector."}
+    talk = [system, question, answer | {"content": "Let me look."}, {"role": "user", "content": "And?"}, answer]
+    learnt = training.pa_sft_dataset([row | {"messages": talk}], "<end>")[0]
+    assert [turn["role"] for turn in learnt["prompt"]] == ["system", "user", "assistant", "user"]
+    assert learnt["completion"] == [answer | {"content": answer["content"] + "<end>"}]
+
+
+def test_a_faulty_record_or_picture_stops_a_stage_and_old_work_stays(
+    stage: tuple[Train, Any], world: dict[str, Path], tmp_path: Path
+) -> None:
+    _, settings = stage
+    name, key = ("pa_sft", "images") if settings is SFT else ("sc_grpo", "image")
+    function: Any = getattr(training, f"train_{name}")
+    old = tmp_path / "out" / "model" / "model.safetensors"
+    old.parent.mkdir(parents=True)
+    old.write_bytes(b"old")
+    rows = read_rows(world[name])
+    rows[3][key] = "gone.png"
+    (tmp_path / "bad.json").write_text(json.dumps(rows))
+    with pytest.raises(UserError, match=r"bad\.json, record 4: .*gone\.png"):
+        function(world["model"], tmp_path / "bad.json", tmp_path / "out", settings)
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["model"] and old.read_bytes() == b"old"
+
+
+def test_a_finished_stage_stays_until_the_next_is_whole(
+    stage: tuple[Train, Any], tmp_path: Path, world: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train, settings = stage
+    train(tmp_path, settings)
+    old = {p.name: p.read_bytes() for p in (tmp_path / "model").iterdir()}
+    changed = replace(settings, learning_rate=settings.learning_rate / 2)
+
+    def breaks(model: Any, processor: Any) -> float:
+        raise Killed
+
+    with pytest.raises(Killed):
+        train(tmp_path, changed, dev_score=breaks)
+    train(tmp_path, settings)  # nothing to do: it is still there
+    assert {p.name: p.read_bytes() for p in (tmp_path / "model").iterdir()} == old
+    # A kill while the new stage takes the old one's place: the next call ends it.
+    whole = stages._put_in_place
+    monkeypatch.setattr(stages, "_put_in_place", lambda out: None)
+    train(tmp_path, changed)
+    monkeypatch.setattr(stages, "_put_in_place", whole)
+    rename, moved = Path.rename, itertools.count()
+
+    def killed(path: Path, target: Path) -> Path:
+        if next(moved) == 2:
+            raise Killed
+        return rename(path, target)
+
+    monkeypatch.setattr(Path, "rename", killed)
+    with pytest.raises(Killed):
+        train(tmp_path, changed)
+    monkeypatch.setattr(Path, "rename", rename)
+    made = train(tmp_path, changed) / "model.safetensors"
+    assert made.read_bytes() != old["model.safetensors"]
+    assert json.loads((tmp_path / "stage.json").read_text())["settings"]["learning_rate"] == changed.learning_rate
+    assert not {"unfinished", "finished"} & {path.name for path in tmp_path.iterdir()}
+
+
+def test_a_stage_says_its_grid_and_how_long_answers_are(
+    stage: tuple[Train, Any], tmp_path: Path, world: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, settings = stage
+    asked: list[Any] = []
+    honest = training.rewards.reward_functions
+    monkeypatch.setattr(training.rewards, "reward_functions", lambda *a: [asked.append(a), *honest(*a)][1:])
+    name = "pa_sft" if settings is SFT else "sc_grpo"
+    rows = [row | {"grid": 4} for row in read_rows(world[name])]
+    (tmp_path / "r.json").write_text(json.dumps(rows))
+    short = replace(settings, epochs=0.34) if isinstance(settings, PaSftSettings) else replace(settings, steps=1)
+    getattr(training, f"train_{name}")(world["model"], tmp_path / "r.json", tmp_path / "out", short)
+    facts = json.loads((tmp_path / "out" / "stage.json").read_text())
+    assert facts["grid"] == 4
+    if settings is GRPO:
+        assert asked[0][-1] == 4 and facts["answer_tokens"] == GRPO.max_completion
+        return
+    processor = load_model(world["model"])[1]
+    answers = [row["messages"][1]["content"] + "<|end|>" for row in rows]
+    assert facts["answer_tokens"] == max(len(processor.tokenizer(answer)["input_ids"]) for answer in answers)
+
+
+def test_a_dev_check_by_one_of_several_sharded_processes_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two gloo processes with FSDP2's fully_shard: the one that generates waits for the other's weights for ever."""
+    trainer = SimpleNamespace(model=None, is_deepspeed_enabled=False, is_fsdp_enabled=True)
+    log: Any = SimpleNamespace(dev_score=rising())
+    state = SimpleNamespace(num_processes=2, is_main_process=True)
+    monkeypatch.setattr(stages, "process_state", lambda: state)
+    (tmp_path / "unfinished").mkdir()
+    (tmp_path / "unfinished" / "begun.json").write_text("{}")
+    with pytest.raises(UserError, match="--engine single or ddp"):
+        stages.run_stage(trainer, tmp_path, tmp_path, log, None, {})
