@@ -76,7 +76,8 @@ def model(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
         return out
 
     fake.predict = predict  # type: ignore[attr-defined]
-    fake.answer_images = lambda model, images, prompt: [text(image) for image in images]  # type: ignore[attr-defined]
+    fake.answerer = lambda model, prompt: lambda images: [text(image) for image in images]  # type: ignore[attr-defined]
+    fake.require_weights = Path  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "iadr1_lib.inference", fake)
     monkeypatch.setattr("iadr1_lib.inference", fake, raising=False)
     return fake
@@ -209,7 +210,7 @@ def test_evaluate_writes_beside_the_caller_by_default(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     assert iadr1("evaluate", "--model", "m", "--data", parts / "bolt").exit_code == 0
-    assert (tmp_path / "evaluation_bolt.json").exists()
+    assert len(list(tmp_path.glob("evaluation_m_bolt_*.json"))) == 1
 
 
 def test_evaluate_names_what_is_wrong_with_the_data(model: ModuleType, parts: Path, tmp_path: Path) -> None:
@@ -351,7 +352,7 @@ def test_inspect_takes_any_picture_and_marks_it(
     size: tuple[int, int],
     suffix: str,
 ) -> None:
-    monkeypatch.setattr(model, "answer_images", lambda model, images, prompt: [YES] * len(images))
+    monkeypatch.setattr(model, "answerer", lambda model, prompt: lambda images: [YES] * len(images))
     path = tmp_path / f"picture.{suffix}"
     Image.new(mode, size).save(path)
     result = iadr1("inspect", "--model", "m", path, path, "--save-marked", tmp_path / "marked")
@@ -366,7 +367,7 @@ def test_inspect_takes_any_picture_and_marks_it(
 def test_inspect_says_when_there_is_no_answer(
     model: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(model, "answer_images", lambda model, images, prompt: ["a brown surface"])
+    monkeypatch.setattr(model, "answerer", lambda model, prompt: lambda images: ["a brown surface"])
     Image.new("RGB", (9, 9)).save(tmp_path / "x.png")
     result = iadr1("inspect", "--model", "m", tmp_path / "x.png", "--save-marked", tmp_path)
     assert result.exit_code == 0 and "a brown surface" in result.output
