@@ -248,7 +248,9 @@ def _tell_oddities(scores: pd.DataFrame) -> None:
             f"{cut} answers reached the limit of length and count as far as they go: evaluate again with a larger "
             "--max-new-tokens (--max-tokens for a model behind an API)"
         )
-    undefined = scores[(scores["metric"] == "balanced_accuracy") & (scores["note"] != "")]
+    undefined = scores[
+        (scores["metric"] == "balanced_accuracy") & (scores["note"] != "") & (scores["benchmark"] != "mean")
+    ]
     for row in undefined.to_dict("records"):
         print(f"balanced accuracy of {row['benchmark']} is not defined: {row['note']}")
 
@@ -384,13 +386,14 @@ def inspect(
     ask = inference.answerer(model, prompt.value)
     faults = []
     for start in range(0, len(images), AT_ONCE):
-        shown = {}
+        shown = []
         for path in images[start : start + AT_ONCE]:
             try:
-                shown[path] = benchmarks.open_image(path)
+                shown.append((path, benchmarks.open_image(path)))
             except UserError as error:
                 faults.append(str(error))
-        for (path, picture), text in zip(shown.items(), ask(list(shown.values())) if shown else (), strict=True):
+        texts = ask([picture for _, picture in shown]) if shown else []
+        for (path, picture), text in zip(shown, texts, strict=True):
             said = answer.parse_answer(text)
             print(f"{path} ({picture.width} x {picture.height})")
             for name, value in (

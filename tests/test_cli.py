@@ -594,6 +594,6 @@ def test_evaluate_by_a_protocol_asks_and_reads_by_it(model: Any, parts: Path, tm
 
 def test_a_protocol_needs_a_model_whose_family_is_known(parts: Path, tmp_path: Path) -> None:
     words = ("evaluate", "--data", parts, "--protocol", "fair", "--model")
-    assert "config.json" in complaint(iadr1(*words, tmp_path / "none"))
+    assert "no model folder" in complaint(iadr1(*words, tmp_path / "none"))
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "bert"}))
     assert "bert" in complaint(iadr1(*words, tmp_path))
