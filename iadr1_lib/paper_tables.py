@@ -289,7 +289,7 @@ def above_the_base(ours: Measured) -> str:
     by_stage = paper_table(4).set_index(["stage", "model", "parameters"])[PAPER_SETS]
     gains = (by_stage.loc[STAGES["sc_grpo"]] - by_stage.loc[STAGES["base"]]).to_numpy()
     said = f"In the paper's Table 4, {int((gains > 0).sum())} of {gains.size} values are above their base's"
-    both = []
+    both: list[tuple[float, float]] = []
     for name in ours.benchmarks():
         base, last = (ours.rows.get(f"{stage}/{BALANCED}/{name}") for stage in ("base", "sc_grpo"))
         if base and last and pd.notna(base["value"]) and pd.notna(last["value"]):

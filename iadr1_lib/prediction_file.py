@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from iadr1_lib.benchmarks import Sample
-from iadr1_lib.runs import UserError, read_json_lines, read_text, write_text
+from iadr1_lib.runs import UserError, read_json_lines, write_text
 
 
 def prediction_row(
@@ -52,7 +52,7 @@ def finished_images(
     if len(kept) < len(rows):
         shutil.copyfile(out, out.with_name(out.name + ".old"))
     content = "".join(json.dumps(row) + "\n" for row in kept.values())
-    if content != read_text(out, unfinished=True):
+    if content.encode() != out.read_bytes():
         write_text(out, content)
     return set(kept)
 

@@ -450,7 +450,7 @@ def cost_table(rows: Iterable[dict[str, Any]]) -> pd.DataFrame:
         if name in by_name:
             row = by_name[name]
             scale, unit = (60, "min") if row["unit"] == "s" else (1024, "GiB")
-            scaled = row | {key: row[key] / scale for key in ("value", "low", "high")}
+            scaled = row | {key: row[key] / scale for key in ("value", "low", "high") if row[key] is not None}
             table.append([title, f"{_spread(scaled)} {unit}"])
     return pd.DataFrame(table, columns=["what it costs", "mean (lowest to highest seed)"])
 

@@ -450,7 +450,7 @@ def read_json_lines(path: str | Path, unfinished: bool = False) -> list[tuple[in
     Raises:
         UserError: a line is no JSON, or the file breaks off.
     """
-    lines = read_text(path, unfinished).split("\n")  # splitlines also breaks at marks that JSON may hold
+    lines = read_text(path, unfinished=True).split("\n")  # splitlines also breaks at marks that JSON may hold
     rows = []
     for number, line in enumerate(lines, 1):
         if not line.strip():

@@ -27,7 +27,7 @@ from transformers import PreTrainedModel, PrinterCallback, ProcessorMixin, Train
 from transformers.trainer_utils import get_last_checkpoint
 
 from iadr1_lib.models import load_model
-from iadr1_lib.runs import UserError, raise_if_full, write_json
+from iadr1_lib.runs import UserError, raise_if_full, read_object, write_json
 
 DevScore = Callable[[PreTrainedModel, ProcessorMixin], float]
 _ADVICE = (
@@ -75,7 +75,7 @@ def is_finished(out: Path, wanted: str) -> bool:
     record = out / "stage.json"
     if not record.exists() or not any((out / "model").glob("*.safetensors")):
         return False
-    return bool(json.loads(record.read_text())["fingerprint"] == wanted)
+    return bool(read_object(record, fingerprint=str)["fingerprint"] == wanted)
 
 
 def prepare(out: Path, wanted: str) -> str | None:
@@ -89,7 +89,7 @@ def prepare(out: Path, wanted: str) -> str | None:
 
 def _make_ready(out: Path, wanted: str) -> None:
     begun = out / "begun.json"
-    if begun.exists() and json.loads(begun.read_text())["fingerprint"] == wanted:
+    if begun.exists() and read_object(begun, fingerprint=str)["fingerprint"] == wanted:
         for checkpoint in (out / "checkpoints").glob("checkpoint-*"):
             fault = checkpoint_fault(checkpoint)
             if fault:
@@ -124,7 +124,7 @@ def checkpoint_fault(checkpoint: Path) -> str | None:
 
 def _seconds_so_far(out: Path) -> float:
     """How long a broken-off run had trained when it saved its last checkpoint."""
-    seconds: float = json.loads((out / "begun.json").read_text()).get("seconds", 0.0)
+    seconds: float = read_object(out / "begun.json").get("seconds", 0.0)
     return seconds
 
 
@@ -204,7 +204,7 @@ class StageLog(TrainerCallback):
 
     def keep_if_best(self, model: PreTrainedModel, step: int, score: float) -> None:
         best_file = self.out / "best.json"
-        best = json.loads(best_file.read_text()) if best_file.exists() else None
+        best = read_object(best_file, dev_score=(int, float))
         if best is None or score > best["dev_score"]:
             save_model(model, self.processor, self.out / _part_saved(model))
             write_json(best_file, {"step": step, "dev_score": score})
