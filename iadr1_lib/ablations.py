@@ -27,6 +27,7 @@ from iadr1_lib.runs import (
     project_root,
     provenance,
     read_json,
+    read_metrics_file,
     runs_folder,
 )
 
@@ -251,7 +252,7 @@ def own_results(study: str, profile: str) -> Path:
 def reference(study: str) -> dict[str, Any] | None:
     """The results of a study that the project ships, or None where they have not been measured yet."""
     study_named(study)
-    found: dict[str, Any] | None = read_json(project_root() / SHIPPED / f"ablation_{study}.json")
+    found: dict[str, Any] | None = read_metrics_file(project_root() / SHIPPED / f"ablation_{study}.json")
     return found
 
 
@@ -270,7 +271,7 @@ def results(study: str, profile: str) -> tuple[dict[str, Any] | None, str]:
     """
     own = own_results(study, profile)
     if own.exists():
-        return read_json(own), f"measured here: {own.name}"
+        return read_metrics_file(own), f"measured here: {own.name}"
     found = reference(study)
     if found is None:
         return None, f"not measured yet: iadr1 ablate {study}"
@@ -329,4 +330,6 @@ def minutes(rows: Sequence[dict[str, Any]]) -> float:
 
 
 def _level(row: dict[str, Any] | None) -> str:
-    return "–" if row is None else f"{row['value']:.1f} ({row['low']:.0f} to {row['high']:.0f})"
+    return (
+        "–" if row is None or pd.isna(row["value"]) else f"{row['value']:.1f} ({row['low']:.0f} to {row['high']:.0f})"
+    )

@@ -17,9 +17,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from iadr1_lib.answer import QUESTION
 from iadr1_lib.benchmarks import Sample
 from iadr1_lib.prediction_file import finished_images, prediction_row
+from iadr1_lib.protocols import PROMPTS
 from iadr1_lib.remote import Endpoint, Remote, Reply, Request
 from iadr1_lib.runs import UserError
 
@@ -29,15 +29,6 @@ TOP_LOGPROBS = 20  # the most that OpenAI and vLLM give
 SILENCE = 5  # pictures in a row without a reply, retries included: the server is gone
 EVERY = 20  # pictures between two lines of progress
 
-# Per prompt mode the system message and the question. "bare" is for tuned models, served by vLLM, say: as they were
-# asked in training. "yes-no" is for models that know no tags.
-PROMPTS = {
-    "bare": ("", QUESTION),
-    "yes-no": (
-        "You inspect pictures of industrial products and surfaces for defects.",
-        f"{QUESTION} Answer with one word, Yes or No.",
-    ),
-}
 # Names of the paper's Table 1 that are not the provider's.
 ALIASES = {"claude-sonnet-4": "claude-sonnet-4-20250514"}
 _PROVIDER_OF = (("anthropic", re.compile(r"claude-")), ("openai", re.compile(r"gpt-|chatgpt-|o\d")))
@@ -79,15 +70,16 @@ def endpoint_named(name: str, logprobs: bool | None = None, **settings: Any) -> 
 
 
 def request(sample: Sample, prompt: str = "yes-no", seed: int = 0) -> Request:
-    """What is sent about a sample; another seed is asked anew, since these models do not answer greedily.
+    """What is sent about a sample, in the words that a model in a folder is asked with under the same prompt mode.
+
+    Another seed is asked anew, since these models do not answer greedily.
 
     Raises:
         UserError: an unknown prompt mode.
     """
     if prompt not in PROMPTS:
         raise UserError(f"unknown prompt mode {prompt!r}: choose one of {', '.join(PROMPTS)}")
-    system, question = PROMPTS[prompt]
-    return Request(system, question, (Path(sample.image),), attempt=seed, max_side=MAX_SIDE)
+    return Request("", PROMPTS[prompt], (Path(sample.image),), attempt=seed, max_side=MAX_SIDE)
 
 
 def predict_remote(
@@ -104,7 +96,7 @@ def predict_remote(
 
     The highest possible cost is printed before, and what was paid after. Rows are those of `inference.predict`, model
     being provider and name; p_yes is None without log-probabilities. A refusal has its words (or the server's) as raw
-    and one more key, refused: true. A reply cut off at `max_tokens` counts as far as it goes.
+    and one more key, refused: true. A reply cut off at `max_tokens` counts as far as it goes and has the key cut: true.
 
     Raises:
         UserError: the cost could exceed the cap (nothing is asked then), the cap was reached, pictures got no reply,
@@ -163,7 +155,8 @@ def _ask(
 def _row(sample: Sample, reply: Reply, asked: dict[str, Any]) -> dict[str, Any]:
     refused = reply.status == "refused"
     raw = reply.text or (reply.message if refused else "")
-    row = prediction_row(sample, raw, None if refused else p_yes(reply.logprobs), asked)
+    told = None if refused else p_yes(reply.logprobs)
+    row = prediction_row(sample, raw, told, asked, cut=reply.status == "truncated")
     return row | {"refused": True} if refused else row
 
 

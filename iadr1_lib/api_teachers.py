@@ -18,7 +18,7 @@ from iadr1_lib.answer import DEFECT_TYPES, cell_names
 from iadr1_lib.benchmarks import Sample, open_image
 from iadr1_lib.facts import Facts
 from iadr1_lib.remote import Cost, Remote, Reply, Request
-from iadr1_lib.runs import UserError, project_root
+from iadr1_lib.runs import UserError, project_root, read_json_lines
 from iadr1_lib.teachers import Draft, Task, Teacher
 
 PROMPT_KEYS = ("system", "defective", "normal", "again")
@@ -150,14 +150,12 @@ class ReplayTeacher:
             raise UserError(f"There are no recorded drafts {path}: check the path, or record them with record_to")
         self._drafts: dict[tuple[str, int], Draft] = {}
         names = set()
-        with self._path.open(encoding="utf-8") as file:
-            for number, line in enumerate(file, start=1):
-                try:
-                    row = json.loads(line)
-                    self._drafts[row["pixels"], row["attempt"]] = Draft(row["reasoning"], row["failure"])
-                    names.add(row["teacher"])
-                except (ValueError, KeyError, TypeError):
-                    raise UserError(f"Line {number} of {path} is no recorded draft: remove the line") from None
+        for number, row in read_json_lines(self._path):
+            try:
+                self._drafts[row["pixels"], row["attempt"]] = Draft(row["reasoning"], row["failure"])
+                names.add(row["teacher"])
+            except (KeyError, TypeError):
+                raise UserError(f"{path}, line {number} is no recorded draft: remove the line") from None
         self.name = f"replay of {', '.join(sorted(names)) or 'nothing'}"
         self.key = f"{self.name}, {hashlib.sha256(self._path.read_bytes()).hexdigest()[:12]}"
 

@@ -32,15 +32,16 @@ from jupyter_client.manager import AsyncKernelManager
 from nbclient.exceptions import DeadKernelError
 from papermill.exceptions import PapermillExecutionError
 from rich.table import Table
+from rich.text import Text
 
 from iadr1_lib.runs import (
     Run,
     UserError,
     WrongUse,
     data_hash,
+    notebook_records,
     project_root,
     raise_if_full,
-    read_json,
     record_metrics,
     write_json,
 )
@@ -142,7 +143,7 @@ class Manifest:
             digest.update(path.name.encode() + b"\0" + path.read_bytes())
         digest.update(data_hash([root / "data" / "mini_base"]).encode())
         self.ground = f"{digest.hexdigest()}-s{run.seed}"
-        self.records: dict[str, dict[str, Any]] = read_json(self.path, {}).get("notebooks", {})
+        self.records: dict[str, dict[str, Any]] = notebook_records(self.path, {"id", "own", "inputs", "call", "fresh"})
 
     def own_hash(self, notebook: Notebook) -> str:
         """Return the hash of everything but other notebooks that a notebook's results depend on."""
@@ -321,6 +322,7 @@ def outcome_table(outcomes: Iterable[Outcome]) -> Table:
     table = Table("notebook", "status", "time", "note")
     for outcome in outcomes:
         time_taken = f"{outcome.seconds:.1f} s" if outcome.status in (DONE, FAILED) else ""
-        status = f"[{colours[outcome.status]}]{outcome.status}"
-        table.add_row(outcome.notebook, status, time_taken, "" if outcome.status == DONE else outcome.note)
+        status = Text(outcome.status, colours[outcome.status])
+        note = Text("" if outcome.status == DONE else outcome.note)  # a notebook's error may look like markup
+        table.add_row(outcome.notebook, status, time_taken, note)
     return table

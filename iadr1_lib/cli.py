@@ -18,6 +18,7 @@ from rich.progress import Progress
 from rich.table import Table
 
 from iadr1_lib.cli_evaluation import commands as evaluation_commands
+from iadr1_lib.cli_evaluation import require_metrics_file
 from iadr1_lib.cli_options import (
     ConcurrencyOption,
     CostCapOption,
@@ -359,10 +360,12 @@ def report(
     from iadr1_lib import paper_tables
     from iadr1_lib import report as room
 
+    require_metrics_file(out)
     found = room.pooled_metrics(runs) if runs else room.shipped_metrics()
     for table in room.tables(found["rows"]):
         print_table(table)
-    agreement = paper_tables.agreement(paper_tables.measured(found))
+    own: dict[str, Any] | None = {} if runs else None  # the shipped studies are not of these runs
+    agreement = paper_tables.agreement(paper_tables.measured(found, found=own))
     print_table(agreement[["claim", "where", "paper", "ours", "seeds", "verdict"]])
     print(paper_tables.in_short(agreement))
     if page:

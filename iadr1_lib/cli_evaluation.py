@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import json
+import os
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from enum import StrEnum
@@ -10,7 +13,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.table import Table
 
 from iadr1_lib.cli_options import (
     ConcurrencyOption,
@@ -20,11 +22,10 @@ from iadr1_lib.cli_options import (
     PaceOption,
     RepliesOption,
     SeedOption,
-    make_console,
     print_table,
 )
 from iadr1_lib.protocols import COURSE
-from iadr1_lib.runs import Run, UserError, WrongUse, read_json, stamp, write_json
+from iadr1_lib.runs import Run, UserError, WrongUse, read_metrics_file, stamp, write_json
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -43,6 +44,7 @@ REPORTED = (
     "location",
     "type",
 )
+AT_ONCE = 32  # pictures that `inspect` opens and asks about together
 commands = typer.Typer()
 
 
@@ -112,7 +114,7 @@ def evaluate(
     ] = False,
     batch_size: Annotated[int, typer.Option(min=1, help="Pictures per forward pass.")] = 32,
     max_new_tokens: Annotated[
-        int | None, typer.Option(min=1, help="Longest answer; by default the protocol's, or 96.")
+        int | None, typer.Option(min=1, help="Longest answer; by default what the model's training or family needs.")
     ] = None,
     concurrency: ConcurrencyOption = 4,
     requests_per_minute: PaceOption = None,
@@ -132,10 +134,6 @@ def evaluate(
     from iadr1_lib import api_models, scoring
     from iadr1_lib.references import references
 
-    asked = _protocol(Path(model), protocol, kind) if protocol else None
-    parser = parser or (asked.parser if asked and not answer_only else "fair")
-    if parser not in scoring.PARSERS:
-        raise WrongUse(f"unknown parser {parser}: choose from {', '.join(scoring.PARSERS)}")
     manner = {"concurrency": concurrency, "requests_per_minute": requests_per_minute, "key_variable": key_variable}
     endpoint = api_models.endpoint_named(model, logprobs, max_tokens=max_tokens, **manner)
     if endpoint and (protocol or answer_only or profile_speed):
@@ -144,13 +142,27 @@ def evaluate(
         )
     if shots and endpoint:
         raise WrongUse("--shots 1 is for model folders: models behind an API are shown one picture")
+    asked = _protocol(Path(model), protocol, kind) if protocol else None
+    parser = parser or (asked.parser if asked and not answer_only else "fair")
+    if parser not in scoring.PARSERS:
+        raise WrongUse(f"unknown parser {parser}: choose from {', '.join(scoring.PARSERS)}")
+    if not endpoint:
+        from iadr1_lib import inference
+
+        inference.require_weights(Path(model))
+    mode = (prompt or (Prompt.YES_NO if endpoint else Prompt.BARE)).value
+    said = {"model": str(model), "data": str(data), "parser": parser, "shots": shots, "answer_only": answer_only}
+    said |= {"prompt": asked.prompt if asked else mode, "protocol": asked.name if asked else COURSE}
+    said |= {"reference_kind": reference_kind.value} if shots else {}
+    out = out or _default_out(said | {"seed": seed})
+    require_metrics_file(out)
     table = _load(data, layout, root, why=f"iadr1 evaluate --model {model}")
     samples = _test_samples(table, data, one_label)
-    mode = (prompt or (Prompt.YES_NO if endpoint else Prompt.BARE)).value
     if profile_speed:
         from iadr1_lib import speed
 
-        lengths = _lengths(batch_size, answer_only, asked)
+        lengths: dict[str, Any] = {"batch_size": batch_size, "answer_only": answer_only}
+        lengths |= {"max_new_tokens": max_new_tokens}
         print_table(_speed_table(speed.measure(Path(model), samples, prompt=asked or mode, **lengths)))
         return
     beside: dict[str, Any] = {}
@@ -158,24 +170,23 @@ def evaluate(
         pool = [*table, *(_load(train) if train else [])]
         how: dict[str, Any] = {"kind": reference_kind.value, "seed": seed, "templates": table.templates}
         beside["references"] = references(samples, pool, **how)
-    out = out or Path(f"evaluation_{data.resolve().name}.json")
-    predictions = _begin(out)
+    predictions = _beside(out, ".predictions.jsonl")
+    # A finished evaluation stays whole until the new one is.
+    begun = predictions.with_name(f"{predictions.name}.new") if out.exists() else predictions
     if endpoint:
         from iadr1_lib.remote import Remote
 
-        remote = Remote(endpoint, replies or out.with_suffix(".replies"), cost_cap)
-        api_models.predict_remote(remote, samples, predictions, prompt=mode, protocol=COURSE, seed=seed)
+        remote = Remote(endpoint, replies or _beside(out, ".replies"), cost_cap)
+        api_models.predict_remote(remote, samples, begun, prompt=mode, protocol=COURSE, seed=seed)
     else:
-        from iadr1_lib import inference
-
         options: dict[str, Any] = {"prompt": mode, "protocol": asked or COURSE, "batch_size": batch_size, "seed": seed}
         options |= {"answer_only": answer_only, "max_new_tokens": max_new_tokens}
-        with _kept_answers(predictions, len(samples)):
-            inference.predict(Path(model), samples, predictions, **options, **beside)
-    scores = scoring.score(scoring.read_predictions(predictions), parser, seed)
-    said = {"model": str(model), "data": str(data), "parser": parser, "shots": shots, "answer_only": answer_only}
-    said |= {"prompt": asked.prompt if asked else mode, "protocol": asked.name if asked else COURSE}
-    said |= {"reference_kind": reference_kind.value} if shots else {}
+        with _kept_answers(begun, len(samples)):
+            inference.predict(Path(model), samples, begun, **options, **beside)
+    answers = scoring.read_predictions(begun)
+    scores = scoring.score(answers, parser, seed)
+    said |= {"grid": int(answers["grid"].iloc[0])} if "grid" in answers else {}
+    os.replace(begun, predictions)
     rows = scoring.metric_rows(scores, data.resolve().name)
     write_json(out, {"rows": rows, "provenance": stamp(said, seed, _hashed(data, samples))})
     _tell(scores, table)
@@ -194,26 +205,56 @@ def _test_samples(table: benchmarks.Table, data: Path, one_label: bool) -> list[
     return samples
 
 
-def _begin(out: Path) -> Path:
-    """The file of predictions beside a metrics file; both are begun anew where the metrics say that it was finished."""
-    predictions = out.with_suffix(".predictions.jsonl")
-    if out.exists():
-        predictions.unlink(missing_ok=True)
-        out.unlink()
-    return predictions
+def _default_out(said: dict[str, Any]) -> Path:
+    """A metrics file that no evaluation of another model, of other data or with another way of asking writes."""
+    places = {key: Path(said[key]) for key in ("model", "data")}
+    places = {key: path.resolve() if path.exists() else path for key, path in places.items()}
+    words = re.sub(r"[^\w.-]+", "-", "_".join([*places["model"].parts[-2:], places["data"].name]))
+    whole = said | {key: str(path) for key, path in places.items()}
+    digest = hashlib.sha256(json.dumps(whole, sort_keys=True).encode()).hexdigest()
+    return Path(f"evaluation_{words[:100]}_{digest[:8]}.json")
+
+
+def _beside(out: Path, ending: str) -> Path:
+    """What lies beside a metrics file; of a name that may have dots, only a final .json makes way."""
+    return out.with_name(out.name.removesuffix(".json") + ending)
+
+
+def require_metrics_file(path: Path | None) -> None:
+    """Raise UserError where a file would be overwritten that holds anything but metrics."""
+    try:
+        read_metrics_file(path) if path else None
+    except UserError as error:
+        raise UserError(f"{path} is there and holds no metrics: name another file for --out ({error})") from error
 
 
 def _tell(scores: pd.DataFrame, table: benchmarks.Table) -> None:
     """Print the scores, and what could not be asked or was refused."""
     from iadr1_lib import benchmarks
 
-    make_console().print(_score_table(scores))
+    print_table(_score_table(scores))
     if table.passed_over:
         print_table(benchmarks.health_table(table.passed_over).drop(columns="meaning"))
     if unplaced := benchmarks.without_place(sample for sample in table if sample.split == "test"):
         print(f"{len(unplaced)} defective pictures have no mask that says where: location is not scored for them")
-    if refused := int(scores.loc[scores["metric"] == "refused", "value"].sum()):
+    _tell_oddities(scores)
+
+
+def _tell_oddities(scores: pd.DataFrame) -> None:
+    """Print what was refused or cut, and why a balanced accuracy is not defined."""
+    counts = scores[scores["unit"] == "images"].groupby("metric")["value"].sum()
+    if refused := int(counts.get("refused", 0)):
         print(f"{refused} pictures were refused: they count as not readable")
+    if cut := int(counts.get("cut", 0)):
+        print(
+            f"{cut} answers reached the limit of length and count as far as they go: evaluate again with a larger "
+            "--max-new-tokens (--max-tokens for a model behind an API)"
+        )
+    undefined = scores[
+        (scores["metric"] == "balanced_accuracy") & (scores["note"] != "") & (scores["benchmark"] != "mean")
+    ]
+    for row in undefined.to_dict("records"):
+        print(f"balanced accuracy of {row['benchmark']} is not defined: {row['note']}")
 
 
 def _load(
@@ -248,6 +289,7 @@ def sanity(
     """Say what a benchmark measures before any model has looked: simple predictors, training pictures in the test."""
     from iadr1_lib import sanity as room
 
+    require_metrics_file(out)
     tables = [_load(folder, layout, root) for folder in data]
     samples = [sample for table in tables for sample in table if sample.split == "test"]
     training = [sample for table in tables for sample in table if sample.split == "train"]
@@ -280,17 +322,9 @@ def _kept_answers(predictions: Path, asked: int) -> Iterator[None]:
 
 
 def _protocol(model: Path, name: ProtocolName, kind: Kind) -> Protocol:
-    from iadr1_lib import protocols
+    from iadr1_lib import families, protocols
 
-    config = read_json(model / "config.json")
-    if config is None:
-        raise UserError(f"there is no model in {model} (config.json is missing): name a folder that holds one")
-    return protocols.protocol(name.value, protocols.family_of(config), kind.value)
-
-
-def _lengths(batch_size: int, answer_only: bool, asked: Protocol | None) -> dict[str, Any]:
-    length = {"max_new_tokens": asked.max_new_tokens} if asked else {}
-    return {"batch_size": batch_size, "answer_only": answer_only, **length}
+    return protocols.protocol(name.value, protocols.family_of(families.model_config(model)), kind.value)
 
 
 def _speed_table(found: Speed) -> pd.DataFrame:
@@ -315,6 +349,7 @@ def score(
 
     if parser not in (*scoring.PARSERS, "all"):
         raise WrongUse(f"unknown parser {parser}: choose from {', '.join(scoring.PARSERS)}, all")
+    require_metrics_file(out)
     table = scoring.read_predictions(predictions)
     protocol = scoring.require_one_protocol({str(predictions): table})
     read_by = list(scoring.PARSERS) if parser == "all" else [parser]
@@ -329,7 +364,8 @@ def score(
     if parser == "all":
         print_table(scoring.parser_table(table).round(1).reset_index())
     else:
-        make_console().print(_score_table(scores[parser]))
+        print_table(_score_table(scores[parser]))
+    _tell_oddities(next(iter(scores.values())))
     if odd := scoring.unknown_types(table):
         print(f"types that the vocabulary lacks are right only word by word: {', '.join(odd)}")
     print(f"{len(table)} answers, protocol {protocol}")
@@ -347,24 +383,32 @@ def inspect(
     prompt: PromptOption = Prompt.BARE,
 ) -> None:
     """Ask the model about pictures: prints answer, type, location and reasoning."""
-    from iadr1_lib import answer, benchmarks
+    from iadr1_lib import answer, benchmarks, inference
 
-    pictures = [benchmarks.open_image(path) for path in images]
-    from iadr1_lib import inference
-
-    texts = inference.answer_images(model, pictures, prompt=prompt.value)
-    for path, picture, text in zip(images, pictures, texts, strict=True):
-        said = answer.parse_answer(text)
-        print(f"{path} ({picture.width} x {picture.height})")
-        for name, value in (
-            ("answer", said.answer or f"none that can be read; the model wrote: {text.strip()!r}"),
-            ("type", said.type),
-            ("location", said.location),
-            ("reasoning", said.reasoning),
-        ):
-            print(f"  {name:<10}{value or '-'}")
-        if save_marked:
-            print(f"  {'marked':<10}{_save_marked(save_marked, path, picture, said)}")
+    ask = inference.answerer(model, prompt.value)
+    faults = []
+    for start in range(0, len(images), AT_ONCE):
+        shown = []
+        for path in images[start : start + AT_ONCE]:
+            try:
+                shown.append((path, benchmarks.open_image(path)))
+            except UserError as error:
+                faults.append(str(error))
+        texts = ask([picture for _, picture in shown]) if shown else []
+        for (path, picture), text in zip(shown, texts, strict=True):
+            said = answer.parse_answer(text)
+            print(f"{path} ({picture.width} x {picture.height})")
+            for name, value in (
+                ("answer", said.answer or f"none that can be read; the model wrote: {text.strip()!r}"),
+                ("type", said.type),
+                ("location", said.location),
+                ("reasoning", said.reasoning),
+            ):
+                print(f"  {name:<10}{value or '-'}")
+            if save_marked:
+                print(f"  {'marked':<10}{_save_marked(save_marked, path, picture, said)}")
+    if faults:
+        raise UserError(f"{len(faults)} of {len(images)} pictures could not be judged. {' '.join(faults)}")
 
 
 def _save_marked(folder: Path, path: Path, picture: Image.Image, said: Any) -> Path:
@@ -373,25 +417,29 @@ def _save_marked(folder: Path, path: Path, picture: Image.Image, said: Any) -> P
     cell = answer.cell_of_words(said.location or "")
     words = [word for word in (said.answer, said.type, said.location) if word]
     folder.mkdir(parents=True, exist_ok=True)
-    target = folder / f"{path.parent.name}_{path.stem}_marked.png"
+    place = path.resolve()
+    digest = hashlib.sha256(str(place).encode()).hexdigest()[:8]  # many pictures are called good/000.png
+    target = folder / f"{place.parent.name}_{place.stem}_{digest}_marked.png"
     plots.mark_cell(picture, cell, ", ".join(words) or "no answer").save(target)
     return target
 
 
-def _score_table(table: pd.DataFrame) -> Table:
+def _score_table(table: pd.DataFrame) -> pd.DataFrame:
     """One row per benchmark; metrics in percent with their 95 % interval."""
+    import pandas as pd
+
     one = table["benchmark"].nunique() == 2  # itself and the mean, which would say it again
     shown = table[table["metric"].isin(REPORTED) & ~(one & (table["benchmark"] == "mean"))]
-    columns = [metric for metric in REPORTED if metric in set(shown["metric"])]
-    rendered = Table("benchmark", *(column.replace("_", " ") for column in columns))
-    for benchmark, group in shown.groupby("benchmark", sort=False):
-        by_metric = {row["metric"]: row for row in group.to_dict("records")}
-        rendered.add_row(str(benchmark), *(_percent(by_metric.get(column)) for column in columns))
-    return rendered
+    cells: dict[str, dict[str, str]] = {}
+    for row in shown.to_dict("records"):
+        cells.setdefault(row["benchmark"], {})[row["metric"]] = _percent(row)
+    frame = pd.DataFrame.from_dict(cells, orient="index")
+    frame = frame[[metric for metric in REPORTED if metric in frame]].rename_axis("benchmark").reset_index()
+    return frame.rename(columns=lambda column: column.replace("_", " "))
 
 
-def _percent(row: dict[Any, Any] | None) -> str:
-    if row is None or row["value"] != row["value"]:
-        return "-"
+def _percent(row: dict[Any, Any]) -> str:
+    if row["value"] != row["value"]:
+        return "–"
     interval = "" if row["low"] != row["low"] else f" [{row['low']:.0f}, {row['high']:.0f}]"
-    return f"{row['value']:.1f}" + interval.replace("[", r"\[")
+    return f"{row['value']:.1f}{interval}"

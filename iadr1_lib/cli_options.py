@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
@@ -30,13 +30,15 @@ KeyVariableOption = Annotated[
 
 
 def print_table(table: pd.DataFrame) -> None:
-    rendered = Table(*table.columns)
-    for row in table.astype(str).to_numpy().tolist():
-        rendered.add_row(*(cell.replace("[", r"\[") for cell in row))
+    """Print a table of numbers or texts; a dash stands for a missing value."""
+    rendered = Table(*map(str, table.columns))
+    for row in table.astype(object).where(table.notna(), "–").to_numpy().tolist():
+        rendered.add_row(*map(str, row))
     make_console().print(rendered)
 
 
 def make_console() -> Console:
-    """A console that wraps no cell away when the output goes to a file."""
-    console = Console()
-    return console if console.is_terminal else Console(width=160)
+    """A console that prints words as they are (a folder's name may look like markup), whole when they go to a file."""
+    plain: dict[str, Any] = {"markup": False, "emoji": False}
+    console = Console(**plain)
+    return console if console.is_terminal else Console(width=160, **plain)

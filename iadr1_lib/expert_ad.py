@@ -38,7 +38,7 @@ from iadr1_lib.benchmarks import (
 )
 from iadr1_lib.facts import Facts, facts_of
 from iadr1_lib.records import Record, answer_only, one_shot_row, pa_sft_row, sc_grpo_row
-from iadr1_lib.runs import UserError, write_json, write_text
+from iadr1_lib.runs import UserError, read_json_lines, write_json, write_text
 from iadr1_lib.teachers import Task, Teacher
 from iadr1_lib.verification import Verifier
 
@@ -304,8 +304,9 @@ class _Journal:
         self.rows: dict[str, dict[str, Any]] = {}
         if path is None:
             return
-        lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
-        whole = list(_whole_lines(lines))
+        whole = [row for _, row in read_json_lines(path, unfinished=True)] if path.exists() else []
+        if not all(isinstance(row, dict) for row in whole) or not all("image" in row for row in whole[1:]):
+            raise UserError(f"{path} holds other things than this command's decisions: name another --out")
         if len(whole) > 1 and whole[0] != settings:
             raise UserError(
                 f"{path} was begun with other settings ({whole[0]}): name another --out, or remove the file"
@@ -327,14 +328,6 @@ class _Journal:
 
 def _line(row: dict[str, Any]) -> str:
     return json.dumps(row, ensure_ascii=False) + "\n"
-
-
-def _whole_lines(lines: list[str]) -> Iterator[dict[str, Any]]:
-    for line in lines:
-        try:
-            yield json.loads(line)
-        except json.JSONDecodeError:  # the kill came while it was written
-            return
 
 
 # ---------------------------------------------------------------------------------------------- what is written

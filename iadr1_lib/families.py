@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from iadr1_lib.runs import UserError
+from iadr1_lib.runs import UserError, read_text
 
 # The linear layers of a Llama-like block, which all five language models are made of. Named with the language model's
 # own prefix: "all-linear", or the bare names, would adapt the vision tower too (Qwen2.5-VL's has a gate_proj as well).
@@ -113,24 +113,40 @@ MODELS: dict[str, Model] = {
 }
 
 
+def model_config(folder: Path | str) -> dict[str, Any]:
+    """The config.json of a model folder. Raises UserError where there is none, or none that names a type."""
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise UserError(f"there is no model folder {folder}; name a folder that a training stage wrote (…/model)")
+    path = folder / "config.json"
+    if (folder / "adapter_config.json").exists():
+        whole = folder.parent / "model"
+        mend = (
+            f"name {whole}" if (whole / "config.json").exists() else "merge it into its base (peft: merge_and_unload)"
+        )
+        raise UserError(f"{folder} holds a LoRA adapter and no whole model: {mend}")
+    if not path.exists():
+        raise UserError(f"there is no model in {folder} (config.json is missing): name a folder that holds one")
+    try:
+        found = json.loads(read_text(path))
+    except ValueError as error:
+        raise UserError(f"{path} is no JSON ({error}): copy or fetch the model folder again") from error
+    if not isinstance(found, dict) or not isinstance(found.get("model_type"), str):
+        raise UserError(f"{path} names no model_type: copy or fetch the model folder again")
+    return found
+
+
 def family_of(folder: Path | str) -> Family:
     """The family of a saved model, by its config.json.
 
     A model of another class gets an entry with the names that most models of today's transformers use, and a warning.
     """
-    config = Path(folder) / "config.json"
-    if not config.exists():
-        raise UserError(f"{folder} has no config.json, so it is no model folder: name one that a training stage wrote")
-    try:
-        said: dict[str, Any] = json.loads(config.read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
-        raise UserError(f"{config} is no JSON ({error}): copy or fetch the model folder again") from error
-    model_type = str(said.get("model_type", ""))
+    model_type = model_config(folder)["model_type"]
     if model_type in FAMILIES:
         return FAMILIES[model_type]
     warnings.warn(
-        f"{folder} is a model of type {model_type or 'unknown'}, which the course was not tried with: nothing is "
-        "frozen in PA-SFT, and LoRA adapts what lies under model.language_model",
+        f"{folder} is a model of type {model_type}, which the course was not tried with: nothing is frozen in PA-SFT, "
+        "and LoRA adapts what lies under model.language_model",
         stacklevel=2,
     )
     return Family(model_type, "model.vision_tower", "model.multi_modal_projector", "model.language_model", (), "tiles")

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import sys
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,15 +20,27 @@ import torch
 from PIL import Image
 from transformers import PreTrainedModel, ProcessorMixin
 
+from iadr1_lib.answer import GRID
 from iadr1_lib.benchmarks import Sample, open_image, to_rgb
-from iadr1_lib.models import load_model
+from iadr1_lib.families import model_config
+from iadr1_lib.models import load_model, require_weights
 from iadr1_lib.prediction_file import finished_images, prediction_row
-from iadr1_lib.protocols import COURSE, PROMPTS, Protocol
+from iadr1_lib.protocols import COURSE, PROMPTS, Protocol, usual_length
+from iadr1_lib.records import labelled
 from iadr1_lib.references import require_references
-from iadr1_lib.runs import UserError
+from iadr1_lib.runs import UserError, read_object
 
 AHEAD, DECODERS = 2, 2  # batches whose pictures are decoded ahead, and threads that do it
 ANSWER_ONLY = ", answer only"  # added to the protocol's name: such rows are not to be compared with generated ones
+
+
+MORE_THAN_TRAINED = 1.25  # an answer may be somewhat longer than the longest of training; one that is endless is cut
+
+
+class Said(tuple[str, float | None]):
+    """What a model said: raw text and P(Yes), which unpack as a pair; `cut` where the limit came before the end."""
+
+    cut = False
 
 
 def prompt_messages(prompt: str | Protocol, images: int = 1) -> list[dict[str, Any]]:
@@ -80,6 +94,31 @@ def _inputs(
     return processor(images=[list(g) for g in images], text=texts, padding=True, return_tensors="pt").to(model.device)
 
 
+def longest_answer(model_dir: Path | str, asked: str | Protocol = "bare") -> int:
+    """Most new tokens that a model is given where nobody says: its family's usual length, or what its training needs.
+
+    The latter is `answer_tokens` of the stage.json beside the folder, and a quarter more. The lengths of the released
+    scripts are facts and stay as they are; they have none for the mini VLM.
+    """
+    if isinstance(asked, Protocol) and asked.name == "released" and asked.family != "mini":
+        return asked.max_new_tokens
+    trained = stage_note(model_dir).get("answer_tokens", 0)
+    return max(usual_length(model_config(model_dir)), math.ceil(MORE_THAN_TRAINED * trained))
+
+
+def stage_note(model_dir: Path | str) -> dict[str, Any]:
+    """What the training stage noted beside its model; empty for a model that no stage of ours made.
+
+    Raises UserError for a grid or a length that is no number.
+    """
+    path = Path(model_dir).absolute().parent / "stage.json"
+    note: dict[str, Any] = read_object(path, {})
+    for key, most in (("grid", 5), ("answer_tokens", sys.maxsize)):
+        if key in note and not (type(note[key]) is int and 1 <= note[key] <= most):
+            raise UserError(f"{path} has the {key} {note[key]!r}, which no stage writes: train the stage again")
+    return note
+
+
 @torch.inference_mode()
 def generate(
     model: PreTrainedModel,
@@ -87,11 +126,11 @@ def generate(
     images: Sequence[Sequence[Image.Image]],
     *,
     prompt: str | Protocol = "bare",
-    max_new_tokens: int = 96,
+    max_new_tokens: int,
     temperature: float = 0.0,
     top_p: float | None = None,
-) -> list[tuple[str, float | None]]:
-    """Raw text and P(Yes) for one batch; `images` holds one or two pictures per question.
+) -> list[Said]:
+    """Raw text and P(Yes) for one batch, and which texts the limit cut; `images` holds one or two pictures each.
 
     Temperature 0 is greedy; above it, one sample per picture (seed torch first), with `top_p` the model's own if None.
     """
@@ -108,7 +147,11 @@ def generate(
     tag = processor.tokenizer.convert_tokens_to_ids("<answer>")
     tag = None if tag == processor.tokenizer.unk_token_id else tag
     raw = processor.batch_decode(new, skip_special_tokens=True)
-    return [(text, _p_yes(ids, row, yes, no, tag)) for text, ids, row in zip(raw, new, logits, strict=True)]
+    said = [Said((text, _p_yes(ids, row, yes, no, tag))) for text, ids, row in zip(raw, new, logits, strict=True)]
+    ends = torch.as_tensor(model.generation_config.eos_token_id or [], device=new.device)
+    for one, ended in zip(said, torch.isin(new, ends).any(dim=1).tolist(), strict=True):
+        one.cut = not ended
+    return said
 
 
 @torch.inference_mode()
@@ -118,7 +161,7 @@ def answer_only(
     images: Sequence[Sequence[Image.Image]],
     *,
     prompt: str | Protocol = "bare",
-) -> list[tuple[str, float]]:
+) -> list[Said]:
     """Yes or No and P(Yes) for one batch from a single forward pass, without reasoning and without generation.
 
     A model that is asked for a word is read at its first token: P(Yes) against P(No). A tuned model decides elsewhere:
@@ -131,7 +174,7 @@ def answer_only(
     inputs = _inputs(model, processor, images, prompt, forced)
     chances = model(**inputs, logits_to_keep=1, use_cache=False).logits[:, -1].float().log_softmax(-1)
     odds = chances[:, yes].logsumexp(-1) - chances[:, no].logsumexp(-1)
-    return [("Yes" if p > 0.5 else "No", float(p)) for p in odds.sigmoid()]
+    return [Said(("Yes" if p > 0.5 else "No", float(p))) for p in odds.sigmoid()]
 
 
 def _answers_in_tags(prompt: str | Protocol) -> bool:
@@ -152,10 +195,21 @@ def _choice(processor: ProcessorMixin, tagged: bool) -> tuple[str, list[int], li
     return decode(yes[:common]), [yes[common]], [no[common]]
 
 
+def answerer(model_dir: Path | str, prompt: str = "bare") -> Callable[[Sequence[Image.Image]], list[str]]:
+    """Load a model once, for raw answers to any number of batches of pictures."""
+    model, processor = load_model(model_dir)
+    length = longest_answer(model_dir)
+
+    def answer(images: Sequence[Image.Image]) -> list[str]:
+        shown = [[to_rgb(image)] for image in images]
+        return [text for text, _ in generate(model, processor, shown, prompt=prompt, max_new_tokens=length)]
+
+    return answer
+
+
 def answer_images(model_dir: Path | str, images: Sequence[Image.Image], prompt: str = "bare") -> list[str]:
     """Raw answers for pictures of any size and mode."""
-    model, processor = load_model(model_dir)
-    return [text for text, _ in generate(model, processor, [[to_rgb(image)] for image in images], prompt=prompt)]
+    return answerer(model_dir, prompt)(images)
 
 
 def sample_answers(
@@ -253,7 +307,9 @@ def predict(
     """Answer every sample and append to `out` (predictions.jsonl); images already there are not asked again.
 
     A `Protocol` says how to ask, and `prompt` is not looked at; with a name instead, the prompt mode is asked greedily.
-    `max_new_tokens` None means the protocol's, or 96. With `answer_only` nothing is generated (see `answer_only`).
+    `max_new_tokens` None means `longest_answer`; of answers that it cuts the rows have cut: true. A
+    model that was trained with another grid of places is asked and judged by that grid: then the rows have `grid`. With
+    `answer_only` nothing is generated (see `answer_only`).
     With a temperature above 0 each batch has a seed of its own; a run that was stopped inside a batch draws the rest of
     it anew.
 
@@ -264,25 +320,28 @@ def predict(
     """
     if references is not None:
         require_references(samples, references)
+    require_weights(model_dir)
     out.parent.mkdir(parents=True, exist_ok=True)
-    if not any(Path(model_dir).glob("*.safetensors")):
-        load_model(model_dir)  # says what is missing
     asked = protocol if isinstance(protocol, Protocol) else None
     name = (asked.name if asked else str(protocol)) + (ANSWER_ONLY if answer_only else "")
     origin: dict[str, Any] = {"prompt": asked.prompt if asked else prompt, "protocol": name}
     origin |= {"model": model_name(model_dir), "seed": seed}
+    if (grid := stage_note(model_dir).get("grid", GRID)) != GRID:
+        origin["grid"] = grid
+        samples = [replace(sample, location=_place(sample, grid)) for sample in samples]
     done = finished_images(samples, out, origin, references)
     if all(sample.image in done for sample in samples):
         return out
     model, processor = load_model(model_dir)
-    ask = asking(asked or prompt, max_new_tokens, seed, answer_only)
+    length = max_new_tokens or longest_answer(model_dir, asked or prompt)
+    ask = asking(asked or prompt, length, seed, answer_only)
     todo = [[s for s in batch if s.image not in done] for batch in batches_of(samples, batch_size)]
     start, answered, count = time.time(), 0, sum(map(len, todo))
     with out.open("a") as file:
         decoded = _decoded([batch for batch in todo if batch], asked.max_side if asked else None, references)
         for number, (batch, images) in enumerate(decoded):
-            for sample, (raw, p_yes) in zip(batch, ask(model, processor, images), strict=True):
-                row = prediction_row(sample, raw, p_yes, origin)
+            for sample, said in zip(batch, ask(model, processor, images), strict=True):
+                row = prediction_row(sample, *said, origin, cut=said.cut)
                 if references:
                     row["reference"] = str(references[sample.image])
                 file.write(json.dumps(row) + "\n")
@@ -294,20 +353,24 @@ def predict(
     return out
 
 
-def asking(prompt: str | Protocol, max_new_tokens: int | None, seed: int, only: bool) -> Callable[..., Any]:
-    """A function (model, processor, images) -> raw text and P(Yes) of each."""
+def _place(sample: Sample, grid: int) -> str | None:
+    """The cell of a defect in a grid of its own; None where no mask says where it is."""
+    return labelled(sample, grid).location if sample.mask and sample.location else None
+
+
+def asking(prompt: str | Protocol, max_new_tokens: int, seed: int, only: bool) -> Callable[..., list[Said]]:
+    """A function (model, processor, images) -> what is said to each."""
     if only:
         return partial(answer_only, prompt=prompt)
     told = prompt if isinstance(prompt, Protocol) else None
     temperature = (told.temperature if told else None) or 0.0
-    length = max_new_tokens or (told.max_new_tokens if told else 96)
     options: dict[str, Any] = {
-        "max_new_tokens": length,
+        "max_new_tokens": max_new_tokens,
         "temperature": temperature,
         "top_p": told.top_p if told else None,
     }
 
-    def ask(model: PreTrainedModel, processor: ProcessorMixin, images: Sequence[Sequence[Image.Image]]) -> Any:
+    def ask(model: PreTrainedModel, processor: ProcessorMixin, images: Sequence[Sequence[Image.Image]]) -> list[Said]:
         if temperature:
             pixels = hashlib.sha256(b"".join(image.tobytes() for group in images for image in group))
             torch.manual_seed(seed + int.from_bytes(pixels.digest()[:4]))

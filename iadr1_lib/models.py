@@ -16,8 +16,10 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
+import transformers
 from numpy.typing import NDArray
 from peft import LoraConfig
+from safetensors import SafetensorError
 from tokenizers import Tokenizer, decoders
 from tokenizers.models import BPE
 from tokenizers.pre_tokenizers import ByteLevel
@@ -37,14 +39,15 @@ from transformers import (
 )
 from transformers.cache_utils import DynamicCache
 from transformers.modeling_outputs import BaseModelOutputWithPast
+from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
 from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
 from transformers.utils import logging as transformers_logging
 
 from iadr1_lib.answer import TAGS
-from iadr1_lib.families import FAMILIES, MODELS, Family, family_of, named
+from iadr1_lib.families import FAMILIES, MODELS, Family, family_of, model_config, named
 from iadr1_lib.hub import MODEL_FILES, download_once
 from iadr1_lib.processors import load_processor
-from iadr1_lib.runs import UserError, base_model_dir
+from iadr1_lib.runs import UserError, base_model_dir, one_line
 
 transformers_logging.disable_progress_bar()  # a bar per load of a model that loads in no time
 
@@ -184,16 +187,37 @@ def _load_as_float32(config_file: Path) -> None:
 
 
 def require_weights(folder: Path | str) -> Path:
-    """The folder of a saved model; UserError if it is missing or has no weights."""
+    """The folder of a saved vision-language model, by its files; nothing is loaded.
+
+    Raises:
+        UserError: it is missing, is of another kind, or has no weights or no processor.
+    """
     folder = Path(folder)
-    if not folder.is_dir():
-        raise UserError(f"there is no model folder {folder}; name a folder that a training stage wrote (…/model)")
+    model_type = model_config(folder)["model_type"]
+    if model_type not in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES:
+        raise UserError(
+            f"{folder} is a model of type {model_type}, which is none that transformers {transformers.__version__} "
+            "knows to read pictures: name a vision-language model in transformers' own format"
+        )
     if not any(folder.glob("*.safetensors")):
         raise UserError(
             f"the model folder {folder} holds no weights (*.safetensors); train the stage again with `iadr1 train`, "
             "or name another folder"
         )
+    if not any(folder.glob("*processor_config.json")) or not any(folder.glob("tokenizer*")):
+        raise UserError(f"the model folder {folder} holds no processor: copy the base model's beside the weights")
     return folder
+
+
+def _pretrained(folder: Path, **arguments: Any) -> PreTrainedModel:
+    try:
+        return AutoModelForImageTextToText.from_pretrained(str(folder), **arguments)
+    except torch.OutOfMemoryError:
+        raise
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+        raise UserError(
+            f"the model in {folder} cannot be loaded ({one_line(error)}): copy or fetch it again"
+        ) from error
 
 
 @dataclass(frozen=True)
@@ -225,12 +249,17 @@ def load_model(folder: Path | str, device: str | None = None) -> tuple[PreTraine
     """Model (in evaluation mode, on `device`, by default the GPU if there is one) and processor of a saved folder.
 
     Raises:
-        UserError: the folder is missing, or has no weights.
+        UserError: as `require_weights`, or a file is damaged.
     """
     folder = require_weights(folder)
-    model = AutoModelForImageTextToText.from_pretrained(str(folder))
+    model = _pretrained(folder)
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    processor = load_processor(folder)
+    try:
+        processor = load_processor(folder)
+    except (OSError, ValueError, KeyError, AttributeError) as error:
+        raise UserError(
+            f"the processor in {folder} cannot be loaded ({one_line(error)}): copy the base model's"
+        ) from error
     model.generation_config.suppress_tokens = image_token_ids(folder, processor)
     return model.to(device).eval(), processor
 
@@ -260,7 +289,7 @@ def weights_arguments(settings: ModelSettings) -> dict[str, Any]:
 
 def load_for_training(folder: Path, settings: ModelSettings) -> PreTrainedModel:
     """The model as the trainer wants it: where it lies in memory is the trainer's affair."""
-    return AutoModelForImageTextToText.from_pretrained(str(require_weights(folder)), **weights_arguments(settings))
+    return _pretrained(require_weights(folder), **weights_arguments(settings))
 
 
 def lora_config(folder: Path, settings: ModelSettings) -> LoraConfig | None:

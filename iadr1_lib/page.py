@@ -75,9 +75,10 @@ def build_page(folders: Sequence[str | Path], path: Path) -> Path:
 def _page(title: str, subject: _Subject) -> str:
     ours = paper_tables.measured(subject.metrics, subject.source)
     agreement = paper_tables.agreement(ours)
+    own = paper_tables.measured(subject.metrics, subject.source, found={}) if subject.folders else ours
     sections = {
-        "In short": _in_short(subject, agreement),
-        "What agrees with the paper": _agreement(agreement),
+        "In short": _in_short(subject, paper_tables.agreement(own)),
+        "What agrees with the paper": _agreement(agreement, of_runs=bool(subject.folders)),
         "Tables 1 to 5": _tables(ours),
         "Figures": _figures(subject, ours),
         "What each benchmark measures": _predictors(subject),
@@ -132,13 +133,19 @@ and the mini VLM has a few million parameters, not half a billion. Levels cannot
 compared is the direction: what is better than what, and about by how much.</p>"""
 
 
-def _agreement(found: pd.DataFrame) -> list[str]:
-    shown = found.drop(columns=["value", "low", "high", "source"]).rename(
-        columns={"paper": "paper: difference", "ours": "ours: difference", "seeds": "ours: each seed"}
-    )
+def _agreement(found: pd.DataFrame, of_runs: bool) -> list[str]:
+    names = {
+        "paper": "paper: difference",
+        "ours": "ours: difference",
+        "seeds": "ours: each seed",
+        "source": "ours: file",
+    }
+    shown = found.drop(columns=["value", "low", "high", *([] if of_runs else ["source"])]).rename(columns=names)
+    shipped = "Rows of ablation_*.json are of the studies that ship with the project, not of the runs of this page."
     return [
         _WARNING,
         _table(shown, kind="words"),
+        _paragraph(shipped) if of_runs else "",
         _paragraph(
             "Balanced accuracy in points, mean of six benchmarks, zero-shot, signed so that a positive number is what "
             "the paper says. agrees: our 95 % interval lies above zero; disagrees: below; open: it holds zero. The "

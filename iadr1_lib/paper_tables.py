@@ -75,7 +75,8 @@ class Measured:
     def seeds(self, pair: str) -> list[float]:
         """The difference of each seed, in points; empty for a single run."""
         start = f"difference/{pair}/{BALANCED}/seed "
-        return [float(row["value"]) for name, row in self.rows.items() if name.startswith(start)]
+        found = (row["value"] for name, row in self.rows.items() if name.startswith(start))
+        return [float(value) for value in found if not pd.isna(value)]
 
     def variant(self, study: str, variant: str, benchmark: str = scoring.MEAN) -> Row | None:
         """Balanced accuracy of a study's variant."""
@@ -97,7 +98,8 @@ def measured(
     metrics: Mapping[str, Any], source: str = "metrics.json", found: Mapping[str, dict[str, Any] | None] | None = None
 ) -> Measured:
     """Numbers of a metrics record (one run's or several seeds') beside results of studies: by default the shipped."""
-    found = found or {study: ablations.reference(study) for study in ablations.STUDIES}
+    if found is None:
+        found = {study: ablations.reference(study) for study in ablations.STUDIES}
     studies = {study: _by_name(record["rows"]) for study, record in found.items() if record}
     return Measured(_by_name(metrics["rows"]), source, studies)
 
@@ -287,10 +289,11 @@ def above_the_base(ours: Measured) -> str:
     by_stage = paper_table(4).set_index(["stage", "model", "parameters"])[PAPER_SETS]
     gains = (by_stage.loc[STAGES["sc_grpo"]] - by_stage.loc[STAGES["base"]]).to_numpy()
     said = f"In the paper's Table 4, {int((gains > 0).sum())} of {gains.size} values are above their base's"
-    both = []
+    both: list[tuple[float, float]] = []
     for name in ours.benchmarks():
         base, last = (ours.rows.get(f"{stage}/{BALANCED}/{name}") for stage in ("base", "sc_grpo"))
-        both += [(base["value"], last["value"])] if base and last else []
+        if base and last and pd.notna(base["value"]) and pd.notna(last["value"]):
+            both.append((base["value"], last["value"]))
     if not both:
         return f"{said}; ours are not measured."
     return f"{said}; of ours, {sum(high > low for low, high in both)} of {len(both)}."
@@ -341,7 +344,7 @@ def agreement(ours: Measured) -> pd.DataFrame:
 
 def verdict(difference: Row | None) -> str:
     """What an interval says of a difference that should be positive."""
-    if difference is None:
+    if difference is None or pd.isna(difference["value"]):
         return NOT_MEASURED
     if difference["low"] > 0:
         return AGREES
@@ -412,8 +415,10 @@ def _claims(ours: Measured) -> list[_Claim]:
 
 def turned(row: Row | None) -> Row | None:
     """The same difference seen from the other side."""
-    seeds = {seed: -value for seed, value in (row or {}).get("seeds", {}).items()}
-    return row and row | {"value": -row["value"], "low": -row["high"], "high": -row["low"], "seeds": seeds}
+    if row is None or pd.isna(row["value"]):
+        return row
+    seeds = {seed: -value for seed, value in row.get("seeds", {}).items()}
+    return row | {"value": -row["value"], "low": -row["high"], "high": -row["low"], "seeds": seeds}
 
 
 def _gains(rows: pd.DataFrame, column: str, value: str, better: str, than: str) -> list[float]:

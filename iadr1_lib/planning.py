@@ -26,8 +26,8 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, Literal
 
-from iadr1_lib.families import FAMILIES, Family, named
-from iadr1_lib.runs import Profile, UserError, base_model_dir, project_root
+from iadr1_lib.families import FAMILIES, Family, model_config, named
+from iadr1_lib.runs import Profile, UserError, base_model_dir, one_line, project_root
 
 GIB = 2**30
 PARTS = ("tower", "projector", "language model")
@@ -152,9 +152,12 @@ def configuration(model: str) -> Any:
     if known is not None and known.hub_id is not None:
         return _configuration_of_sizes(sizes()[known.name], known.family)
     folder = base_model_dir() if known is not None else Path(model)
-    if not (folder / "config.json").is_file():
+    if not folder.is_dir():
         listed = ", ".join([*sizes(), "mini"])
         raise UserError(f"unknown model {model}: choose from {listed}, or name a folder with a config.json")
+    model_type = model_config(folder)["model_type"]
+    if model_type not in FAMILIES:
+        raise UserError(f"a model of type {model_type} cannot be planned: {', '.join(FAMILIES)} can")
     return AutoConfig.from_pretrained(str(folder))
 
 
@@ -190,13 +193,6 @@ def _meta_model(config: Any) -> Any:
         return AutoModelForImageTextToText.from_config(config)
 
 
-def _family(config: Any) -> Family:
-    try:
-        return FAMILIES[config.model_type]
-    except KeyError:
-        raise UserError(f"a model of type {config.model_type} cannot be planned: {', '.join(FAMILIES)} can") from None
-
-
 def count_parameters(model: Any, family: Family) -> dict[str, int]:
     """Parameters by part; tied embeddings count once."""
     counts = dict.fromkeys(PARTS, 0)
@@ -228,7 +224,7 @@ class Shapes:
 
 def shapes_of(config: Any) -> Shapes:
     """Build the model on the meta device and take its measure."""
-    model, family = _meta_model(config), _family(config)
+    model, family = _meta_model(config), FAMILIES[config.model_type]
     text = model.model.language_model
     layer = sum(p.numel() for p in text.layers[0].parameters())
     embeddings = text.embed_tokens.weight.numel()
@@ -238,7 +234,12 @@ def shapes_of(config: Any) -> Shapes:
 
 @lru_cache(maxsize=8)
 def _shapes_by_name(model: str, root: Path) -> Shapes:
-    return shapes_of(configuration(model))
+    try:
+        return shapes_of(configuration(model))
+    except UserError:
+        raise
+    except Exception as error:  # each class of models checks its configuration with errors of its own
+        raise UserError(f"the configuration of {model} cannot be used ({one_line(error)}): fetch it again") from error
 
 
 # ---------------------------------------------------------------------------------------------- tokens
@@ -250,7 +251,7 @@ def image_tokens(config: Any, height: int, width: int, images: int = 1) -> tuple
     `images` matters to LLaVA-OneVision: with several pictures in a prompt each is seen whole, without tiles.
     """
     vision = config.vision_config
-    kind = _family(config).picture_tokens
+    kind = FAMILIES[config.model_type].picture_tokens
     if kind == "area":
         from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 

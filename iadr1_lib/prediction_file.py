@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from iadr1_lib.benchmarks import Sample
-from iadr1_lib.runs import UserError
+from iadr1_lib.runs import UserError, read_json_lines, write_text
 
 
-def prediction_row(sample: Sample, raw: str, p_yes: float | None, origin: dict[str, Any]) -> dict[str, Any]:
+def prediction_row(
+    sample: Sample, raw: str, p_yes: float | None, origin: dict[str, Any], cut: bool = False
+) -> dict[str, Any]:
     """A sample with its truth, what the model said, and how it was asked; keys as `scoring.PREDICTION_KEYS`.
 
-    `origin` holds prompt, protocol, model and seed, which are the same in all rows of a file.
+    `origin` holds prompt, protocol, model and seed (and the grid, where it is not the usual one), which are the same in
+    all rows of a file. An answer that the limit of length ended has the key `cut`.
     """
-    return _truth(sample) | {"raw": raw, "p_yes": p_yes} | origin
+    return _truth(sample) | {"raw": raw, "p_yes": p_yes} | origin | ({"cut": True} if cut else {})
 
 
 def _truth(sample: Sample) -> dict[str, Any]:
@@ -36,36 +38,26 @@ def finished_images(
     """
     if not out.exists():
         return set()
-    lines = out.read_bytes().splitlines(keepends=True)
-    whole = [line for line in lines if line.endswith(b"\n")]
-    rows = [_row_of(line, out, number) for number, line in enumerate(whole, 1)]
+    rows = [_checked(row, out, number) for number, row in read_json_lines(out, unfinished=True)]
     asked = {sample.image: json.loads(json.dumps(_truth(sample) | origin)) for sample in samples}
     beside = {image: str(path) for image, path in (references or {}).items()}
     kept = {
-        line: row["image"]
-        for line, row in zip(whole, rows, strict=True)
+        row["image"]: row
+        for row in rows
         if row["image"] in asked
         and asked[row["image"]].items() <= row.items()
+        and ("grid" in row) == ("grid" in origin)
         and row.get("reference") == beside.get(row["image"])
     }
-    if len(kept) < len(whole):
+    if len(kept) < len(rows):
         shutil.copyfile(out, out.with_name(out.name + ".old"))
-    if len(kept) < len(lines):
-        _write_atomically(out, b"".join(kept))
-    return set(kept.values())
+    content = "".join(json.dumps(row) + "\n" for row in kept.values())
+    if content.encode() != out.read_bytes():
+        write_text(out, content)
+    return set(kept)
 
 
-def _row_of(line: bytes, path: Path, number: int) -> dict[str, Any]:
-    try:
-        row = json.loads(line)
-    except ValueError:
-        row = None
-    if not isinstance(row, dict) or "image" not in row:
+def _checked(row: Any, path: Path, number: int) -> dict[str, Any]:
+    if not isinstance(row, dict) or not isinstance(row.get("image"), str):
         raise UserError(f"{path}, line {number} is no prediction: delete the line and run again; the rest is kept")
     return row
-
-
-def _write_atomically(path: Path, content: bytes) -> None:
-    temporary = path.with_suffix(path.suffix + ".tmp")
-    temporary.write_bytes(content)
-    os.replace(temporary, path)

@@ -150,14 +150,22 @@ _FAMILY_OF_TYPE: dict[str, Family] = {
 }
 
 
-def family_of(config: Mapping[str, Any]) -> Family:
-    """The family that a model folder's config.json tells of; UserError for another architecture.
+def is_mini(config: Mapping[str, Any]) -> bool:
+    """Whether a config.json is the mini VLM's, of LLaVA-1.5's class with Qwen's language model in place of Llama."""
+    text = config.get("text_config")
+    return config.get("model_type") == "llava" and isinstance(text, Mapping) and text.get("model_type") == "qwen2"
 
-    The mini VLM is of LLaVA-1.5's class, with Qwen's language model in place of Llama.
-    """
-    kind = config.get("model_type")
-    if kind == "llava" and config.get("text_config", {}).get("model_type") == "qwen2":
+
+def usual_length(config: Mapping[str, Any]) -> int:
+    """Most tokens of an answer of a model that no stage of ours trained."""
+    return _MINI if is_mini(config) else _LONG
+
+
+def family_of(config: Mapping[str, Any]) -> Family:
+    """The family that a model folder's config.json tells of; UserError for another architecture."""
+    if is_mini(config):
         return "mini"
+    kind = config.get("model_type")
     if kind not in _FAMILY_OF_TYPE:
         raise UserError(f"no protocol is known for models of type {kind!r}: known are {', '.join(_FAMILY_OF_TYPE)}")
     return _FAMILY_OF_TYPE[kind]

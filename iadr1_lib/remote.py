@@ -37,7 +37,7 @@ import yaml
 from PIL import Image
 
 from iadr1_lib.benchmarks import content_hash, image_size, open_image
-from iadr1_lib.runs import UserError, project_root, read_json, write_json
+from iadr1_lib.runs import UserError, one_line, project_root, read_json, write_json
 
 Status = Literal["ok", "refused", "truncated", "failed", "unsent"]
 
@@ -345,7 +345,7 @@ class Remote:
         except service.errors.APITimeoutError as error:
             raise _PassingError(f"no answer within {self.endpoint.timeout:g} seconds") from error
         except service.errors.APIConnectionError as error:
-            message = f"no connection to {self._address} ({_one_line(error.__cause__ or error)})"
+            message = f"no connection to {self._address} ({one_line(error.__cause__ or error)})"
             raise _PassingError(message, unreachable=True) from error
         except (service.errors.APIError, ValueError) as error:  # ValueError: the body is no JSON
             raise _PassingError(f"the answer cannot be read ({error})") from error
@@ -356,7 +356,7 @@ class Remote:
 
     def _read_error(self, error: Any, request: Request) -> Reply:
         """A status of 400 or above: a refusal, a passing failure (raised), or a mistake of the user (raised)."""
-        code, said = getattr(error, "code", None), _one_line(error.message)
+        code, said = getattr(error, "code", None), one_line(error.message)
         if code in {"content_filter", "content_policy_violation"}:
             return Reply(None, "refused", f"{self.endpoint.name} refused: {said}")
         passing = error.status_code in {408, 409, 429} or error.status_code >= 500
@@ -580,11 +580,6 @@ def _retry_after(headers: Mapping[str, str]) -> float | None:
         return None
 
 
-def _one_line(text: object, limit: int = 200) -> str:
-    line = " ".join(str(text).split())
-    return line if len(line) <= limit else line[:limit] + "…"
-
-
 # ------------------------------------------------------------------------------------------------------ images
 
 
@@ -679,7 +674,7 @@ class _Anthropic:
         message = ""
         if answer.stop_reason == "refusal":
             status = "refused"
-            message = _one_line(getattr(answer.stop_details, "explanation", None) or "the model refused")
+            message = one_line(getattr(answer.stop_details, "explanation", None) or "the model refused")
         elif answer.stop_reason in {"max_tokens", "model_context_window_exceeded"}:
             status, message = "truncated", f"cut off ({answer.stop_reason})"
         return _reply(text, status, message, answer.usage.input_tokens, answer.usage.output_tokens)
@@ -717,7 +712,7 @@ class _OpenAI:
         status: Status = "ok"
         message = ""
         if refusal or choice.finish_reason == "content_filter":
-            status, message = "refused", _one_line(refusal or "stopped by the content filter")
+            status, message = "refused", one_line(refusal or "stopped by the content filter")
         elif choice.finish_reason == "length":
             status, message = "truncated", "cut off (max_tokens)"
         usage = getattr(answer, "usage", None)

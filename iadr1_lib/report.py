@@ -18,7 +18,17 @@ from statsmodels.stats.proportion import proportion_confint
 
 from iadr1_lib import ablations, paper_tables, plots, sanity, scoring
 from iadr1_lib.facts import note_of
-from iadr1_lib.runs import UserError, pooled_provenance, project_root, read_json, require, write_text
+from iadr1_lib.runs import (
+    RUN_KEYS,
+    UserError,
+    notebook_records,
+    pooled_provenance,
+    project_root,
+    read_metrics_file,
+    read_object,
+    require,
+    write_text,
+)
 
 STAGES = plots.STAGES  # name in files -> title
 COMPARISONS = (("pa_sft", "base"), ("sc_grpo", "pa_sft"), ("control", "pa_sft"), ("sc_grpo", "control"))
@@ -41,12 +51,20 @@ MARKS = ("<!-- results: written by `iadr1 report --readme` -->", "<!-- end of re
 
 def recorded(folder: Path) -> dict[str, Any]:
     """metrics.json of a run folder; UserError if the evaluation has not been recorded there."""
-    metrics: dict[str, Any] = read_json(require(folder / "metrics.json", EVALUATION))
+    path = require(folder / "metrics.json", EVALUATION)
+    metrics: dict[str, Any] = read_metrics_file(path, of_run=True)
     if not any(row["notebook"] == EVALUATION for row in metrics["rows"]):
-        raise UserError(
-            f"{folder / 'metrics.json'} has no rows of {EVALUATION}: run that notebook first (iadr1 run --only 08)"
-        )
+        raise UserError(f"{path} has no rows of {EVALUATION}: run that notebook first (iadr1 run --only 08)")
+    if missing := {*RUN_KEYS, "parameters"} - set(metrics["provenance"]):
+        raise UserError(f"{path} does not say its {', '.join(sorted(missing))}: run the course's notebooks again")
     return metrics
+
+
+def stage_facts(stage: Path) -> dict[str, Any] | None:
+    """stage.json of a stage's folder, None where it was not trained; UserError for another shape."""
+    number = (int, float)
+    facts: dict[str, Any] | None = read_object(stage / "stage.json", seconds=number, steps=number)
+    return facts
 
 
 def stage_scores(metrics: dict[str, Any]) -> pd.DataFrame:
@@ -104,7 +122,7 @@ def cost(folder: Path) -> pd.DataFrame:
     """Seconds and steps of each trained stage, from its stage.json."""
     rows = []
     for stage in STAGES:
-        facts = read_json(folder / stage / "stage.json")
+        facts = stage_facts(folder / stage)
         if facts:
             rows.append({"stage": STAGES[stage], "seconds": facts["seconds"], "steps": facts["steps"]})
     return pd.DataFrame(rows, columns=["stage", "seconds", "steps"])
@@ -112,7 +130,7 @@ def cost(folder: Path) -> pd.DataFrame:
 
 def notebook_times(folder: Path) -> pd.DataFrame:
     """Status, seconds and peak memory (MiB, all processes) of each notebook, from manifest.json."""
-    records = read_json(folder / "manifest.json", {"notebooks": {}})["notebooks"]
+    records = notebook_records(folder / "manifest.json")
     rows = [
         {
             "notebook": name,
@@ -194,7 +212,7 @@ def baseline_table(rows: Iterable[dict[str, Any]]) -> pd.DataFrame:
         if row["name"].startswith("baseline/"):
             _, baseline, _, benchmark = row["name"].split("/")
             values.setdefault(baseline, {})[benchmark] = row["value"]
-    table = pd.DataFrame.from_dict(values, orient="index")
+    table = pd.DataFrame.from_dict(values, orient="index", dtype=float)
     table = table[sorted(table.columns, key=lambda name: (name == scoring.MEAN, name))]
     table = table.reindex([name for name in scoring.BASELINES if name in table.index])
     return table.rename(index=lambda name: name.replace("_", " ")).rename_axis("predictor (%)").reset_index()
@@ -232,7 +250,7 @@ def _without_seeds(row: dict[str, Any]) -> dict[str, Any]:
 
 
 def _shipped_rows(file: str) -> list[dict[str, Any]]:
-    record = read_json(project_root() / ablations.SHIPPED / file, {"rows": []})
+    record = read_metrics_file(project_root() / ablations.SHIPPED / file, {"rows": []})
     rows: list[dict[str, Any]] = record["rows"]
     return rows
 
@@ -294,9 +312,9 @@ def pool_seeds(run_folders: Sequence[str | Path]) -> list[dict[str, Any]]:
     for row in wanted:
         rows += _mean_row(row["name"], _values(found, row), row["unit"], row["n"])
     for stage in list(STAGES)[1:]:
-        facts = [read_json(folder / stage / "stage.json") for folder in folders]
+        facts = [stage_facts(folder / stage) for folder in folders]
         if all(facts):
-            values = {seed: fact["seconds"] for seed, fact in zip(found, facts, strict=True)}
+            values = {seed: fact["seconds"] for seed, fact in zip(found, facts, strict=True) if fact}
             rows += _mean_row(f"{stage}/seconds", values, "s", None)
     answers = [predictions(folder) for folder in folders]
     parser = parser_of(next(iter(found.values())))
@@ -375,12 +393,12 @@ def _difference_rows(
         made = scoring.paired_difference(models, baselines, metric, parser)
         if len(seeds) == 1 and label != "pooled":
             values[seeds[0]] = made.value
-        numbers = {"value": made.value, "low": made.low, "high": made.high, "n": made.n, "unit": "points"}
+        numbers = {key: None if pd.isna(end := getattr(made, key)) else end for key in ("value", "low", "high")}
         said = {
-            "seeds": {seed: values[seed] for seed in seeds},
+            "seeds": {seed: values[seed] for seed in seeds if not pd.isna(values[seed])},
             "interval": "95 %, paired stratified bootstrap",
         }
-        rows.append({"notebook": REPORT, "name": f"{name}/{label}", **numbers, **said})
+        rows.append({"notebook": REPORT, "name": f"{name}/{label}", **numbers, "n": made.n, "unit": "points", **said})
     return rows
 
 
@@ -423,13 +441,13 @@ def cost_table(rows: Iterable[dict[str, Any]]) -> pd.DataFrame:
         if name in by_name:
             row = by_name[name]
             scale, unit = (60, "min") if row["unit"] == "s" else (1024, "GiB")
-            scaled = row | {key: row[key] / scale for key in ("value", "low", "high")}
+            scaled = row | {key: row[key] / scale for key in ("value", "low", "high") if row[key] is not None}
             table.append([title, f"{_spread(scaled)} {unit}"])
     return pd.DataFrame(table, columns=["what it costs", "mean (lowest to highest seed)"])
 
 
 def _spread(row: dict[str, Any] | None) -> str:
-    if row is None:
+    if row is None or pd.isna(row["value"]):
         return "–"
     same = f"{row['low']:.1f}" == f"{row['high']:.1f}"
     return f"{row['value']:.1f}" + ("" if same else f" ({row['low']:.1f} to {row['high']:.1f})")
@@ -440,7 +458,7 @@ def _spread(row: dict[str, Any] | None) -> str:
 
 def reference_metrics() -> dict[str, Any] | None:
     """The shipped results of the profile mini, or None where they have not been measured yet."""
-    found: dict[str, Any] | None = read_json(project_root() / REFERENCE)
+    found: dict[str, Any] | None = read_metrics_file(project_root() / REFERENCE)
     return found
 
 
@@ -561,7 +579,9 @@ def results_block() -> str:
 
 def tables(rows: list[dict[str, Any]]) -> list[pd.DataFrame]:
     """The pooled results as tables of text: levels, differences, simple predictors, cost; no empty ones."""
-    baselines = baseline_table(rows).map(lambda value: value if isinstance(value, str) else f"{value:.0f}")
+    baselines = baseline_table(rows).map(
+        lambda value: value if isinstance(value, str) else "–" if pd.isna(value) else f"{value:.0f}"
+    )
     found = (pooled_table(rows), difference_table(rows), baselines, cost_table(rows))
     return [table for table in found if len(table)]
 

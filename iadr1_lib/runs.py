@@ -6,6 +6,7 @@ The batch that executes the notebooks builds on this module and lives in `batch`
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 import dataclasses
 import errno
@@ -42,6 +43,7 @@ PACKAGES = (
     "pillow",
     "scikit-image",
 )
+RUN_KEYS = ("seed", "commit", "data_hash", "time", "versions", "hardware")  # what provenance says of each run
 METRIC_KEYS = ("notebook", "name", "value", "low", "high", "n", "unit")
 
 SettingsT = TypeVar("SettingsT")
@@ -57,6 +59,12 @@ class UserError(Exception):
 
 class WrongUse(UserError):
     """The command itself was wrong (unknown profile or notebook); the command line exits with 2."""
+
+
+def one_line(text: object, limit: int = 200) -> str:
+    """What a library says, cut to a length that a sentence can hold."""
+    line = " ".join(str(text).split())
+    return line if len(line) <= limit else line[:limit] + "…"
 
 
 # ---------------------------------------------------------------------------------------------- places
@@ -369,21 +377,23 @@ def provenance(run: Run, parameters: Mapping[str, Any] | None = None) -> dict[st
 
 def pooled_provenance(parameters: Mapping[str, Any], blocks: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Return one block for results of several runs: what they have in common, then what each run's own block says."""
-    each = ("seed", "commit", "data_hash", "time", "versions", "hardware")
     return {
         "parameters": dict(parameters),
-        "runs": [{key: block[key] for key in each} for block in blocks],
+        "runs": [{key: block[key] for key in RUN_KEYS} for block in blocks],
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
     }
 
 
-def read_text(path: str | Path) -> str:
-    """Read a UTF-8 text file, with or without a byte order mark. Raises UserError for another encoding."""
+def read_text(path: str | Path, unfinished: bool = False) -> str:
+    """Read a UTF-8 text file, with or without a byte order mark. Raises UserError for another encoding.
+
+    With `unfinished` the file may end within a letter, whose bytes are left out.
+    """
     content = Path(path).read_bytes()
     if content.startswith((b"\xff\xfe", b"\xfe\xff")):
         raise UserError(f"{path} is UTF-16 text: save it as UTF-8 and run the command again")
     try:
-        return content.decode("utf-8-sig")
+        return codecs.getincrementaldecoder("utf-8-sig")().decode(content, final=not unfinished)
     except UnicodeDecodeError as error:
         line = content[: error.start].count(b"\n") + 1
         raise UserError(f"{path} is not UTF-8 text (line {line}): save it as UTF-8 and run the command again") from None
@@ -426,6 +436,67 @@ def read_json(path: Path, default: Any = None) -> Any:
         raise UserError(f"{path} is no JSON ({error}): delete it and run the notebook that makes it again") from error
 
 
+def read_object(path: Path, default: Any = None, **keys: type | tuple[type, ...]) -> Any:
+    """As `read_json`, for an object with these keys, each of its type. Raises UserError for another shape."""
+    found = read_json(path, default)
+    if found is default and not Path(path).exists():
+        return default
+    if not isinstance(found, dict):
+        raise UserError(f"{path} holds no object: delete it and make it again")
+    for key, kind in keys.items():
+        if not isinstance(found.get(key), kind):
+            raise UserError(f"{path} has no {key} that can be used: delete it and make it again")
+    return found
+
+
+def read_json_lines(path: str | Path, unfinished: bool = False) -> list[tuple[int, Any]]:
+    """The values of a JSON Lines file with their line numbers; blank lines are passed over.
+
+    Args:
+        unfinished: a last line that breaks off is left out: the program that wrote it was killed.
+
+    Raises:
+        UserError: a line is no JSON, or the file breaks off.
+    """
+    lines = read_text(path, unfinished=True).split("\n")  # splitlines also breaks at marks that JSON may hold
+    rows = []
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        try:
+            rows.append((number, json.loads(line)))
+        except ValueError:
+            if number < len(lines):
+                raise UserError(f"{path}, line {number} is no JSON: delete the line and run again") from None
+            if not unfinished:
+                raise UserError(
+                    f"{path} breaks off in line {number}, its last: copy the file again, or run what wrote it again"
+                ) from None
+    return rows
+
+
+def read_metrics_file(path: Path, default: Any = None, of_run: bool = False) -> Any:
+    """A metrics file: `rows`, each with a name and a value (of a run also the notebook), and `provenance`.
+
+    Raises UserError for another shape.
+    """
+    found = read_object(path, default, rows=list, provenance=dict)
+    needed = {"name", "value", *(["notebook"] if of_run else [])}
+    for row in found["rows"] if found else ():
+        if not isinstance(row, dict) or not needed <= set(row):
+            raise UserError(f"{path} has a row without {', '.join(sorted(needed))}: delete it and make it again")
+    return found
+
+
+def notebook_records(path: Path, keys: Iterable[str] = ()) -> dict[str, dict[str, Any]]:
+    """The records in a manifest.json, by notebook. Raises UserError where one has no status, or none of `keys`."""
+    found: dict[str, dict[str, Any]] = read_object(path, {"notebooks": {}}, notebooks=dict)["notebooks"]
+    for name, record in found.items():
+        if not isinstance(record, dict) or not {"status", *keys} <= set(record):
+            raise UserError(f"{path} tells too little of notebook {name}: delete it and run the course again")
+    return found
+
+
 def record_metrics(
     run: Run, notebook: str, rows: Iterable[Mapping[str, Any]], parameters: Mapping[str, Any] | None = None
 ) -> Path:
@@ -435,7 +506,7 @@ def record_metrics(
     with a reason. `parameters` are the notebook's own; provenance.notebooks keeps them with commit and time.
     """
     path = run.path("metrics.json")
-    old = read_json(path, {"rows": [], "provenance": {}})
+    old = read_metrics_file(path, {"rows": [], "provenance": {}}, of_run=True)
     new = [_metric_row(notebook, row) for row in rows]
     names = [row["name"] for row in new]
     repeated = sorted({name for name in names if names.count(name) > 1})
@@ -452,7 +523,7 @@ def record_metrics(
 
 def read_metrics(run: Run) -> list[dict[str, Any]]:
     """Return the rows recorded so far (empty before the first)."""
-    rows: list[dict[str, Any]] = read_json(run.path("metrics.json"), {"rows": []})["rows"]
+    rows: list[dict[str, Any]] = read_metrics_file(run.path("metrics.json"), {"rows": []}, of_run=True)["rows"]
     return rows
 
 

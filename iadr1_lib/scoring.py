@@ -8,7 +8,6 @@ models.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
@@ -28,6 +27,7 @@ from sklearn.tree import DecisionTreeClassifier
 from statsmodels.stats.contingency_tables import mcnemar
 
 from iadr1_lib.answer import (
+    GRID,
     Answer,
     Label,
     category_of_words,
@@ -41,7 +41,7 @@ from iadr1_lib.answer import (
 )
 from iadr1_lib.benchmarks import Sample, open_image, read_mask, says, says_where
 from iadr1_lib.records import Record
-from iadr1_lib.runs import UserError
+from iadr1_lib.runs import UserError, read_json_lines
 from iadr1_lib.verification import MOST_CHARACTERS, RULES
 
 DRAWS = 2_000
@@ -125,28 +125,26 @@ def balanced_accuracy(labels: Sequence[str], answers: Sequence[str | None]) -> f
 def read_predictions(path: str | Path) -> pd.DataFrame:
     """One row per answered image, from JSON Lines with the keys PREDICTION_KEYS.
 
-    UserError for a missing or empty file, and with the line's number for a line that is cut off or damaged.
+    UserError for a missing or empty file, with the line's number for one that is cut off or damaged, and for answers
+    that name places on different grids.
     """
     path = Path(path)
     if not path.is_file():
         raise UserError(f"There are no predictions at {path}: run the evaluation that writes them first.")
-    lines = path.read_text(encoding="utf-8", errors="replace").split("\n")
-    rows = [_prediction(line, f"{path}, line {number}") for number, line in enumerate(lines, 1) if line.strip()]
+    rows = [_prediction(row, f"{path}, line {number}") for number, row in read_json_lines(path)]
     if not rows:
         raise UserError(f"{path} holds no prediction: delete it and run the evaluation again.")
     frame = pd.DataFrame(rows)
     twice = frame[frame.duplicated(["benchmark", "image"])]
     if len(twice):
         raise UserError(f"{path} answers {twice['image'].iloc[0]} twice: keep one line of each image.")
+    if "grid" in frame and frame["grid"].nunique(dropna=False) > 1:
+        raise UserError(f"{path} holds answers on different grids of places: keep one file for each grid.")
     return frame
 
 
-def _prediction(line: str, where: str) -> dict[str, Any]:
+def _prediction(row: Any, where: str) -> dict[str, Any]:
     mend = "delete the line and run the evaluation again, which answers only what is missing."
-    try:
-        row = json.loads(line)
-    except ValueError:
-        raise UserError(f"{where} is not complete JSON: {mend}") from None
     if not isinstance(row, dict):
         raise UserError(f"{where} is not a JSON object: {mend}")
     missing = [key for key in PREDICTION_KEYS if key not in row]
@@ -154,7 +152,7 @@ def _prediction(line: str, where: str) -> dict[str, Any]:
         raise UserError(f"{where} lacks {', '.join(missing)}: {mend}")
     if row["label"] not in ("yes", "no") or not isinstance(row["raw"], str):
         raise UserError(f"{where} needs a label that is yes or no and a raw text: {mend}")
-    for key in ("image", "benchmark", "category"):
+    for key in ("image", "benchmark", "category", "protocol"):
         if not isinstance(row[key], str) or not row[key].strip():
             raise UserError(f"{where} names no {key} ({row[key]!r}): {mend}")
     for key in ("location", "type"):
@@ -163,6 +161,8 @@ def _prediction(line: str, where: str) -> dict[str, Any]:
     sure = row["p_yes"]
     if sure is not None and not (isinstance(sure, int | float) and 0 <= sure <= 1):
         raise UserError(f"{where} has the p_yes {sure!r}, which is neither null nor between 0 and 1: {mend}")
+    if row.get("grid", GRID) not in range(1, 6):
+        raise UserError(f"{where} has the grid {row['grid']!r}, which is none of 1 to 5: {mend}")
     return row
 
 
@@ -206,17 +206,17 @@ def judge(predictions: pd.DataFrame, parser: str = "fair") -> pd.DataFrame:
 
 def _answers(predictions: pd.DataFrame, parser: str) -> list[Label | None]:
     """What each prediction is read as; a refusal is no answer, whatever words it has ("No, I cannot ...")."""
-    refused = _refused(predictions)
+    refused = flagged(predictions, "refused")
     return [
         None if silent else read_answer(raw, parser) for raw, silent in zip(predictions["raw"], refused, strict=True)
     ]
 
 
-def _refused(predictions: pd.DataFrame) -> NDArray[np.bool_]:
-    """Which predictions are refusals of a model behind an API; only such have the key at all."""
-    if "refused" not in predictions:
+def flagged(predictions: pd.DataFrame, key: str) -> NDArray[np.bool_]:
+    """Which predictions carry a key that only some rows have at all, "refused" or "cut"."""
+    if key not in predictions:
         return np.zeros(len(predictions), dtype=bool)
-    return np.array([value is True for value in predictions["refused"]], dtype=bool)
+    return np.array([value is True for value in predictions[key]], dtype=bool)
 
 
 def _type_name(text: str) -> str | None:
@@ -230,7 +230,7 @@ def _type_name(text: str) -> str | None:
 def parser_table(predictions: pd.DataFrame) -> pd.DataFrame:
     """One row per parser, in percent: balanced accuracy (mean of benchmarks), the points it moves away from ``fair``,
     share unparsed, and the share of answers that it reads otherwise than ``fair`` does."""
-    said = {parser: [read_answer(raw, parser) for raw in predictions["raw"]] for parser in PARSERS}
+    said = {parser: _answers(predictions, parser) for parser in PARSERS}
     groups = [np.flatnonzero(predictions["benchmark"] == name) for name in predictions["benchmark"].unique()]
     labels = list(predictions["label"])
     accuracies = {
@@ -372,9 +372,9 @@ def score(predictions: pd.DataFrame, parser: str = "fair", seed: int = 0) -> pd.
     balanced_accuracy_by_category (mean over a benchmark's categories, images drawn again within each), overkill
     (normal images called defective) and miss (defective ones called normal; what is unparsed is in neither).
     Counts: tp, fn, tn, fp, unparsed; where there are any, refused: the unparsed that a model behind an API would
-    not answer. A metric that a benchmark cannot have (no normal images, say) is NaN and
-    ``note`` says why; then so is its mean. An interval is empty of width where all images of a stratum agree:
-    the bootstrap cannot see further.
+    not answer, and cut: answers that the limit of length ended, read as far as they go. A metric that a benchmark
+    cannot have (no normal images, say) is NaN and ``note`` says why; then so is its mean. An interval is empty of
+    width where all images of a stratum agree: the bootstrap cannot see further.
     """
     judged = judge(predictions, parser)
     judged["is_yes"] = (judged["answer"] == "yes").astype(float)
@@ -386,8 +386,9 @@ def score(predictions: pd.DataFrame, parser: str = "fair", seed: int = 0) -> pd.
     for name, group in groups.items():
         for metric, count in _counts(group).items():
             rows.append(_count_row(name, metric, count, len(group)))
-        if refused := int(_refused(group).sum()):
-            rows.append(_count_row(name, "refused", refused, len(group)))
+        for key in ("refused", "cut"):
+            if count := int(flagged(group, key).sum()):
+                rows.append(_count_row(name, key, count, len(group)))
     return pd.DataFrame(rows)
 
 
@@ -453,8 +454,9 @@ def grounding(
     """
     masks = {(sample.benchmark, sample.image): sample.mask for sample in samples}
     judged = judge(predictions, parser)
+    grid = int(judged["grid"].iloc[0]) if "grid" in judged else GRID
     judged["grounded"] = [
-        _grounded(raw, answer, masks.get((benchmark, image))) if label == "yes" else np.nan
+        _grounded(raw, answer, masks.get((benchmark, image)), grid) if label == "yes" else np.nan
         for raw, answer, benchmark, image, label in zip(
             *(judged[key] for key in ("raw", "answer", "benchmark", "image", "label")), strict=True
         )
@@ -467,13 +469,13 @@ def grounding(
     return pd.DataFrame(_tabulate(found))
 
 
-def _grounded(raw: str, answer: str | None, mask: str | None) -> float:
+def _grounded(raw: str, answer: str | None, mask: str | None, grid: int) -> float:
     if mask is None or not says_where(pixels := read_mask(mask)):
         return np.nan
-    cell = cell_of_words(parse_answer(raw).location or "")
+    cell = cell_of_words(parse_answer(raw).location or "", grid)
     if answer != "yes" or cell is None:
         return 0.0
-    left, top, right, bottom = cell_box(cell, pixels.shape[1], pixels.shape[0])
+    left, top, right, bottom = cell_box(cell, pixels.shape[1], pixels.shape[0], grid)
     return float(pixels[top:bottom, left:right].any())
 
 
@@ -572,7 +574,7 @@ METRICS = {
 
 def signed(row: Mapping[Any, Any] | None) -> str:
     """A difference with its interval as text, a dash where there is none."""
-    if row is None:
+    if row is None or pd.isna(row["value"]):
         return "–"
     return f"{row['value']:+.1f} [{row['low']:+.1f}, {row['high']:+.1f}]".replace("-", "−")
 

@@ -13,7 +13,7 @@ import torch
 from transformers import PreTrainedModel, ProcessorMixin
 
 from iadr1_lib.benchmarks import Sample, open_image
-from iadr1_lib.inference import asking, batches_of
+from iadr1_lib.inference import asking, batches_of, longest_answer
 from iadr1_lib.models import load_model
 from iadr1_lib.protocols import Protocol
 from iadr1_lib.scoring import read_answer
@@ -102,7 +102,7 @@ def measure(
     *,
     prompt: str | Protocol = "bare",
     batch_size: int = 64,
-    max_new_tokens: int = 96,
+    max_new_tokens: int | None = None,
     answer_only: bool = False,
 ) -> Speed:
     """Answer `samples` once, with nothing written; the first batch is asked once before the clock starts.
@@ -114,7 +114,7 @@ def measure(
     model, processor = load_model(model_dir)
     clock = _Clock(model.device)
     timed = _Timed(processor, clock)
-    ask = asking(prompt, max_new_tokens, 0, answer_only)
+    ask = asking(prompt, max_new_tokens or longest_answer(model_dir, prompt), 0, answer_only)
     batches = batches_of(samples, batch_size)
     ask(model, processor, [[open_image(sample.image)] for sample in batches[0]])
     stop = _time_passes(model, clock)

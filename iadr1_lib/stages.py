@@ -28,7 +28,7 @@ from transformers import PreTrainedModel, PrinterCallback, ProcessorMixin, Train
 from transformers.trainer_utils import get_last_checkpoint
 
 from iadr1_lib.models import load_model
-from iadr1_lib.runs import UserError, raise_if_full, read_json, write_json
+from iadr1_lib.runs import UserError, raise_if_full, read_object, write_json
 
 DevScore = Callable[[PreTrainedModel, ProcessorMixin], float]
 _ADVICE = (
@@ -88,8 +88,9 @@ def is_finished(out: Path, wanted: str) -> bool:
     if state.is_main_process:
         _put_in_place(out)  # a kill may have come in between
     state.wait_for_everyone()
-    found: bool = read_json(out / "stage.json", {}).get("fingerprint") == wanted
-    return found and any((out / "model").glob("*.safetensors"))
+    if not any((out / "model").glob("*.safetensors")):
+        return False
+    return bool(read_object(out / "stage.json", {"fingerprint": ""}, fingerprint=str)["fingerprint"] == wanted)
 
 
 def prepare(out: Path, wanted: str) -> str | None:
@@ -104,7 +105,7 @@ def prepare(out: Path, wanted: str) -> str | None:
 
 def _make_ready(work: Path, wanted: str) -> None:
     begun = work / "begun.json"
-    if read_json(begun, {}).get("fingerprint") == wanted:
+    if read_object(begun, {"fingerprint": ""}, fingerprint=str)["fingerprint"] == wanted:
         for checkpoint in (work / "checkpoints").glob("checkpoint-*"):
             fault = checkpoint_fault(checkpoint)
             if fault:
@@ -155,7 +156,7 @@ def checkpoint_fault(checkpoint: Path) -> str | None:
 
 def _seconds_so_far(out: Path) -> float:
     """How long a broken-off run had trained when it saved its last checkpoint."""
-    seconds: float = json.loads((out / "begun.json").read_text()).get("seconds", 0.0)
+    seconds: float = read_object(out / "begun.json").get("seconds", 0.0)
     return seconds
 
 
@@ -235,7 +236,7 @@ class StageLog(TrainerCallback):
 
     def keep_if_best(self, model: PreTrainedModel, step: int, score: float) -> None:
         best_file = self.out / "best.json"
-        best = json.loads(best_file.read_text()) if best_file.exists() else None
+        best = read_object(best_file, dev_score=(int, float))
         if best is None or score > best["dev_score"]:
             save_model(model, self.processor, self.out / _part_saved(model))
             write_json(best_file, {"step": step, "dev_score": score})

@@ -23,7 +23,7 @@ from conftest import ROOT
 from PIL import Image
 from typer.testing import CliRunner
 
-from iadr1_lib import cli
+from iadr1_lib import cli, protocols
 from iadr1_lib.answer import QUESTION
 from iadr1_lib.api_models import endpoint_named, p_yes, predict_remote
 from iadr1_lib.benchmarks import Sample
@@ -458,3 +458,29 @@ def test_expert_ad_says_the_highest_cost_and_keeps_to_pace_and_folder(
     assert f"at most, if no reply were kept: {2 * drawn} requests" in result.stdout and drawn
     assert server.most_at_once == 1 and "Bearer secret" in str(server.seen[0].headers)
     assert len(list((tmp_path / "kept").rglob("*.json"))) == len(server.seen)
+
+
+def test_an_api_model_is_asked_in_the_words_of_the_prompt_mode(
+    server: ApiServer, make: Make, samples: list[Sample], tmp_path: Path
+) -> None:
+    for prompt, words in protocols.PROMPTS.items():
+        server.seen.clear()
+        predict_remote(make(), samples[:1], tmp_path / f"{prompt}.jsonl", prompt=prompt, quiet=True)
+        assert [part["text"] for part in server.seen[0].content if part["type"] == "text"] == [words]
+        assert [message["role"] for message in server.seen[0].body["messages"]] == ["user"]
+
+
+@pytest.mark.parametrize("name", NAMES.values())
+def test_a_reply_that_was_cut_is_counted(
+    server: ApiServer, make: Make, samples: list[Sample], tmp_path: Path, name: str
+) -> None:
+    def cut(number: int, seen: Seen) -> Step:
+        if seen.path.endswith("/messages"):
+            return anthropic_reply("Yes, on the", stop_reason="max_tokens")
+        return openai_reply("Yes, on the", finish_reason="length")
+
+    server.answer = cut
+    out = predict_remote(make(name), samples[:2], tmp_path / "p.jsonl", quiet=True)
+    assert [row["cut"] for row in rows_of(out)] == [True, True]
+    table = score(read_predictions(out))
+    assert table.loc[table["metric"] == "cut", "value"].tolist() == [2]

@@ -225,5 +225,17 @@ def test_a_broken_recording_names_its_line(task: Callable[..., Task], tmp_path: 
     list(record_to(path, RuleTeacher()).write([task()]))
     for broken in ('{"pixels": "a", "atte', '{"pixels": "a"}', "[]"):
         path.write_text(path.read_text().splitlines()[0] + "\n" + broken)
-        with pytest.raises(UserError, match=r"Line 2 of .*r.jsonl is no recorded draft"):
+        with pytest.raises(UserError, match=r"r.jsonl.* line 2"):
             ReplayTeacher(path)
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+def test_a_recording_of_another_encoding(task: Callable[..., Task], tmp_path: Path, encoding: str) -> None:
+    path = tmp_path / "r.jsonl"
+    [draft] = record_to(path, RuleTeacher()).write([task()])
+    path.write_text(path.read_text(encoding="utf-8"), encoding=encoding)
+    if encoding == "utf-16":
+        with pytest.raises(UserError, match="UTF-16"):
+            ReplayTeacher(path)
+    else:
+        assert list(ReplayTeacher(path).write([task()])) == [draft]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -11,12 +12,14 @@ from types import ModuleType
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 from conftest import read_json
 from PIL import Image
 from typer.testing import CliRunner, Result
 
-from iadr1_lib import benchmarks, cli, course, doctor, elpv, synthetic
+from iadr1_lib import batch, benchmarks, cli, cli_options, course, doctor, elpv, synthetic
+from iadr1_lib.answer import parse_answer
 from iadr1_lib.runs import UserError
 
 YES = "<think>A dark line.</think><location>top left</location><type>scratch</type><answer>Yes</answer>"
@@ -76,7 +79,8 @@ def model(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
         return out
 
     fake.predict = predict  # type: ignore[attr-defined]
-    fake.answer_images = lambda model, images, prompt: [text(image) for image in images]  # type: ignore[attr-defined]
+    fake.answerer = lambda model, prompt: lambda images: [text(image) for image in images]  # type: ignore[attr-defined]
+    fake.require_weights = Path  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "iadr1_lib.inference", fake)
     monkeypatch.setattr("iadr1_lib.inference", fake, raising=False)
     return fake
@@ -209,7 +213,7 @@ def test_evaluate_writes_beside_the_caller_by_default(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     assert iadr1("evaluate", "--model", "m", "--data", parts / "bolt").exit_code == 0
-    assert (tmp_path / "evaluation_bolt.json").exists()
+    assert len(list(tmp_path.glob("evaluation_m_bolt_*.json"))) == 1
 
 
 def test_evaluate_names_what_is_wrong_with_the_data(model: ModuleType, parts: Path, tmp_path: Path) -> None:
@@ -352,7 +356,7 @@ def test_inspect_takes_any_picture_and_marks_it(
     size: tuple[int, int],
     suffix: str,
 ) -> None:
-    monkeypatch.setattr(model, "answer_images", lambda model, images, prompt: [YES] * len(images))
+    monkeypatch.setattr(model, "answerer", lambda model, prompt: lambda images: [YES] * len(images))
     path = tmp_path / f"picture.{suffix}"
     Image.new(mode, size).save(path)
     result = iadr1("inspect", "--model", "m", path, path, "--save-marked", tmp_path / "marked")
@@ -367,7 +371,7 @@ def test_inspect_takes_any_picture_and_marks_it(
 def test_inspect_says_when_there_is_no_answer(
     model: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(model, "answer_images", lambda model, images, prompt: ["a brown surface"])
+    monkeypatch.setattr(model, "answerer", lambda model, prompt: lambda images: ["a brown surface"])
     Image.new("RGB", (9, 9)).save(tmp_path / "x.png")
     result = iadr1("inspect", "--model", "m", tmp_path / "x.png", "--save-marked", tmp_path)
     assert result.exit_code == 0 and "a brown surface" in result.output
@@ -594,6 +598,163 @@ def test_evaluate_by_a_protocol_asks_and_reads_by_it(model: Any, parts: Path, tm
 
 def test_a_protocol_needs_a_model_whose_family_is_known(parts: Path, tmp_path: Path) -> None:
     words = ("evaluate", "--data", parts, "--protocol", "fair", "--model")
-    assert "config.json" in complaint(iadr1(*words, tmp_path / "none"))
+    assert "no model folder" in complaint(iadr1(*words, tmp_path / "none"))
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "bert"}))
     assert "bert" in complaint(iadr1(*words, tmp_path))
+
+
+# --- what lies there already, and odd names ---------------------------------------------------------------
+
+
+def test_a_finished_evaluation_stays_until_the_new_one_is_finished(
+    model: ModuleType, parts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, answer = tmp_path / "qwen2.5-vl-3b", model.predict
+    words = ("evaluate", "--model", "m", "--data", parts, "--out", out)
+    assert iadr1(*words).exit_code == 0
+    before = {path: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()}
+    assert set(before) == {out, tmp_path / "qwen2.5-vl-3b.predictions.jsonl"}
+
+    def unchanged(*more: object, status: int = 1) -> str:
+        said = complaint(iadr1(*words, *more), status)
+        assert {path: path.read_bytes() for path in before} == before
+        return said
+
+    def gone(folder: Path) -> Path:
+        raise UserError(f"there is no model folder {folder}")
+
+    unchanged("--parser", "kind", status=2)
+    unchanged("--data", tmp_path / "nowhere")
+    monkeypatch.setattr(model, "require_weights", gone)
+    assert "no model folder" in unchanged()
+    monkeypatch.setattr(model, "require_weights", Path)
+
+    def interrupted(model: Path, samples: list[Any], out: Path, **said: Any) -> Path:
+        answer(model, samples[:3], out, **said)
+        raise UserError("The disk is full: free some space.")
+
+    monkeypatch.setattr(model, "predict", interrupted)
+    assert "3 of 8 answers are kept" in unchanged()
+    monkeypatch.setattr(model, "predict", lambda model, samples, out, **said: answer(model, samples[3:], out, **said))
+    assert iadr1(*words).exit_code == 0  # goes on from the three
+    assert len((tmp_path / "qwen2.5-vl-3b.predictions.jsonl").read_text().splitlines()) == 8
+    assert {path.name for path in tmp_path.iterdir() if path.is_file()} == {path.name for path in before}
+
+
+def test_no_evaluation_takes_the_name_of_another(
+    model: ModuleType, parts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    other = tmp_path / "other" / parts.name
+    other.parent.mkdir()
+    other.symlink_to(parts)
+    copied = tmp_path / "copied" / parts.name
+    shutil.copytree(parts, copied)
+    for place in ("a/sc_grpo/model", "b/sc_grpo/model"):
+        (tmp_path / place).mkdir(parents=True)
+        for data in (parts, copied):
+            for more in ((), ("--prompt", "yes-no")):
+                assert iadr1("evaluate", "--model", place, "--data", data, *more).exit_code == 0
+    assert len(list(tmp_path.glob("evaluation_*.json"))) == 8
+    assert len(list(tmp_path.glob("evaluation_*.predictions.jsonl"))) == 8
+    assert iadr1("evaluate", "--model", tmp_path / "a/sc_grpo/model", "--data", other).exit_code == 0
+    assert len(list(tmp_path.glob("evaluation_*.json"))) == 8  # the same places by other words
+    for name in ("qwen2.5-vl-3b", "qwen2.5-vl-7b"):
+        assert iadr1("evaluate", "--model", "m", "--data", parts, "--out", name).exit_code == 0
+    assert len(list(tmp_path.glob("qwen2.5-vl-?b.predictions.jsonl"))) == 2
+
+
+def test_a_file_that_holds_no_metrics_is_not_overwritten(model: ModuleType, answers: Path, parts: Path) -> None:
+    before = answers.read_bytes()
+    for words in (("score", "--predictions", answers), ("evaluate", "--model", "m", "--data", parts)):
+        assert "holds no metrics" in complaint(iadr1(*words, "--out", answers))
+    assert answers.read_bytes() == before
+
+
+def test_inspect_goes_on_after_a_bad_picture_and_marks_each_in_a_file_of_its_own(
+    model: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[int] = []
+
+    def answerer(model: Path, prompt: str) -> Callable[[list[Image.Image]], list[str]]:
+        return lambda images: asked.append(len(images)) or [NO] * len(images)  # type: ignore[func-returns-value]
+
+    monkeypatch.setattr(model, "answerer", answerer)
+    paths = [tmp_path / place for place in ("a/x/1.png", "b/x/1.png", "a/x/1.jpg", "a/x/2.png")]
+    for path in paths:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (9, 9)).save(path)
+    (tmp_path / "bad.png").write_text("no picture")
+    more = [tmp_path / "bad.png", tmp_path / "gone.png"] + 70 * [paths[-1]]
+    result = iadr1("inspect", "--model", "m", *paths, *more, "--save-marked", tmp_path / "marked")
+    said = complaint(result)
+    assert "2 of 76" in said and "bad.png" in said and "gone.png" in said
+    assert result.stdout.count("answer    no") == 74
+    assert max(asked) <= 32 and len(list((tmp_path / "marked").iterdir())) == 4
+
+
+@pytest.mark.parametrize("text", ["<answer>Yes.</answer>", "<answer>No</answer> Wait. <answer>Yes</answer>", "Maybe"])
+def test_inspect_reads_as_the_one_reader_does(
+    model: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str
+) -> None:
+    monkeypatch.setattr(model, "answerer", lambda model, prompt: lambda images: [text])
+    Image.new("RGB", (9, 9)).save(tmp_path / "x.png")
+    shown = iadr1("inspect", "--model", "m", tmp_path / "x.png").stdout
+    assert f"  answer    {parse_answer(text).answer or 'none that can be read'}" in shown
+
+
+@pytest.mark.parametrize("name", ["line [v2]", "line [/v2]", "[/INST]", "[red]line", ":bug: line"])
+def test_names_that_look_like_markup_are_printed_as_they_are(answers: Path, tmp_path: Path, name: str) -> None:
+    rows = [json.loads(line) | {"benchmark": name} for line in answers.read_text().splitlines()]
+    answers.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    result = iadr1("score", "--predictions", answers)
+    assert result.exit_code == 0 and name in result.stdout
+    cli_options.print_table(pd.DataFrame({name: [name, None], "n": [1.5, float("nan")]}))
+    outcomes = [batch.Outcome("00_a", batch.FAILED, 1.0, name), batch.Outcome("01_b", batch.UP_TO_DATE, note=name)]
+    console = cli_options.make_console()
+    with console.capture() as shown:
+        console.print(batch.outcome_table(outcomes))
+    assert shown.get().count(name) == 2
+
+
+@pytest.mark.parametrize("label", ["yes", "no", "mixed"])
+def test_tables_show_what_is_not_defined_as_a_dash(answers: Path, tmp_path: Path, label: str) -> None:
+    rows = [json.loads(line) for line in answers.read_text().splitlines()]
+    lone = "yes" if label == "mixed" else label
+    chosen = [row | {"benchmark": "one-sided"} for row in rows if row["label"] == lone]
+    chosen += rows if label == "mixed" else []
+    answers.write_text("".join(json.dumps(row) + "\n" for row in chosen))
+    for parser in ("fair", "all"):
+        out = tmp_path / f"{parser}.json"
+        result = iadr1("score", "--predictions", answers, "--parser", parser, "--out", out)
+        assert result.exit_code == 0, result.output
+        assert "–" in result.stdout and "one-sided is not defined" in result.stdout
+        values = {row["name"]: row["value"] for row in read_json(out)["rows"]}
+        assert values["fair/balanced_accuracy/mean"] is None
+
+
+def test_answers_that_were_cut_are_told(answers: Path) -> None:
+    rows = [json.loads(line) for line in answers.read_text().splitlines()]
+    rows = [row | ({"cut": True} if number in (2, 3, 5) else {}) for number, row in enumerate(rows)]
+    answers.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    said = iadr1("score", "--predictions", answers).stdout
+    assert "3 answers reached the limit" in said and "--max-new-tokens" in said
+
+
+@pytest.mark.parametrize("kind", ["bom", "crlf", "utf-16", "cut", "cut and BOM"])
+def test_predictions_as_other_systems_write_them(answers: Path, kind: str) -> None:
+    text = answers.read_text()
+    content = {
+        "bom": text.encode("utf-8-sig"),
+        "crlf": text.replace("\n", "\r\n").encode(),
+        "utf-16": text.encode("utf-16"),
+        "cut": text[:-40].encode(),
+        "cut and BOM": text[:-40].encode("utf-8-sig"),
+    }
+    answers.write_bytes(content[kind])
+    result = iadr1("score", "--predictions", answers)
+    if kind in ("bom", "crlf"):
+        assert result.exit_code == 0 and "100.0" in result.stdout
+    else:
+        said = complaint(result)
+        assert "delete" not in said and ("UTF-16" in said if kind == "utf-16" else "breaks off in line 8" in said)

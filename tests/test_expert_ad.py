@@ -634,3 +634,26 @@ def test_parquet_shows_the_pixels_that_are_learnt(tmp_path: Path) -> None:
             assert shown.convert("RGB").tobytes() == open_image(record.image).tobytes()
         assert row["grid"] == 4
     assert table[1]["image"]["bytes"] == Path(records[1].image).read_bytes()
+
+
+@pytest.mark.parametrize("kind", ["bom", "crlf", "cut in a letter", "utf-16", "damaged in the middle"])
+def test_a_journal_as_other_systems_leave_it_loses_no_decision(make: Maker, tmp_path: Path, kind: str) -> None:
+    journal, samples = tmp_path / "journal.jsonl", [make((3, 3, 9, 9))]
+    expert_ad.build_records(samples, RuleTeacher(0), journal=journal)
+    text = journal.read_text(encoding="utf-8")
+    first, rest = text.split("\n", 1)
+    content = {
+        "bom": text.encode("utf-8-sig"),
+        "crlf": text.replace("\n", "\r\n").encode(),
+        "cut in a letter": text.encode() + '{"image": "ö'.encode()[:-1],
+        "utf-16": text.encode("utf-16"),
+        "damaged in the middle": f"{first}\n{{'a'\n{rest}".encode(),
+    }
+    journal.write_bytes(content[kind])
+    if kind in ("utf-16", "damaged in the middle"):
+        with pytest.raises(UserError, match="UTF-16|line 2"):
+            expert_ad.build_records(samples, RuleTeacher(0), journal=journal)
+        assert journal.read_bytes() == content[kind]
+    else:
+        expert_ad.build_records(samples, RuleTeacher(0), journal=journal)
+        assert journal.read_text(encoding="utf-8") == text

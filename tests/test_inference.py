@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import tiny_vlm
 import torch
 from PIL import Image
 
-from iadr1_lib import inference, speed
+from iadr1_lib import inference, scoring, speed
 from iadr1_lib.answer import QUESTION
 from iadr1_lib.benchmarks import Sample
 from iadr1_lib.inference import generate, predict, prompt_messages
@@ -93,7 +95,7 @@ def test_rows_hold_truth_answer_and_origin(folder: Path, samples: list[Sample], 
     rows = rows_of(out)
     assert [r["image"] for r in rows] == [s.image for s in samples]
     for row, sample in zip(rows, samples, strict=True):
-        assert set(row) == KEYS
+        assert set(row) - {"cut"} == KEYS
         assert (row["label"], row["type"], row["location"]) == (sample.label, sample.type, sample.location)
         assert row["seed"] == 3 and row["prompt"] == "bare" and row["model"].startswith("stage/model@")
         assert row["p_yes"] is None or 0 <= row["p_yes"] <= 1
@@ -182,7 +184,7 @@ def test_with_references_two_pictures_are_shown_and_the_row_names_the_first(
     first = Image.open(samples[0].image).getpixel((48, 48))
     assert shown == [[first, Image.open(s.image).getpixel((48, 48))] for s in samples[1:5]]
     rows = rows_of(out)
-    assert {r["reference"] for r in rows} == {samples[0].image} and set(rows[0]) == KEYS | {"reference"}
+    assert {r["reference"] for r in rows} == {samples[0].image} and set(rows[0]) - {"cut"} == KEYS | {"reference"}
     with pytest.raises(UserError, match="1 pictures have no reference"):
         predict(folder, samples[1:6], tmp_path / "q.jsonl", references=beside, **options)
     assert not (tmp_path / "q.jsonl").exists()
@@ -293,3 +295,94 @@ def test_speed_says_where_the_time_goes(folder: Path, samples: list[Sample]) -> 
     assert found.images == 6 and found.seconds["steps"] > 0
     assert sum(found.seconds.values()) == pytest.approx(6 / found.images_per_second, rel=0.1)
     assert speed.measure(folder, samples, answer_only=True).seconds["steps"] == 0
+
+
+# --- length, grid, resume --------------------------------------------------------------------------------
+
+
+def test_answers_without_their_end_are_marked_as_cut(folder: Path, samples: list[Sample], tmp_path: Path) -> None:
+    model, processor = load_model(folder)
+    images = [[inference.open_image(s.image)] for s in samples]
+    free = generate(model, processor, images, max_new_tokens=4)
+    assert all(said.cut for said in free)  # random weights do not end by themselves
+    model.generation_config.forced_eos_token_id = processor.tokenizer.eos_token_id
+    assert not any(said.cut for said in generate(model, processor, images, max_new_tokens=4))
+    out = predict(folder, samples, tmp_path / "p.jsonl", max_new_tokens=4, quiet=True)
+    assert all(row["cut"] is True for row in rows_of(out))
+    table = scoring.score(scoring.read_predictions(out))
+    assert table.loc[table["metric"] == "cut", "value"].tolist() == [len(samples)]
+    old = [{key: value for key, value in row.items() if key != "cut"} for row in rows_of(out)]
+    out.write_text("".join(json.dumps(row) + "\n" for row in old))
+    table = scoring.score(scoring.read_predictions(out))
+    assert "cut" not in set(table["metric"])
+    assert predict(folder, samples, out, max_new_tokens=4, quiet=True) and rows_of(out) == old  # such rows stay
+
+
+def write_stage(folder: Path, tmp_path: Path, **note: Any) -> Path:
+    """A copy of the model in a stage's folder with a note of the training."""
+    made = shutil.copytree(folder, tmp_path / "stage" / "model")
+    (tmp_path / "stage" / "stage.json").write_text(json.dumps(note))
+    return made
+
+
+@pytest.mark.parametrize(("trained", "longest"), [(None, 96), (50, 96), (400, 500)])
+def test_the_longest_answer_is_the_familys_or_what_training_needs(
+    folder: Path, tmp_path: Path, trained: int | None, longest: int
+) -> None:
+    made = write_stage(folder, tmp_path, **({"answer_tokens": trained} if trained else {}))
+    assert inference.longest_answer(made) == longest
+    for name in ("fair", "released"):
+        assert inference.longest_answer(made, protocol(name, "mini", "tuned")) == longest
+    assert inference.longest_answer(made, protocol("released", "qwen", "tuned")) == 512
+    (made / "config.json").write_text(json.dumps({"model_type": "qwen2_vl"}))
+    assert inference.longest_answer(made) == 512
+    (made.parent / "stage.json").write_text(json.dumps({"answer_tokens": "many"}))
+    with pytest.raises(UserError, match="answer_tokens 'many'"):
+        inference.longest_answer(made)
+
+
+def test_a_model_of_another_grid_is_judged_by_its_own_places(folder: Path, tmp_path: Path) -> None:
+    pixels = np.zeros((60, 60), np.uint8)
+    pixels[32:40, 32:40] = 255  # the center of 3 x 3, the bottom right of 2 x 2
+    Image.fromarray(pixels).save(tmp_path / "mask.png")
+    Image.new("RGB", (60, 60)).save(tmp_path / "a.png")
+    sample = Sample(str(tmp_path / "a.png"), "yes", str(tmp_path / "mask.png"), "hole", "center", "c", "t", "test", "x")
+    unknown = replace(sample, image=str(tmp_path / "b.png"), mask=None, location="center")
+    Image.new("RGB", (60, 60), "red").save(tmp_path / "b.png")
+    made = write_stage(folder, tmp_path, grid=2)
+    out = predict(made, [sample, unknown], tmp_path / "p.jsonl", max_new_tokens=2, quiet=True)
+    rows = rows_of(out)
+    assert [(row["location"], row["grid"]) for row in rows] == [("bottom right", 2), (None, 2)]
+    answer = "<location>bottom right</location><type>hole</type><answer>Yes</answer>"
+    out.write_text("".join(json.dumps(row | {"raw": answer}) + "\n" for row in rows))
+    table = scoring.read_predictions(out)
+    assert scoring.judge(table)["location_right"].tolist()[0] == 1
+    assert scoring.grounding(table, [sample, unknown]).query("benchmark == 't'")["value"].tolist() == [100]
+    predict(folder, [sample, unknown], out, max_new_tokens=2, quiet=True)  # the usual grid: all asked anew
+    assert all("grid" not in row for row in rows_of(out)) and len(rows_of(out)) == 2
+    out.write_text(
+        "".join(json.dumps(row | grid) + "\n" for row, grid in zip(rows, ({"grid": 2}, {"grid": 4}), strict=True))
+    )
+    with pytest.raises(UserError, match="different grids"):
+        scoring.read_predictions(out)
+
+
+@pytest.mark.parametrize("kind", ["bom", "crlf", "no last line end", "cut", "cut in a letter"])
+def test_a_run_goes_on_whatever_wrote_its_file(folder: Path, samples: list[Sample], tmp_path: Path, kind: str) -> None:
+    options: dict[str, Any] = {"batch_size": 2, "max_new_tokens": 4, "quiet": True}
+    whole = predict(folder, samples, tmp_path / "p.jsonl", **options)
+    text = whole.read_text()
+    content = {
+        "bom": text.encode("utf-8-sig"),
+        "crlf": text.replace("\n", "\r\n").encode(),
+        "no last line end": text[:-1].encode(),
+        "cut": text[:-30].encode(),
+        "cut in a letter": (text + '{"image": "gr').encode() + "ö".encode()[:1],
+    }
+    (tmp_path / "q.jsonl").write_bytes(content[kind])
+    assert predict(folder, samples, tmp_path / "q.jsonl", **options).read_text() == text
+    assert not (tmp_path / "q.jsonl.old").exists()
+    (tmp_path / "q.jsonl").write_bytes(text.encode("utf-16"))
+    with pytest.raises(UserError, match="UTF-16"):
+        predict(folder, samples, tmp_path / "q.jsonl", **options)
+    assert (tmp_path / "q.jsonl").read_bytes() == text.encode("utf-16")

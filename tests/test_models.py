@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
+from iadr1_lib import models
 from iadr1_lib.answer import QUESTION, TAGS
 from iadr1_lib.models import (
     IMAGE,
@@ -207,3 +208,53 @@ def test_a_model_that_reads_each_prompt_once_writes_the_same_answers(group_batch
         for model in (plain, once)
     ]
     assert torch.equal(*said)
+
+
+KINDS = {
+    "an adapter": ({"adapter_config.json": "{}", "adapter_model.safetensors": "x"}, "LoRA adapter"),
+    "no JSON": ({"config.json": '{"model_type": "qwen2_vl",'}, "is no JSON"),
+    "UTF-16": ({"config.json": '{"model_type": "qwen2_vl"}'.encode("utf-16")}, "UTF-16"),
+    "a list": ({"config.json": "[]"}, "names no model_type"),
+    "no type": ({"config.json": '{"hidden_size": 32}'}, "names no model_type"),
+    "a type of another shape": ({"config.json": '{"model_type": ["llava"]}'}, "names no model_type"),
+    "text only": ({"config.json": '{"model_type": "qwen2"}', "model.safetensors": "x"}, "type qwen2"),
+    "another format": ({"config.json": '{"model_type": "internvl_chat"}', "model.safetensors": "x"}, "internvl_chat"),
+    "no weights": ({"config.json": '{"model_type": "gemma3"}'}, "holds no weights"),
+    "no processor": ({"config.json": '{"model_type": "llava"}', "model.safetensors": "x"}, "no processor"),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_folder_of_another_kind_is_told_in_a_sentence(tmp_path: Path, kind: str) -> None:
+    files, said = KINDS[kind]
+    for name, content in files.items():
+        (tmp_path / name).write_bytes(content if isinstance(content, bytes) else content.encode())
+    for load in (
+        models.load_model,
+        lambda folder: models.load_for_training(folder, models.ModelSettings()),
+        lambda folder: models.model_folder(models.ModelSettings(str(folder))),
+    ):
+        with pytest.raises(UserError, match=said):
+            load(tmp_path)
+
+
+def test_an_adapter_names_the_merged_model_beside_it(tmp_path: Path) -> None:
+    for name in ("model/config.json", "adapter/adapter_config.json"):
+        (tmp_path / name).parent.mkdir()
+        (tmp_path / name).write_text("{}")
+    with pytest.raises(UserError, match=f"name {tmp_path / 'model'}"):
+        models.load_model(tmp_path / "adapter")
+
+
+@pytest.mark.parametrize("damage", ["cut weights", "values", "tokenizer"])
+def test_a_damaged_model_is_told_in_a_sentence(tmp_path: Path, damage: str) -> None:
+    folder = tiny_vlm.save(tmp_path / "m")
+    weights = folder / "model.safetensors"
+    if damage == "cut weights":
+        weights.write_bytes(weights.read_bytes()[:5000])
+    if damage == "values":
+        (folder / "config.json").write_text('{"model_type": "llava", "text_config": {"model_type": "x"}}')
+    if damage == "tokenizer":
+        (folder / "tokenizer.json").write_text("{")
+    with pytest.raises(UserError, match="cannot be loaded"):
+        models.load_model(folder)

@@ -358,3 +358,23 @@ def test_the_shipped_profiles_plan_all_seven_models_and_the_page_says_which_fit(
     if not fits:
         smaller = {"grpo_micro_batch": 1} if model == "llava-onevision-7b" else {}
         assert fits_whole(plan(model, dataclasses.replace(settings, four_bit=True, **smaller)))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"model_type": "internvl_chat"}',
+        '{"model_type": "qwen2"}',
+        '{"model_type": "gemma3"}',
+        '{"hidden_size": 32}',
+        "[]",
+        "{",
+        '{"model_type": "qwen2_vl", "text_config": {"hidden_size": "x"}}',
+        '{"model_type": "llava", "text_config": {"model_type": "llama", "num_attention_heads": 7}}',
+    ],
+)
+def test_a_configuration_that_cannot_be_planned_is_one_sentence(tmp_path: Path, text: str) -> None:
+    (tmp_path / "config.json").write_text(text)
+    with pytest.raises(UserError) as told:
+        planning.plan(str(tmp_path), planning.PlanSettings())
+    assert "\n" not in str(told.value) and len(str(told.value)) < 500

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from conftest import ROOT
 from made_runs import write_run
 from typer.testing import CliRunner
 
-from iadr1_lib import report, runs, scoring
+from iadr1_lib import batch, paper_tables, report, runs, scoring
 from iadr1_lib.cli import app
 
 # --------------------------------------------------------------------------------------------- one run
@@ -185,6 +186,51 @@ def test_command_without_runs_and_without_shipped_results_says_so(
     assert "name run folders" in done.output
 
 
+def test_what_ships_with_the_project_does_not_count_as_found_by_named_runs(finished_runs: list[Path]) -> None:
+    measured = paper_tables.measured(report.pooled_metrics(finished_runs), found={})
+    own = paper_tables.agreement(measured)
+    assert set(own.loc[own["where"] != "Table 4", "verdict"]) == {paper_tables.NOT_MEASURED}
+    for more in ([], ["--page", str(finished_runs[0].parent / "p.html")]):
+        done = CliRunner().invoke(app, ["report", *map(str, finished_runs), *more])
+        assert paper_tables.in_short(own) in " ".join(done.output.split())
+    page = (finished_runs[0].parent / "p.html").read_text(encoding="utf-8")
+    assert paper_tables.in_short(own) in page and "ablation_grid.json" in page
+
+
+WRONG = ["[]", "{}", "null", "3", '{"rows": []}', '{"rows": [], "provenance": null}', '{"rows": [3], "provenance": {}}']
+WRONG += ['{"rows": [{"name": "x", "value": 1}], "provenance": {}}', '{"rows": {}, "provenance": {}}']
+
+
+@pytest.mark.parametrize("content", WRONG)
+def test_a_metrics_file_of_another_shape_is_named(finished_runs: list[Path], tmp_path: Path, content: str) -> None:
+    folder = shutil.copytree(finished_runs[0], tmp_path / "run")
+    (folder / "metrics.json").write_text(content)
+    done = CliRunner().invoke(app, ["report", str(folder), "--page", str(tmp_path / "p.html")])
+    assert done.exit_code == 1 and "metrics.json" in done.stderr and len(done.stderr.splitlines()) == 1
+    with pytest.raises(runs.UserError, match=r"metrics\.json"):
+        runs.record_metrics(runs.Run("smoke", 0, folder), "00_a", [{"name": "x", "value": 1}])
+        report.recorded(folder)  # a file whose rows are of no evaluation may be added to
+    if content != WRONG[4]:
+        assert (folder / "metrics.json").read_text() == content
+
+
+@pytest.mark.parametrize("content", ["[]", '{"notebooks": []}', '{"notebooks": {"00_a": 3}}', "{}"])
+def test_a_manifest_of_another_shape_is_named(finished_runs: list[Path], tmp_path: Path, content: str) -> None:
+    (tmp_path / "manifest.json").write_text(content)
+    with pytest.raises(runs.UserError, match=r"manifest\.json"):
+        report.notebook_times(tmp_path)
+    with pytest.raises(runs.UserError, match=r"manifest\.json"):
+        batch.Manifest(runs.Run("smoke", 0, tmp_path))
+
+
+@pytest.mark.parametrize("content", ["[]", "{}", '{"seconds": "long", "steps": 3}'])
+def test_a_stages_note_of_another_shape_is_named(tmp_path: Path, content: str) -> None:
+    (tmp_path / "pa_sft").mkdir()
+    (tmp_path / "pa_sft" / "stage.json").write_text(content)
+    with pytest.raises(runs.UserError, match=r"stage\.json"):
+        report.cost(tmp_path)
+
+
 # ---------------------------------------------------------------------------------------------------- README
 
 
@@ -220,3 +266,13 @@ def test_values_that_are_not_defined_show_as_a_dash() -> None:
     row = {"value": None, "low": None, "high": None, "name": "x"}
     assert scoring.level(row) == "–"
     assert pd.isna(report.severity_of("a/b/c/d.png"))
+    assert scoring.signed(row) == "–" and paper_tables.verdict(row) == paper_tables.NOT_MEASURED
+    assert paper_tables.turned(row) == row
+    rows = [{**row, "name": "baseline/always_yes/balanced_accuracy/a"}]
+    rows += [
+        {**row, "name": f"pa_sft/balanced_accuracy/{scoring.MEAN}"},
+        {**row, "name": "difference/sc_grpo-pa_sft/type/pooled"},
+    ]
+    rows += [{**row, "name": "peak memory", "unit": "MiB"}]
+    for table in report.tables(rows):
+        assert not table.isna().to_numpy().any() and "nan" not in table.to_string()

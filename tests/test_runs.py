@@ -410,3 +410,24 @@ def test_killed_run_goes_on_where_it_stopped(course: Course, root: Path, number:
     outcomes = batch.run_notebooks(run, say=lambda line: None)
     assert statuses(outcomes) == [batch.UP_TO_DATE, batch.DONE, batch.DONE]
     assert [times_run(run, name) for name in "abc"] == [1, 2, 1]
+
+
+# ------------------------------------------------------------------------------------- JSON Lines
+
+
+def test_json_lines_are_read_with_their_numbers(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_bytes('\ufeff{"a": "\u2028"}\r\n\n[1]'.encode())
+    assert runs.read_json_lines(path) == [(1, {"a": "\u2028"}), (3, [1])]
+    path.write_bytes(b"{}\n{'a'}\n{}\n")
+    with pytest.raises(UserError, match=r"rows.jsonl, line 2 is no JSON"):
+        runs.read_json_lines(path, unfinished=True)
+    for rest in (b'{"a": 1', b'{"a": "\xc3'):
+        path.write_bytes(b"{}\n" + rest)
+        assert runs.read_json_lines(path, unfinished=True) == [(1, {})]
+        with pytest.raises(UserError, match=r"rows.jsonl.* line 2"):
+            runs.read_json_lines(path)
+    path.write_bytes("{}\n".encode("utf-16"))
+    for unfinished in (True, False):
+        with pytest.raises(UserError, match="UTF-16"):
+            runs.read_json_lines(path, unfinished)
