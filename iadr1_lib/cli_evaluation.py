@@ -386,6 +386,7 @@ def inspect(
     from iadr1_lib import answer, benchmarks, inference
 
     ask = inference.answerer(model, prompt.value)
+    benchmarks.share_depth(images)
     faults = []
     for start in range(0, len(images), AT_ONCE):
         shown = []
