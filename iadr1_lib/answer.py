@@ -370,13 +370,16 @@ def category_of_words(text: str) -> str | None:
 
 _PLACE_WORD = "|".join((*_ROW_WORDS, *_COLUMN_WORDS, *sorted(_CENTRE_WORDS)))
 # "lies on top" says how, not where.
-_PLACE_PHRASE = re.compile(rf"\b(?!(?<=\bon )top\b)(?:{_PLACE_WORD})(?:[\s-]+(?:{_PLACE_WORD}))*\b", re.IGNORECASE)
+_FAR = r"(?:far[\s-]+)?"  # the outer columns of finer grids
+_PLACE_PHRASE = re.compile(
+    rf"\b{_FAR}(?!(?<=\bon )top\b)(?:{_PLACE_WORD})(?:[\s-]+{_FAR}(?:{_PLACE_WORD}))*\b", re.IGNORECASE
+)
 
 
-def place_in_reasoning(reasoning: str) -> str | None:
+def place_in_reasoning(reasoning: str, grid: int = GRID) -> str | None:
     """The cell that a running text names last (it looks around first and decides at the end), or None."""
     phrases = _PLACE_PHRASE.findall(reasoning)
-    return cell_of_words(phrases[-1]) if phrases else None
+    return cell_of_words(phrases[-1], grid) if phrases else None
 
 
 def type_in_reasoning(reasoning: str) -> str | None:

@@ -385,7 +385,7 @@ def inspect(
     """Ask the model about pictures: prints answer, type, location and reasoning."""
     from iadr1_lib import answer, benchmarks, inference
 
-    ask = inference.answerer(model, prompt.value)
+    ask, grid = inference.answerer(model, prompt.value), inference.grid_of(model)
     benchmarks.share_depth(images)
     faults = []
     for start in range(0, len(images), AT_ONCE):
@@ -407,21 +407,21 @@ def inspect(
             ):
                 print(f"  {name:<10}{value or '-'}")
             if save_marked:
-                print(f"  {'marked':<10}{_save_marked(save_marked, path, picture, said)}")
+                print(f"  {'marked':<10}{_save_marked(save_marked, path, picture, said, grid)}")
     if faults:
         raise UserError(f"{len(faults)} of {len(images)} pictures could not be judged. {' '.join(faults)}")
 
 
-def _save_marked(folder: Path, path: Path, picture: Image.Image, said: Any) -> Path:
+def _save_marked(folder: Path, path: Path, picture: Image.Image, said: Any, grid: int) -> Path:
     from iadr1_lib import answer, plots
 
-    cell = answer.cell_of_words(said.location or "")
+    cell = answer.cell_of_words(said.location or "", grid)
     words = [word for word in (said.answer, said.type, said.location) if word]
     folder.mkdir(parents=True, exist_ok=True)
     place = path.resolve()
     digest = hashlib.sha256(str(place).encode()).hexdigest()[:8]  # many pictures are called good/000.png
     target = folder / f"{place.parent.name}_{place.stem}_{digest}_marked.png"
-    plots.mark_cell(picture, cell, ", ".join(words) or "no answer").save(target)
+    plots.mark_cell(picture, cell, ", ".join(words) or "no answer", grid=grid).save(target)
     return target
 
 

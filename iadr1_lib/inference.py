@@ -119,6 +119,12 @@ def stage_note(model_dir: Path | str) -> dict[str, Any]:
     return note
 
 
+def grid_of(model_dir: Path | str) -> int:
+    """Rows and columns of the grid of places that a model was trained with."""
+    grid: int = stage_note(model_dir).get("grid", GRID)
+    return grid
+
+
 @torch.inference_mode()
 def generate(
     model: PreTrainedModel,
@@ -326,7 +332,7 @@ def predict(
     name = (asked.name if asked else str(protocol)) + (ANSWER_ONLY if answer_only else "")
     origin: dict[str, Any] = {"prompt": asked.prompt if asked else prompt, "protocol": name}
     origin |= {"model": model_name(model_dir), "seed": seed}
-    if (grid := stage_note(model_dir).get("grid", GRID)) != GRID:
+    if (grid := grid_of(model_dir)) != GRID:
         origin["grid"] = grid
         samples = [replace(sample, location=_place(sample, grid)) for sample in samples]
     done = finished_images(samples, out, origin, references)

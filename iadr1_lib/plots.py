@@ -28,7 +28,16 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch, Rectangle
 from PIL import Image, ImageDraw, ImageFont
 
-from iadr1_lib.answer import CELLS, DEFECT_TYPES, category_of_words, cell_box, cell_of_words, parse_answer
+from iadr1_lib.answer import (
+    CELLS,
+    DEFECT_TYPES,
+    GRID,
+    category_of_words,
+    cell_box,
+    cell_names,
+    cell_of_words,
+    parse_answer,
+)
 from iadr1_lib.benchmarks import Sample, open_image, read_mask
 from iadr1_lib.records import Record
 from iadr1_lib.runs import UserError
@@ -240,9 +249,9 @@ def record_gallery(told: Sequence[tuple[Record, str]], title: str | None = None)
 
 
 def mark_cell(
-    image: Image.Image, cell: str | None, text: str | None = None, predicted: str | None = None
+    image: Image.Image, cell: str | None, text: str | None = None, predicted: str | None = None, grid: int = GRID
 ) -> Image.Image:
-    """The picture with the 3x3 grid and one cell marked, and a line of text below it.
+    """The picture with its grid of places and one cell marked, and a line of text below it.
 
     Small pictures are enlarged by a whole factor first, so that the frame and the text can be seen; larger
     ones keep their size, and the frame grows with them. ``predicted`` marks a second cell, in blue and inside
@@ -254,12 +263,12 @@ def mark_cell(
     line = max(2, round(min(width, height) / 120))
     if cell is not None or predicted is not None:
         draw = ImageDraw.Draw(marked)
-        for name in CELLS:
-            _frame(draw, cell_box(name, width, height), "#bbbbbb", max(1, line // 4))
+        for name in cell_names(grid):
+            _frame(draw, cell_box(name, width, height, grid), "#bbbbbb", max(1, line // 4))
     if cell is not None:
-        _frame(draw, cell_box(cell, width, height), _TRUTH, line)
+        _frame(draw, cell_box(cell, width, height, grid), _TRUTH, line)
     if predicted is not None:
-        left, top, right, bottom = cell_box(predicted, width, height)
+        left, top, right, bottom = cell_box(predicted, width, height, grid)
         inset = 2 * line
         _frame(draw, (left + inset, top + inset, right - inset, bottom - inset), _PREDICTED, line)
     return _with_text(marked, text) if text else marked

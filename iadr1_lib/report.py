@@ -529,8 +529,8 @@ def ablations_block() -> str:
     told = claims[["claim", "where", "paper", "ours", "verdict"]].rename(columns={"where": "in the paper"})
     verdicts = (
         "The paper's claims, its differences in balanced accuracy and ours, in points. `agrees`: our 95 % interval "
-        "lies on the same side of zero; `open`: it holds zero. No interval is corrected for the number of claims (notebook "
-        "09 has corrected p values). The benchmarks are others, so only the direction can be compared."
+        "lies on the same side of zero; `open`: it holds zero. No interval is corrected for the number of claims "
+        "(notebook 09 has corrected p values). The benchmarks are others, so only the direction can be compared."
     )
     return "\n\n".join([_markdown(ablation_table()), said, _markdown(told), verdicts])
 

@@ -189,7 +189,7 @@ def judge(predictions: pd.DataFrame, parser: str = "fair") -> pd.DataFrame:
     or of the one that a column ``grid`` names.
     """
     judged = predictions.reset_index(drop=True).copy()
-    place = partial(cell_of_words, grid=int(judged["grid"].iloc[0])) if "grid" in judged else cell_of_words
+    place = partial(cell_of_words, grid=_grid_of(judged))
     judged["answer"] = _answers(predictions, parser)
     judged["correct"] = (judged["answer"] == judged["label"]).astype(float)
     said = [parse_answer(raw) for raw in judged["raw"]]
@@ -202,6 +202,11 @@ def judge(predictions: pd.DataFrame, parser: str = "fair") -> pd.DataFrame:
             for truth, tags, answer, label in zip(truths, said, judged["answer"], judged["label"], strict=True)
         ]
     return judged
+
+
+def _grid_of(predictions: pd.DataFrame) -> int:
+    """Rows and columns of the grid whose cells the places are: the paper's, or what the column ``grid`` says."""
+    return int(predictions["grid"].iloc[0]) if "grid" in predictions else GRID
 
 
 def _answers(predictions: pd.DataFrame, parser: str) -> list[Label | None]:
@@ -405,18 +410,18 @@ def agreement(predictions: pd.DataFrame, parser: str = "fair", seed: int = 0) ->
     well (rule "no contradiction" of `verification`); ``reasoning_agrees``: it names the tags' place and type and does
     not oppose. Nothing is compared with the truth here.
     """
-    answers = [parse_answer(raw) for raw in predictions["raw"]]
+    answers, grid = [parse_answer(raw) for raw in predictions["raw"]], _grid_of(predictions)
     said = pd.DataFrame(
         {
             "benchmark": predictions["benchmark"].to_numpy(),
             "yes": [answer == "yes" for answer in _answers(predictions, parser)],
-            "place": [place_in_reasoning(a.reasoning or "") for a in answers],
-            "place_tag": [cell_of_words(a.location or "") for a in answers],
+            "place": [place_in_reasoning(a.reasoning or "", grid) for a in answers],
+            "place_tag": [cell_of_words(a.location or "", grid) for a in answers],
             "type": [type_in_reasoning(a.reasoning or "") for a in answers],
             "type_tag": [_type_name(a.type or "") for a in answers],
         }
     )
-    said["opposes"] = [yes and _opposes(answer) for yes, answer in zip(said["yes"], answers, strict=True)]
+    said["opposes"] = [yes and _opposes(answer, grid) for yes, answer in zip(said["yes"], answers, strict=True)]
     rng = np.random.default_rng(seed)
     found: dict[str, dict[str, _Estimate]] = {}
     for name, everything in said.groupby("benchmark", sort=True):
@@ -433,12 +438,12 @@ def agreement(predictions: pd.DataFrame, parser: str = "fair", seed: int = 0) ->
     return pd.DataFrame(_tabulate(found))
 
 
-def _opposes(answer: Answer) -> bool:
+def _opposes(answer: Answer, grid: int) -> bool:
     """Whether the reasoning before a yes says that nothing is wrong; an endless text is not read."""
     reasoning = answer.reasoning or ""
     if not reasoning or len(reasoning) > MOST_CHARACTERS:
         return False
-    record = Record("", "yes", cell_of_words(answer.location or ""), answer.type, "", reasoning)
+    record = Record("", "yes", cell_of_words(answer.location or "", grid), answer.type, "", reasoning, grid=grid)
     return RULES["no contradiction"].check(record, None) is not None
 
 
@@ -454,7 +459,7 @@ def grounding(
     """
     masks = {(sample.benchmark, sample.image): sample.mask for sample in samples}
     judged = judge(predictions, parser)
-    grid = int(judged["grid"].iloc[0]) if "grid" in judged else GRID
+    grid = _grid_of(judged)
     judged["grounded"] = [
         _grounded(raw, answer, masks.get((benchmark, image)), grid) if label == "yes" else np.nan
         for raw, answer, benchmark, image, label in zip(

@@ -179,6 +179,7 @@ def test_words_of_every_grid_name_their_cell(grid):
     names = cell_names(grid)
     assert len(set(names)) == grid**2
     assert [cell_of_words(f"In the {name.upper()} .", grid) for name in names] == list(names)
+    assert [place_in_reasoning(f"At the {name} . Fine .", grid) for name in names] == list(names)
     assert cell_of_words("somewhere", grid) is None
 
 

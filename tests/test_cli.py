@@ -80,6 +80,7 @@ def model(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
 
     fake.predict = predict  # type: ignore[attr-defined]
     fake.answerer = lambda model, prompt: lambda images: [text(image) for image in images]  # type: ignore[attr-defined]
+    fake.grid_of = lambda model: 3  # type: ignore[attr-defined]
     fake.require_weights = Path  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "iadr1_lib.inference", fake)
     monkeypatch.setattr("iadr1_lib.inference", fake, raising=False)
@@ -693,7 +694,9 @@ def test_inspect_goes_on_after_a_bad_picture_and_marks_each_in_a_file_of_its_own
     assert max(asked) <= 32 and len(list((tmp_path / "marked").iterdir())) == 4
 
 
-@pytest.mark.parametrize("text", ["<answer>Yes.</answer>", "<answer>No</answer> Wait. <answer>Yes</answer>", "Maybe"])
+@pytest.mark.parametrize(
+    "text", ["No", "<answer>Yes.</answer>", "<answer>No</answer> Wait. <answer>Yes</answer>", "Maybe"]
+)
 def test_inspect_reads_as_the_one_reader_does(
     model: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str
 ) -> None:
