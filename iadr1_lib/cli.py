@@ -126,6 +126,7 @@ def train(
     vllm: Annotated[str | None, typer.Option(help="Rollouts by vLLM: off, server or colocate.")] = None,
     vllm_url: Annotated[str | None, typer.Option(help="Where the vLLM server listens.")] = None,
     folder: Annotated[Path | None, typer.Option(help="Run folder, in place of the profile's and seed's own.")] = None,
+    force: Annotated[bool, typer.Option("--force", help="Train a finished stage again.")] = False,
 ) -> None:
     """Train one stage in the run folder; a finished stage whose inputs have not changed is used again."""
     from iadr1_lib import course, engines
@@ -145,7 +146,7 @@ def train(
         raise WrongUse(f"engine single is one process, not {changed.processes}: add --engine ddp, zero3 or fsdp2")
     if changed.vllm not in ("off", "server", "colocate"):
         raise WrongUse(f"unknown --vllm {changed.vllm}: choose off, server or colocate")
-    made = course.train_stage(chosen, stage.value.replace("-", "_"), changed)
+    made = course.train_stage(chosen, stage.value.replace("-", "_"), changed, force)
     if not engines.is_launched():
         print(f"{stage.value} is in {made}")
 

@@ -218,7 +218,7 @@ def stage_records(run: Run, stage: str) -> Path:
     return write_json(made, found[stage])
 
 
-def train_stage(run: Run, stage: str, engine: EngineSettings | None = None) -> Path:
+def train_stage(run: Run, stage: str, engine: EngineSettings | None = None, force: bool = False) -> Path:
     """Train "pa_sft", "sc_grpo" or "control" (or take the finished stage) and return its model folder.
 
     The control is PA-SFT continued on SC-GRPO's pictures, with records written for them: what time buys
@@ -226,13 +226,14 @@ def train_stage(run: Run, stage: str, engine: EngineSettings | None = None) -> P
 
     Args:
         engine: in place of the profile's. With several processes this one starts them and passes on what they print.
+        force: train a finished stage again; it stays until the new one is whole.
     """
     engine = engine or engine_settings(run)
     _require_precision(run, engine)
     if engine.config == engines.SINGLE:
         os.environ.setdefault("CUDA_VISIBLE_DEVICES", "0")  # else the trainers would spread over all GPUs in sight
     if engine.config != engines.SINGLE and not engines.is_launched():
-        return _launch_stage(run, stage, engine)
+        return _launch_stage(run, stage, engine, force)
     from iadr1_lib import models, stages, training
 
     records = stage_records(run, stage)
@@ -252,9 +253,9 @@ def train_stage(run: Run, stage: str, engine: EngineSettings | None = None) -> P
 
             vllm_check.require_passed(model.name)
             vllm = training.VllmSettings(engine.vllm, engine.vllm_url)
-        return training.train_sc_grpo(start, records, out, grpo, run.seed, check, model, vllm)
+        return training.train_sc_grpo(start, records, out, grpo, run.seed, check, model, vllm, force)
     sft = run.profile.settings(stage, training.PaSftSettings)
-    return training.train_pa_sft(start, records, out, sft, run.seed, check, model)
+    return training.train_pa_sft(start, records, out, sft, run.seed, check, model, force)
 
 
 def _tuned(run: Run) -> Path:
@@ -276,7 +277,7 @@ def _require_precision(run: Run, engine: EngineSettings) -> None:
         )
 
 
-def _launch_stage(run: Run, stage: str, engine: EngineSettings) -> Path:
+def _launch_stage(run: Run, stage: str, engine: EngineSettings, force: bool) -> Path:
     """Start the engine's processes, each of which calls `train_stage`, and wait for them."""
     # Once, before there are several processes:
     stage_records(run, stage)
@@ -287,7 +288,7 @@ def _launch_stage(run: Run, stage: str, engine: EngineSettings) -> Path:
     arguments = ["train", "--stage", stage.replace("_", "-"), "--profile", run.profile.name, "--seed", str(run.seed)]
     arguments += ["--folder", str(run.folder), "--model", model_settings(run).name]
     arguments += ["--engine", engine.config, "--processes", str(engine.processes)]
-    arguments += ["--vllm", engine.vllm, "--vllm-url", engine.vllm_url]
+    arguments += ["--vllm", engine.vllm, "--vllm-url", engine.vllm_url, *(["--force"] if force else [])]
     training_processes = engine
     if stage == "sc_grpo":
         from iadr1_lib.training import ScGrpoSettings

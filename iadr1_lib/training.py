@@ -264,6 +264,7 @@ def train_pa_sft(
     seed: int = 0,
     dev_score: DevScore | None = None,
     model: ModelSettings | None = None,
+    force: bool = False,
 ) -> Path:
     """Stage one: next-token loss on the tagged answer with its reasoning (paper, PA-SFT).
 
@@ -272,6 +273,7 @@ def train_pa_sft(
         records: pa_sft.json.
         dev_score: scores the model every `dev_every` steps. Without it the last model is kept.
         model: how its weights are loaded and which of them are trained; its name tells the released learning rate.
+        force: train again what is finished; the finished stage stays until then.
 
     Returns:
         The model folder.
@@ -282,7 +284,7 @@ def train_pa_sft(
     model_dir, records, out, model = require_weights(model_dir), Path(records), Path(out), model or ModelSettings()
     rows = read_rows(records)
     wanted = fingerprint(model_dir, records, settings, model, seed=seed)
-    if is_finished(out, wanted):
+    if is_finished(out, wanted) and not force:
         return out / "model"
     rows = _rows_to_train_on(rows, records, "pa_sft")
     micro_batch = settings.micro_batch or settings.batch // process_state().num_processes
@@ -328,6 +330,7 @@ def train_sc_grpo(
     dev_score: DevScore | None = None,
     model: ModelSettings | None = None,
     vllm: VllmSettings | None = None,
+    force: bool = False,
 ) -> Path:
     """Stage two: GRPO with the structured reward (paper, SC-GRPO), on-policy: each completion serves one step.
 
@@ -339,7 +342,7 @@ def train_sc_grpo(
     model_dir, records, out, model = require_weights(model_dir), Path(records), Path(out), model or ModelSettings()
     rows = read_rows(records)
     wanted = fingerprint(model_dir, records, settings, model, seed=seed)
-    if is_finished(out, wanted):
+    if is_finished(out, wanted) and not force:
         return out / "model"
     rows = _rows_to_train_on(rows, records, "sc_grpo")
     # A bad record, and a batch that cannot be, are told before anything old is cleared away.

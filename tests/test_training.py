@@ -479,6 +479,8 @@ def test_a_finished_stage_stays_until_the_next_is_whole(
 
     with pytest.raises(Killed):
         train(tmp_path, changed, dev_score=breaks)
+    with pytest.raises(Killed):
+        train(tmp_path, settings, dev_score=breaks, force=True)
     train(tmp_path, settings)  # nothing to do: it is still there
     assert {p.name: p.read_bytes() for p in (tmp_path / "model").iterdir()} == old
     # A kill while the new stage takes the old one's place: the next call ends it.
