@@ -205,7 +205,9 @@ def test_a_run_folder_with_records_and_no_drawn_world_trains_without_a_dev_check
 ) -> None:
     from iadr1_lib import training
 
-    def train(start: Any, records: Any, out: Path, settings: Any, seed: int, check: Any, model: Any) -> Path:
+    def train(
+        start: Any, records: Any, out: Path, settings: Any, seed: int, check: Any, model: Any, force: bool
+    ) -> Path:
         assert check is None
         return out
 
