@@ -11,7 +11,6 @@ Everything here is text and arrays; nothing knows of models or files.
 from __future__ import annotations
 
 import re
-import unicodedata
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
@@ -124,8 +123,9 @@ _PATTERN_YES = re.compile(
     r"\s*<answer>\s*[Yy][Ee][Ss]\s*</answer>\s*"
 )
 _PATTERN_NO = re.compile(rf"\s*<think>{_INSIDE}</think>\s*<answer>\s*[Nn][Oo]\s*</answer>\s*")
-# A tag as models write it: in any case, with blanks inside.
-_LOOSE_TAG = re.compile(rf"<(?P<end>\s*/)?\s*(?P<name>{'|'.join(TAG_NAMES)})\s*>", re.IGNORECASE)
+# A tag as models write it: in any case, with blanks inside; some call it <thinking>.
+_LOOSE_TAG = re.compile(rf"<(?P<end>\s*/)?\s*(?P<name>{'|'.join(TAG_NAMES)})(?:(?<=think)ing)?\s*>", re.IGNORECASE)
+_HALF_WIDTH = {wide: wide - 0xFEE0 for wide in range(0xFF01, 0xFF5F)}  # letters and marks of East Asian full width
 # Yes or no that is not part of a longer Latin word; letters of other scripts may touch it.
 _VERDICT = re.compile(r"(?<![a-z0-9\u00c0-\u024f])(?:yes|no)(?![a-z0-9\u00c0-\u024f])", re.IGNORECASE)
 
@@ -206,7 +206,7 @@ def _outside_tags(pieces: list[_Piece]) -> Label | None:
 
 
 def _verdict(text: str) -> Label | None:
-    text = unicodedata.normalize("NFKC", text)
+    text = text.translate(_HALF_WIDTH)
     found = list(_VERDICT.finditer(text))
     if not found:
         return None
@@ -359,7 +359,7 @@ _TERM = re.compile(rf"\b(?:{'|'.join(map(re.escape, sorted(CATEGORY_OF_TERM, key
 
 def terms_in(text: str) -> list[str]:
     """The terms of CATEGORY_OF_TERM that occur in a text as whole words, in its order; longer ones first."""
-    return _TERM.findall(tidy(text.replace("-", " ")))
+    return _TERM.findall(tidy(re.sub("[-_]", " ", text)))
 
 
 def category_of_words(text: str) -> str | None:

@@ -40,8 +40,8 @@ GOOD = "good"  # MVTec-AD's folder name of normal pictures
 # What public sets call their folders: of normal pictures, of defective ones (words that say only that), and of masks.
 # Case and whether "_", "-" or a blank stands between words do not count. A kind of defect may have any other name.
 _FOLDER_NAMES = {
-    "good": "good ok okay normal free clean flawless intact pass passed defect_free defectfree anomaly_free no_defect"
-    " no_defects no_anomaly non_defect non_defective nondefective not_defective non_anomalous",
+    "good": "good ok okay normal io free clean flawless intact pass passed defect_free defectfree anomaly_free"
+    " no_defect no_defects no_anomaly non_defect non_defective nondefective not_defective non_anomalous",
     "bad": "bad ko ng nok nio not_ok not_good no_good def defect defects defective anomaly anomalies anomalous abnormal"
     " fail failed faulty reject rejected",
     "masks": "mask masks label labels ground_truth ground_truths groundtruth gt gts annotation annotations segmentation"
@@ -108,6 +108,7 @@ KINDS = {
     "mask size": "a mask of another size than its picture",
     "empty mask": "a defective picture whose mask marks nothing",
     "mask marks most": "a mask that marks most of its picture, as an inverted one does; says no place",
+    "turned picture": "a square picture with a mark that turns it, and a mask without: whether they fit cannot be told",
     "ambiguous mask": "a defective picture whose mask may be another's, by its name; read without one",
     "defect without mask": "a defective picture without a mask",
     "good in path": "defective, but the path says good: the released evaluation counts it as normal",
@@ -180,7 +181,7 @@ def open_image(path: str | Path) -> Image.Image:
     Raises:
         UserError: the file is missing, is no picture, is cut off, or has more than MAX_PIXELS.
     """
-    return _decode(path, lambda image: to_rgb(image, _DEPTHS.get(os.path.abspath(path))))
+    return _decode(path, lambda image: to_rgb(image, depth_of(path)))
 
 
 _DEPTHS: dict[str, float] = {}  # path of a grey picture of more than 8 bits -> the value that is white in its data set
@@ -202,14 +203,19 @@ def share_depth(paths: Iterable[str | Path]) -> None:
         _DEPTHS.update(dict.fromkeys(alike, _depth(floats, max(alike.values(), default=0))))
 
 
+def depth_of(path: str | Path) -> float | None:
+    """The value that is white in a picture's data set, as :func:`share_depth` found it; None for one of 8 bits."""
+    return _DEPTHS.get(os.path.abspath(path))
+
+
 def known_depths() -> dict[str, float]:
     """What :func:`share_depth` found, for another process to :func:`take_depths` before it opens pictures."""
     return dict(_DEPTHS)
 
 
 def take_depths(depths: Mapping[str, float]) -> None:
-    """Know what another process found."""
-    _DEPTHS.update(depths)
+    """Know what another process found, or what was noted when the data set was read."""
+    _DEPTHS.update({os.path.abspath(path): depth for path, depth in depths.items()})
 
 
 def shrink(image: Image.Image, max_pixels: int | None) -> Image.Image:
@@ -476,8 +482,12 @@ def _type_name(folder_name: str) -> str:
 
 
 def says(name: str) -> str | None:
-    """Whether a folder's name says that its pictures are "good", are "bad" (and no more), or are "masks"."""
-    return _SAYS.get(re.sub(r"[\W_]+", "_", name.casefold()))
+    """Whether a folder's name says that its pictures are "good", are "bad" (and no more), or are "masks".
+
+    A number in it says nothing more: "good_2", "1_bad".
+    """
+    plain = re.sub(r"[\W_]+", "_", name.casefold())
+    return _SAYS.get(plain) or _SAYS.get(re.sub(r"[\d_]+", "_", plain).strip("_"))
 
 
 def mask_folders(folder: Path, root: Path) -> list[Path]:
@@ -486,12 +496,17 @@ def mask_folders(folder: Path, root: Path) -> list[Path]:
 
 
 def kinds_in(folder: Path, places: Iterable[Path], root: Path) -> list[Path]:
-    """The folders of pictures in a folder: all but those of masks. A kind "label" with masks of its own is one, too."""
-    places = list(places)
+    """The folders of pictures in a folder: all but those of masks (also crack_masks beside crack).
+
+    A kind "label" with masks of its own is one, too.
+    """
+    places, folders = list(places), list_folders(folder, root)
+    names = {entry.name for entry in folders}
     return [
         kind
-        for kind in list_folders(folder, root)
-        if says(kind.name) != "masks" or any(os.path.isdir(place / kind.name) for place in places)
+        for kind in folders
+        if (says(kind.name) != "masks" or any(os.path.isdir(place / kind.name) for place in places))
+        and not (_shown_stem(kind) != kind.name and _shown_stem(kind) in names)
     ]
 
 
@@ -507,7 +522,8 @@ def read_kinds(
 ) -> Iterator[Sample | Problem]:
     """The pictures of folders that are each of one kind, normal by name or else defective, with their masks.
 
-    Masks lie in <place>/<kind>, in a folder of masks within the kind, beside the pictures, or in <place> itself.
+    Masks lie in <place>/<kind>, in a folder of masks within the kind, beside the pictures, in <kind>_masks beside the
+    kind, or in <place> itself.
     """
     pictures: dict[Path, list[Path]] = {}
     masks: dict[Path, list[Path]] = {}  # by the folder that they are taken from
@@ -517,7 +533,8 @@ def read_kinds(
         stems = {file.stem for file in files}
         beside = {file: None for file in files if _shown_stem(file) != file.stem and _shown_stem(file) in stems}
         pictures[kind] = [file for file in files if file not in beside]
-        choices = [*(place / kind.name for place in places), *mask_folders(kind, root), kind, *places]
+        own = [entry for entry in list_folders(kind.parent, root) if _shown_stem(entry) == kind.name != entry.name]
+        choices = [*(place / kind.name for place in places), *mask_folders(kind, root), kind, *own, *places]
         if says(kind.name) != "good":
             for choice in choices:
                 masks[choice] = list(beside) if choice == kind else masks_in(choice, root)
@@ -790,12 +807,20 @@ def sample_problems(sample: Sample) -> list[Problem]:
         return [*problems, Problem("unreadable", sample.image, str(error))]
     if size and size != mask.shape[::-1]:
         problems.append(_size_problem(sample, size, (mask.shape[1], mask.shape[0])))
+    elif size and size[0] == size[1] and _is_turned(sample.image) and not _is_turned(mask_files(sample.mask)[0]):
+        told = f"{sample.image} is turned by its EXIF mark, and its mask has none: save the picture upright."
+        problems.append(Problem("turned picture", sample.image, told))
     if not mask.any():
         problems.append(Problem("empty mask", sample.image, f"The mask {sample.mask} marks nothing."))
     elif not says_where(mask):
         told = f"The mask {sample.mask} marks {mask.mean():.0%} of its picture: turn it around if it is inverted."
         problems.append(Problem("mask marks most", sample.image, told))
     return problems
+
+
+def _is_turned(path: str | Path) -> bool:
+    """Whether a picture has an EXIF mark that turns or mirrors it."""
+    return _decode(path, lambda image: image.getexif().get(0x0112, 1) != 1)
 
 
 def _path_problems(sample: Sample) -> list[Problem]:

@@ -164,6 +164,7 @@ def ablate(
     from iadr1_lib import ablations
 
     ablations.study_named(study)
+    require_metrics_file(out)
     if not all(seed.strip().isdigit() for seed in seeds.split(",")):
         raise WrongUse(f"--seeds {seeds} is no list of numbers: write it as 0,1,2")
     chosen = [Run(profile, int(seed)) for seed in seeds.split(",")]
@@ -260,6 +261,10 @@ def expert_ad(
     questions = [labelled(sample, grid) for sample in drawn.sc_grpo]
     made_with = {"seed": seed, "grid": grid, "tries": tries, "version": version("iadr1-lib")}
     made_with |= {"data": [str(folder) for folder in data], "kept out": [str(folder) for folder in test or []]}
+    if not built.records:
+        rejected = expert_ad.write_rejected(built, drawn, out)
+        print_table(expert_ad.rejections_table(expert_ad.report_of(built)))
+        raise UserError(f"no record passed the rules, and no set was written: see {rejected}")
     report = expert_ad.export(built, questions, out, seed=seed, drawn=drawn, made_with=made_with)
     if parquet:
         data_card.write_parquet(built.records, out / "pa_sft.parquet")
@@ -279,8 +284,6 @@ def expert_ad(
         print(f"{in_tests} pictures are of their data set's own test split: do not evaluate on it")
     if (remote := getattr(chosen, "remote", None)) is not None:
         print(remote.spent)
-    if not built.records:
-        raise UserError(f"no record passed the rules: see {out / 'rejected.jsonl'}")
 
 
 def _teacher(

@@ -131,7 +131,7 @@ def evaluate(
 
     A run that was stopped goes on; one that was finished is made anew (from the kept replies, if behind an API).
     """
-    from iadr1_lib import api_models, scoring
+    from iadr1_lib import api_models, benchmarks, scoring
     from iadr1_lib.references import references
 
     manner = {"concurrency": concurrency, "requests_per_minute": requests_per_minute, "key_variable": key_variable}
@@ -154,7 +154,8 @@ def evaluate(
     said = {"model": str(model), "data": str(data), "parser": parser, "shots": shots, "answer_only": answer_only}
     said |= {"prompt": asked.prompt if asked else mode, "protocol": asked.name if asked else COURSE}
     said |= {"reference_kind": reference_kind.value} if shots else {}
-    out = out or _default_out(said | {"seed": seed})
+    where = {"layout": layout, "root": root and str(root.resolve()), "train": train and str(train.resolve())}
+    out = _with_ending(out or _default_out(said | where | {"seed": seed}))
     require_metrics_file(out)
     table = _load(data, layout, root, why=f"iadr1 evaluate --model {model}")
     samples = _test_samples(table, data, one_label)
@@ -168,6 +169,7 @@ def evaluate(
     beside: dict[str, Any] = {}
     if shots:
         pool = [*table, *(_load(train) if train else [])]
+        benchmarks.share_depth(sample.image for sample in pool)
         how: dict[str, Any] = {"kind": reference_kind.value, "seed": seed, "templates": table.templates}
         beside["references"] = references(samples, pool, **how)
     predictions = _beside(out, ".predictions.jsonl")
@@ -215,9 +217,14 @@ def _default_out(said: dict[str, Any]) -> Path:
     return Path(f"evaluation_{words[:100]}_{digest[:8]}.json")
 
 
+def _with_ending(out: Path) -> Path:
+    """The metrics file's name, which ends in .json: a name may have other dots."""
+    return out if out.suffix == ".json" else out.with_name(f"{out.name}.json")
+
+
 def _beside(out: Path, ending: str) -> Path:
-    """What lies beside a metrics file; of a name that may have dots, only a final .json makes way."""
-    return out.with_name(out.name.removesuffix(".json") + ending)
+    """What lies beside a metrics file."""
+    return out.with_name(out.stem + ending)
 
 
 def require_metrics_file(path: Path | None) -> None:
@@ -225,7 +232,7 @@ def require_metrics_file(path: Path | None) -> None:
     try:
         read_metrics_file(path) if path else None
     except UserError as error:
-        raise UserError(f"{path} is there and holds no metrics: name another file for --out ({error})") from error
+        raise UserError(f"{path} is there and holds no metrics: name another file for --out") from error
 
 
 def _tell(scores: pd.DataFrame, table: benchmarks.Table) -> None:
@@ -385,6 +392,8 @@ def inspect(
     """Ask the model about pictures: prints answer, type, location and reasoning."""
     from iadr1_lib import answer, benchmarks, inference
 
+    if save_marked:
+        save_marked.mkdir(parents=True, exist_ok=True)
     ask, grid = inference.answerer(model, prompt.value), inference.grid_of(model)
     benchmarks.share_depth(images)
     faults = []
@@ -396,7 +405,7 @@ def inspect(
             except UserError as error:
                 faults.append(str(error))
         texts = ask([picture for _, picture in shown]) if shown else []
-        for (path, picture), text in zip(shown, texts, strict=True):
+        for (path, picture), (text, cut) in zip(shown, texts, strict=True):
             said = answer.parse_answer(text)
             print(f"{path} ({picture.width} x {picture.height})")
             for name, value in (
@@ -406,6 +415,8 @@ def inspect(
                 ("reasoning", said.reasoning),
             ):
                 print(f"  {name:<10}{value or '-'}")
+            if cut:
+                print("  the answer reached the limit of length and was cut there")
             if save_marked:
                 print(f"  {'marked':<10}{_save_marked(save_marked, path, picture, said, grid)}")
     if faults:
@@ -417,7 +428,6 @@ def _save_marked(folder: Path, path: Path, picture: Image.Image, said: Any, grid
 
     cell = answer.cell_of_words(said.location or "", grid)
     words = [word for word in (said.answer, said.type, said.location) if word]
-    folder.mkdir(parents=True, exist_ok=True)
     place = path.resolve()
     digest = hashlib.sha256(str(place).encode()).hexdigest()[:8]  # many pictures are called good/000.png
     target = folder / f"{place.parent.name}_{place.stem}_{digest}_marked.png"

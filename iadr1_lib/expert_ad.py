@@ -45,7 +45,9 @@ from iadr1_lib.verification import Verifier
 PAPER_SIZES = (2900, 3000)  # PA-SFT with reasoning, SC-GRPO without (paper, section "Expert-AD")
 SHARES = (20, 40, 60, 80)  # percent of PA-SFT's records in the subsets (released code)
 CHUNK = 256  # samples that are measured and written together
-UNUSABLE = frozenset({"unreadable", "mask size", "empty mask", "mask marks most", "defect without mask"})
+UNUSABLE = frozenset(
+    {"turned picture", "unreadable", "mask size", "empty mask", "mask marks most", "defect without mask"}
+)
 SMALLEST_SIDE = 16  # pixels: below it nothing can be measured or seen
 NO_DRAFT = "no draft"  # not a rule: the teacher had no answer; not kept, so that the next run asks again
 
@@ -422,14 +424,19 @@ def export(
     write_json(folder / "sc_grpo.json", [sc_grpo_row(r, i) for i, r in enumerate(sc_grpo)])
     for name, rows in _variants(records, seed, drawn.spare if drawn else ()):
         write_json(folder / "variants" / f"pa_sft_{name}.json", rows)
+    write_rejected(built, drawn, folder)
+    report = report_of(built, sc_grpo, drawn, made_with)
+    write_json(folder / "report.json", report)
+    return report
+
+
+def write_rejected(built: Built, drawn: Drawn | None, folder: Path) -> Path:
+    """Write rejected.jsonl: each picture without a record, and why."""
     turned_away = [
         {"image": row["image"], "label": row["label"], "failed": {"drawing": row["reason"]}}
         for row in (drawn.turned_away if drawn else [])
     ]
-    write_text(folder / "rejected.jsonl", "".join(_line(row) for row in chain(built.rejected, turned_away)))
-    report = report_of(built, sc_grpo, drawn, made_with)
-    write_json(folder / "report.json", report)
-    return report
+    return write_text(folder / "rejected.jsonl", "".join(_line(row) for row in chain(built.rejected, turned_away)))
 
 
 def _variants(

@@ -201,21 +201,22 @@ def _choice(processor: ProcessorMixin, tagged: bool) -> tuple[str, list[int], li
     return decode(yes[:common]), [yes[common]], [no[common]]
 
 
-def answerer(model_dir: Path | str, prompt: str = "bare") -> Callable[[Sequence[Image.Image]], list[str]]:
-    """Load a model once, for raw answers to any number of batches of pictures."""
+def answerer(model_dir: Path | str, prompt: str = "bare") -> Callable[[Sequence[Image.Image]], list[tuple[str, bool]]]:
+    """Load a model once, for raw answers to any number of batches of pictures, and whether each was cut."""
     model, processor = load_model(model_dir)
     length = longest_answer(model_dir)
 
-    def answer(images: Sequence[Image.Image]) -> list[str]:
+    def answer(images: Sequence[Image.Image]) -> list[tuple[str, bool]]:
         shown = [[to_rgb(image)] for image in images]
-        return [text for text, _ in generate(model, processor, shown, prompt=prompt, max_new_tokens=length)]
+        said = generate(model, processor, shown, prompt=prompt, max_new_tokens=length)
+        return [(one[0], one.cut) for one in said]
 
     return answer
 
 
 def answer_images(model_dir: Path | str, images: Sequence[Image.Image], prompt: str = "bare") -> list[str]:
     """Raw answers for pictures of any size and mode."""
-    return answerer(model_dir, prompt)(images)
+    return [text for text, _ in answerer(model_dir, prompt)(images)]
 
 
 def sample_answers(
@@ -313,7 +314,7 @@ def predict(
     """Answer every sample and append to `out` (predictions.jsonl); images already there are not asked again.
 
     A `Protocol` says how to ask, and `prompt` is not looked at; with a name instead, the prompt mode is asked greedily.
-    `max_new_tokens` None means `longest_answer`; of answers that it cuts the rows have cut: true. A
+    `max_new_tokens` None means `longest_answer`; of answers that it cuts the rows have it as `cut`. A
     model that was trained with another grid of places is asked and judged by that grid: then the rows have `grid`. With
     `answer_only` nothing is generated (see `answer_only`).
     With a temperature above 0 each batch has a seed of its own; a run that was stopped inside a batch draws the rest of
@@ -335,11 +336,11 @@ def predict(
     if (grid := grid_of(model_dir)) != GRID:
         origin["grid"] = grid
         samples = [replace(sample, location=_place(sample, grid)) for sample in samples]
-    done = finished_images(samples, out, origin, references)
+    length = max_new_tokens or longest_answer(model_dir, asked or prompt)
+    done = finished_images(samples, out, origin, references, length)
     if all(sample.image in done for sample in samples):
         return out
     model, processor = load_model(model_dir)
-    length = max_new_tokens or longest_answer(model_dir, asked or prompt)
     ask = asking(asked or prompt, length, seed, answer_only)
     todo = [[s for s in batch if s.image not in done] for batch in batches_of(samples, batch_size)]
     start, answered, count = time.time(), 0, sum(map(len, todo))
@@ -347,7 +348,7 @@ def predict(
         decoded = _decoded([batch for batch in todo if batch], asked.max_side if asked else None, references)
         for number, (batch, images) in enumerate(decoded):
             for sample, said in zip(batch, ask(model, processor, images), strict=True):
-                row = prediction_row(sample, *said, origin, cut=said.cut)
+                row = prediction_row(sample, *said, origin, cut=length if said.cut else False)
                 if references:
                     row["reference"] = str(references[sample.image])
                 file.write(json.dumps(row) + "\n")

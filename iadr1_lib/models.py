@@ -19,7 +19,6 @@ import torch
 import transformers
 from numpy.typing import NDArray
 from peft import LoraConfig
-from safetensors import SafetensorError
 from tokenizers import Tokenizer, decoders
 from tokenizers.models import BPE
 from tokenizers.pre_tokenizers import ByteLevel
@@ -214,7 +213,7 @@ def _pretrained(folder: Path, **arguments: Any) -> PreTrainedModel:
         return AutoModelForImageTextToText.from_pretrained(str(folder), **arguments)
     except torch.OutOfMemoryError:
         raise
-    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+    except Exception as error:  # a damaged file breaks transformers in ways of every kind
         raise UserError(
             f"the model in {folder} cannot be loaded ({one_line(error)}): copy or fetch it again"
         ) from error
@@ -256,7 +255,10 @@ def load_model(folder: Path | str, device: str | None = None) -> tuple[PreTraine
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     try:
         processor = load_processor(folder)
-    except (OSError, ValueError, KeyError, AttributeError) as error:
+        processor.apply_chat_template([{"role": "user", "content": [{"type": "text", "text": "word"}]}])
+    except UserError:
+        raise
+    except Exception as error:
         raise UserError(
             f"the processor in {folder} cannot be loaded ({one_line(error)}): copy the base model's"
         ) from error

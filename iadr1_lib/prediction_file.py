@@ -13,14 +13,15 @@ from iadr1_lib.runs import UserError, read_json_lines, write_text
 
 
 def prediction_row(
-    sample: Sample, raw: str, p_yes: float | None, origin: dict[str, Any], cut: bool = False
+    sample: Sample, raw: str, p_yes: float | None, origin: dict[str, Any], cut: int | bool = False
 ) -> dict[str, Any]:
     """A sample with its truth, what the model said, and how it was asked; keys as `scoring.PREDICTION_KEYS`.
 
     `origin` holds prompt, protocol, model and seed (and the grid, where it is not the usual one), which are the same in
-    all rows of a file. An answer that the limit of length ended has the key `cut`.
+    all rows of a file. An answer that the limit of length ended has that limit as `cut` (true, where only the model's
+    provider knows it).
     """
-    return _truth(sample) | {"raw": raw, "p_yes": p_yes} | origin | ({"cut": True} if cut else {})
+    return _truth(sample) | {"raw": raw, "p_yes": p_yes} | origin | ({"cut": cut} if cut else {})
 
 
 def _truth(sample: Sample) -> dict[str, Any]:
@@ -28,13 +29,17 @@ def _truth(sample: Sample) -> dict[str, Any]:
 
 
 def finished_images(
-    samples: Sequence[Sample], out: Path, origin: dict[str, Any], references: Mapping[str, Path] | None = None
+    samples: Sequence[Sample],
+    out: Path,
+    origin: dict[str, Any],
+    references: Mapping[str, Path] | None = None,
+    longest: int = 0,
 ) -> set[str]:
     """Which of the samples' images are already answered in `out`, of which only these answers are kept.
 
     A half-written last line (a killed run) is cut off. Dropped are answers about pictures that are not asked about any
-    more or whose truth has changed, and those of another model, prompt, protocol or seed, or beside another reference;
-    the file as it was then stays as <name>.old.
+    more or whose truth has changed, those of another model, prompt, protocol or seed, or beside another reference, and
+    those that were cut at fewer tokens than `longest`; the file as it was then stays as <name>.old.
     """
     if not out.exists():
         return set()
@@ -48,6 +53,7 @@ def finished_images(
         and asked[row["image"]].items() <= row.items()
         and ("grid" in row) == ("grid" in origin)
         and row.get("reference") == beside.get(row["image"])
+        and not 0 < row.get("cut", 0) < longest
     }
     if len(kept) < len(rows):
         shutil.copyfile(out, out.with_name(out.name + ".old"))

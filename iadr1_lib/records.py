@@ -18,9 +18,11 @@ from iadr1_lib.answer import (
     build_answer,
     build_solution,
     cell_of_mask,
+    cell_of_words,
+    matches_format,
     parse_answer,
 )
-from iadr1_lib.benchmarks import Sample, open_image, read_mask, share_depth
+from iadr1_lib.benchmarks import Sample, depth_of, open_image, read_mask, share_depth, take_depths
 from iadr1_lib.runs import UserError, read_text
 from iadr1_lib.type_names import category_of
 
@@ -82,6 +84,7 @@ def pa_sft_row(record: Record) -> dict[str, Any]:
             {"role": "assistant", "content": record.answer},
         ],
         **_own_grid(record),
+        **_own_depth(record),
     }
 
 
@@ -96,7 +99,7 @@ def one_shot_row(record: Record, reference: str) -> dict[str, Any]:
 def sc_grpo_row(record: Record, number: int) -> dict[str, Any]:
     """A row of sc_grpo.json, in the released format: picture, question and tags, no reasoning."""
     row = {"id": number, "image": _absolute(record.image), "problem": QUESTION, "solution": record.solution}
-    return row | _own_grid(record)
+    return row | _own_grid(record) | _own_depth(record)
 
 
 def _absolute(path: str) -> str:
@@ -107,6 +110,13 @@ def _absolute(path: str) -> str:
 def _own_grid(record: Record) -> dict[str, int]:
     """The grid of places, which the released format does not name, where it is another than the paper's."""
     return {} if record.grid == GRID else {"grid": record.grid}
+
+
+def _own_depth(record: Record) -> dict[str, float]:
+    """The value that is white in the picture's data set, where it is grey of more than 8 bits: all who open it must
+    scale it alike, also those who see a part of the set."""
+    depth = depth_of(record.image)
+    return {} if depth is None else {"depth": depth}
 
 
 # ---------------------------------------------------------------------------------------------- reading
@@ -126,7 +136,7 @@ def read_rows(path: Path, made_by: str = "03_expert_ad") -> list[dict[str, Any]]
         line = f" (line {error.lineno})" if isinstance(error, json.JSONDecodeError) else ""
         raise UserError(f"{path} is not valid JSON{line}: build it again with notebook {made_by}") from error
     rows = values[0] if len(values) == 1 and isinstance(values[0], list) else values
-    if not rows or not all(row and isinstance(row, dict) for row in rows):
+    if not any(row and isinstance(row, dict) for row in rows):
         raise UserError(f"{path} holds no records: build it again with notebook {made_by}")
     return rows
 
@@ -165,7 +175,9 @@ def checked_rows(rows: Sequence[Any], stage: Stage, path: Path, *folders: Path) 
             checked[number] = row | {pictures: [str(find_picture(image, *folders)) for image in row[pictures]]}
         except ValueError as error:
             faults[number] = f"{error}: correct the record, or leave it out"
-    share_depth(image for row in checked.values() for image in row[pictures])
+    noted = {image: row["depth"] for row in checked.values() if "depth" in row for image in row[pictures]}
+    take_depths(noted)
+    share_depth(image for row in checked.values() for image in row[pictures] if image not in noted)
     broken = _broken_pictures(image for row in checked.values() for image in row[pictures])
     for number, row in checked.items():
         if found := [broken[image] for image in row[pictures] if image in broken]:
@@ -190,7 +202,7 @@ def checked_row(row: Any, stage: Stage) -> dict[str, Any]:
     Raises:
         ValueError: the row says too little, or something else; in words without an end.
     """
-    if not isinstance(row, dict):
+    if not isinstance(row, dict) or not row:
         raise ValueError("it is no record")
     if missing := [key for key in KEYS[stage] if key not in row]:
         raise ValueError(f"it has no {' and no '.join(missing)} (only {', '.join(map(str, row))})")
@@ -198,8 +210,10 @@ def checked_row(row: Any, stage: Stage) -> dict[str, Any]:
     images = row[key] if isinstance(row[key], list) else [row[key]]
     if not images or not all(isinstance(image, str) and image.strip() for image in images):
         raise ValueError(f"its key {key} names no picture")
-    if grid_of(row) not in range(1, 6):
+    if type(grid_of(row)) is not int or grid_of(row) not in range(1, 6):
         raise ValueError(f"its grid is {row['grid']!r}, and no number from 1 to 5")
+    if "depth" in row and not (isinstance(row["depth"], int | float) and row["depth"] > 0):
+        raise ValueError(f"its depth is {row['depth']!r}, and no number above 0")
     if stage == "pa_sft":
         turns = _without_marks(_turns(row["messages"]), len(images))
         _tags(turns[-1]["content"])
@@ -284,13 +298,28 @@ def _broken_pictures(images: Iterable[str]) -> dict[str, str]:
 
 
 def row_notes(rows: Sequence[dict[str, Any]], stage: Stage) -> list[str]:
-    """What one may not expect of checked rows, though they can be trained on: repetition, contradiction, one label."""
+    """What one may not expect of checked rows, though they can be trained on.
+
+    Places of another grid, answers of another form, repetition, contradiction, one label.
+    """
     keys = KEYS[stage]
     labels: dict[str, set[str | None]] = {}
-    for row in rows:
+    elsewhere, formless = [], []
+    for number, row in enumerate(rows, start=1):
         said = row["solution"] if stage == "sc_grpo" else row["messages"][-1]["content"]
-        labels.setdefault(json.dumps(row[keys[0]]), set()).add(parse_answer(said).answer)
+        answer = parse_answer(said)
+        labels.setdefault(json.dumps(row[keys[0]]), set()).add(answer.answer)
+        if answer.location and cell_of_words(answer.location, grid_of(row)) is None:
+            elsewhere.append(number)
+        if stage == "pa_sft" and matches_format(said) is None:
+            formless.append(number)
     notes = []
+    if elsewhere:
+        notes.append(
+            f"{len(elsewhere)} records name a place that is no cell of their grid, such as record {elsewhere[0]}"
+        )
+    if formless:
+        notes.append(f"{len(formless)} answers have neither of the two patterns, such as that of record {formless[0]}")
     if again := len(rows) - len({json.dumps([row[key] for key in keys]) for row in rows}):
         notes.append(f"{again} of {len(rows)} records repeat another one, and count as often as they stand there")
     if both := sum(len(found) > 1 for found in labels.values()):

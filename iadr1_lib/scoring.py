@@ -144,6 +144,8 @@ def read_predictions(path: str | Path) -> pd.DataFrame:
 
 
 def _prediction(row: Any, where: str) -> dict[str, Any]:
+    if isinstance(row, list):
+        raise UserError(f"{where} is a list: write one JSON object per line, as `iadr1 evaluate` does.")
     mend = "delete the line and run the evaluation again, which answers only what is missing."
     if not isinstance(row, dict):
         raise UserError(f"{where} is not a JSON object: {mend}")
@@ -161,7 +163,7 @@ def _prediction(row: Any, where: str) -> dict[str, Any]:
     sure = row["p_yes"]
     if sure is not None and not (isinstance(sure, int | float) and 0 <= sure <= 1):
         raise UserError(f"{where} has the p_yes {sure!r}, which is neither null nor between 0 and 1: {mend}")
-    if row.get("grid", GRID) not in range(1, 6):
+    if type(row.get("grid", GRID)) is not int or row.get("grid", GRID) not in range(1, 6):
         raise UserError(f"{where} has the grid {row['grid']!r}, which is none of 1 to 5: {mend}")
     return row
 
@@ -221,7 +223,7 @@ def flagged(predictions: pd.DataFrame, key: str) -> NDArray[np.bool_]:
     """Which predictions carry a key that only some rows have at all, "refused" or "cut"."""
     if key not in predictions:
         return np.zeros(len(predictions), dtype=bool)
-    return np.array([value is True for value in predictions[key]], dtype=bool)
+    return np.array([pd.notna(value) and bool(value) for value in predictions[key]], dtype=bool)
 
 
 def _type_name(text: str) -> str | None:

@@ -93,11 +93,13 @@ def is_finished(out: Path, wanted: str) -> bool:
     return bool(read_object(out / "stage.json", {"fingerprint": ""}, fingerprint=str)["fingerprint"] == wanted)
 
 
-def prepare(out: Path, wanted: str) -> str | None:
-    """Make the folder to work in; the checkpoint to go on from, or None. Unfinished work from other inputs is cleared
-    away, a finished stage is not."""
+def prepare(out: Path, wanted: str, anew: bool = False) -> str | None:
+    """Make the folder to work in; the checkpoint to go on from, or None. Unfinished work from other inputs (all of it,
+    where the stage is to be trained anew) is cleared away, a finished stage is not."""
     state, work = process_state(), work_folder(out)
     if state.is_main_process:
+        if anew:
+            _remove(work)
         _make_ready(work, wanted)
     state.wait_for_everyone()
     return get_last_checkpoint(str(work / "checkpoints")) if (work / "checkpoints").is_dir() else None

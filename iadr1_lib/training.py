@@ -20,6 +20,7 @@ from iadr1_lib import rewards
 from iadr1_lib.answer import parse_answer
 from iadr1_lib.benchmarks import open_image, shrink
 from iadr1_lib.families import family_of, named
+from iadr1_lib.inference import stage_note
 from iadr1_lib.models import (
     ModelSettings,
     freeze,
@@ -290,7 +291,7 @@ def train_pa_sft(
     micro_batch = settings.micro_batch or settings.batch // process_state().num_processes
     passes = accumulation(settings.batch, micro_batch, "records", "pa_sft.micro_batch")
     processor = load_processor(model_dir)
-    resume = prepare(out, wanted)
+    resume = prepare(out, wanted, force)
     known = named(model.name)
     if settings.learning_rate == RELEASED:
         settings = replace(settings, learning_rate=known.pa_sft_rate if known else 1e-5)
@@ -345,10 +346,16 @@ def train_sc_grpo(
     if is_finished(out, wanted) and not force:
         return out / "model"
     rows = _rows_to_train_on(rows, records, "sc_grpo")
+    grid = grid_of(rows[0])
+    if (known := stage_note(model_dir).get("grid", grid)) != grid:
+        raise UserError(
+            f"{model_dir} has learnt places of a grid of {known} x {known} cells, and those of {records} are of {grid} "
+            f"x {grid}: write records with the same grid"
+        )
     # A bad record, and a batch that cannot be, are told before anything old is cleared away.
     dataset = sc_grpo_dataset(alternate_labels(rows, seed), settings.rewards, settings.max_pixels)
     passes = accumulation(settings.prompts * settings.group, settings.micro_batch, "completions", "sc_grpo.micro_batch")
-    resume = prepare(out, wanted)
+    resume = prepare(out, wanted, force)
     processor = load_processor(model_dir)
     config = GRPOConfig(
         **_common(work_folder(out), seed, settings, model),
@@ -378,7 +385,7 @@ def train_sc_grpo(
     log = StageLog(work_folder(out), processor, dev_score, settings, shown)
     trainer = GRPOTrainer(
         model=str(model_dir),  # a path: with beta > 0 TRL loads the reference model from it
-        reward_funcs=rewards.reward_functions(settings.rewards, settings.reward_parts, grid_of(rows[0])),
+        reward_funcs=rewards.reward_functions(settings.rewards, settings.reward_parts, grid),
         args=config,
         train_dataset=dataset,
         processing_class=processor,
@@ -395,7 +402,7 @@ def train_sc_grpo(
             see_each_picture_once(policy.model.vision_tower)
             read_each_prompt_once(policy)
     facts = _facts(wanted, model_dir, settings, model, seed) | {"vllm": asdict(vllm) if vllm else None}
-    facts |= {"grid": grid_of(rows[0]), "answer_tokens": settings.max_completion}
+    facts |= {"grid": grid, "answer_tokens": settings.max_completion}
     return run_stage(trainer, out, model_dir, log, resume, facts)
 
 

@@ -99,6 +99,8 @@ CUT = "<think>There is no rust, but on the left I see a"
         (CUT.upper(), None),
         ("<think>No stain so far.</think>", None),
         ("No stain so far.</think> Yes", "yes"),
+        ("<thinking>No rust.</thinking>Yes", "yes"),
+        ("Part \u2116 12 has a scratch", None),
         (THOUGHT + "<answer>Yes", "yes"),
         (THOUGHT + "<Answer>Yes</ANSWER>", "yes"),
         (THOUGHT + "<answer >Yes< / answer>", "yes"),
@@ -250,6 +252,7 @@ def test_each_term_belongs_to_one_category():
         ("a scratch", "scratch"),
         ("Scratch.", "scratch"),
         ("surface-damage", "damage"),
+        ("missing_parts", "missing parts"),
         ("cracks", "damage"),  # an everyday word that the paper's table lacks
         ("scratch or hole", None),
         ("scratchy", None),

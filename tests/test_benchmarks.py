@@ -108,7 +108,8 @@ def test_a_missing_folder_is_named(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("good", "bad"), [("ok", "ko"), ("Normal", "abnormal"), ("no-defect", "NG"), ("OK", "scratch")]
+    ("good", "bad"),
+    [("ok", "ko"), ("Normal", "abnormal"), ("no-defect", "NG"), ("OK", "scratch"), ("normal_2", "1_bad")],
 )
 def test_normal_pictures_go_by_any_of_the_known_names(tmp_path: Path, good: str, bad: str) -> None:
     for place in (f"train/{good}", f"test/{good}", f"test/{bad}"):
@@ -618,6 +619,18 @@ def test_a_mask_that_marks_most_says_no_place(tree: Path, ground: int) -> None:
     table = b.load_mvtec(tree)
     assert problem_kinds(table) == {"mask marks most": 1, "defect without mask": 1}
     assert [s.location for s in table if s.mask == str(mask)] == [None] and len(b.without_place(table)) == 2
+
+
+@pytest.mark.parametrize(("size", "kind"), [((16, 16), "turned picture"), ((16, 10), "mask size")])
+def test_a_mask_of_the_pixels_of_a_turned_picture_is_told(tmp_path: Path, size: tuple[int, int], kind: str) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.new("RGB", size, "grey").save(tmp_path / "0.jpg", exif=exif)
+    mask = Image.new("L", size)
+    mask.paste(255, (0, 0, 4, 4))
+    mask.save(tmp_path / "0.png")
+    sample = b.Sample(str(tmp_path / "0.jpg"), "yes", str(tmp_path / "0.png"), None, "top left", "a", "s", "test", "x")
+    assert kind in {problem.kind for problem in b.sample_problems(sample)}
 
 
 def test_a_large_defect_has_its_place(tmp_path: Path) -> None:

@@ -79,7 +79,7 @@ def model(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
         return out
 
     fake.predict = predict  # type: ignore[attr-defined]
-    fake.answerer = lambda model, prompt: lambda images: [text(image) for image in images]  # type: ignore[attr-defined]
+    fake.answerer = lambda model, prompt: lambda images: [(text(image), False) for image in images]  # type: ignore[attr-defined]
     fake.grid_of = lambda model: 3  # type: ignore[attr-defined]
     fake.require_weights = Path  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "iadr1_lib.inference", fake)
@@ -357,7 +357,7 @@ def test_inspect_takes_any_picture_and_marks_it(
     size: tuple[int, int],
     suffix: str,
 ) -> None:
-    monkeypatch.setattr(model, "answerer", lambda model, prompt: lambda images: [YES] * len(images))
+    monkeypatch.setattr(model, "answerer", lambda model, prompt: lambda images: [(YES, False)] * len(images))
     path = tmp_path / f"picture.{suffix}"
     Image.new(mode, size).save(path)
     result = iadr1("inspect", "--model", "m", path, path, "--save-marked", tmp_path / "marked")
@@ -372,7 +372,7 @@ def test_inspect_takes_any_picture_and_marks_it(
 def test_inspect_says_when_there_is_no_answer(
     model: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(model, "answerer", lambda model, prompt: lambda images: ["a brown surface"])
+    monkeypatch.setattr(model, "answerer", lambda model, prompt: lambda images: [("a brown surface", True)])
     Image.new("RGB", (9, 9)).save(tmp_path / "x.png")
     result = iadr1("inspect", "--model", "m", tmp_path / "x.png", "--save-marked", tmp_path)
     assert result.exit_code == 0 and "a brown surface" in result.output
@@ -614,7 +614,7 @@ def test_a_finished_evaluation_stays_until_the_new_one_is_finished(
     words = ("evaluate", "--model", "m", "--data", parts, "--out", out)
     assert iadr1(*words).exit_code == 0
     before = {path: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()}
-    assert set(before) == {out, tmp_path / "qwen2.5-vl-3b.predictions.jsonl"}
+    assert {path.name for path in before} == {"qwen2.5-vl-3b.json", "qwen2.5-vl-3b.predictions.jsonl"}
 
     def unchanged(*more: object, status: int = 1) -> str:
         said = complaint(iadr1(*words, *more), status)
@@ -660,16 +660,21 @@ def test_no_evaluation_takes_the_name_of_another(
     assert len(list(tmp_path.glob("evaluation_*.predictions.jsonl"))) == 8
     assert iadr1("evaluate", "--model", tmp_path / "a/sc_grpo/model", "--data", other).exit_code == 0
     assert len(list(tmp_path.glob("evaluation_*.json"))) == 8  # the same places by other words
+    for root in (parts, copied):  # an index says nothing of where its paths start
+        iadr1("evaluate", "--model", "a/sc_grpo/model", "--data", parts, "--layout", "mvtec", "--root", root)
+    assert len(list(tmp_path.glob("evaluation_*.json"))) == 10
     for name in ("qwen2.5-vl-3b", "qwen2.5-vl-7b"):
         assert iadr1("evaluate", "--model", "m", "--data", parts, "--out", name).exit_code == 0
     assert len(list(tmp_path.glob("qwen2.5-vl-?b.predictions.jsonl"))) == 2
 
 
 def test_a_file_that_holds_no_metrics_is_not_overwritten(model: ModuleType, answers: Path, parts: Path) -> None:
-    before = answers.read_bytes()
+    kept = answers.with_suffix(".json")
+    kept.write_text("[1]")
     for words in (("score", "--predictions", answers), ("evaluate", "--model", "m", "--data", parts)):
-        assert "holds no metrics" in complaint(iadr1(*words, "--out", answers))
-    assert answers.read_bytes() == before
+        said = complaint(iadr1(*words, "--out", kept))
+        assert "holds no metrics" in said and "delete" not in said
+    assert kept.read_text() == "[1]"
 
 
 def test_inspect_goes_on_after_a_bad_picture_and_marks_each_in_a_file_of_its_own(
@@ -677,8 +682,8 @@ def test_inspect_goes_on_after_a_bad_picture_and_marks_each_in_a_file_of_its_own
 ) -> None:
     asked: list[int] = []
 
-    def answerer(model: Path, prompt: str) -> Callable[[list[Image.Image]], list[str]]:
-        return lambda images: asked.append(len(images)) or [NO] * len(images)  # type: ignore[func-returns-value]
+    def answerer(model: Path, prompt: str) -> Callable[[list[Image.Image]], list[tuple[str, bool]]]:
+        return lambda images: asked.append(len(images)) or [(NO, False)] * len(images)  # type: ignore[func-returns-value]
 
     monkeypatch.setattr(model, "answerer", answerer)
     paths = [tmp_path / place for place in ("a/x/1.png", "b/x/1.png", "a/x/1.jpg", "a/x/2.png")]
@@ -700,7 +705,7 @@ def test_inspect_goes_on_after_a_bad_picture_and_marks_each_in_a_file_of_its_own
 def test_inspect_reads_as_the_one_reader_does(
     model: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str
 ) -> None:
-    monkeypatch.setattr(model, "answerer", lambda model, prompt: lambda images: [text])
+    monkeypatch.setattr(model, "answerer", lambda model, prompt: lambda images: [(text, False)])
     Image.new("RGB", (9, 9)).save(tmp_path / "x.png")
     shown = iadr1("inspect", "--model", "m", tmp_path / "x.png").stdout
     assert f"  answer    {parse_answer(text).answer or 'none that can be read'}" in shown

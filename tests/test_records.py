@@ -8,11 +8,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from PIL import Image
 
 from iadr1_lib import expert_ad
 from iadr1_lib.answer import QUESTION
+from iadr1_lib.benchmarks import open_image, share_depth, take_depths
 from iadr1_lib.hub import read_snapshot, released_records
 from iadr1_lib.records import Record, checked_row, checked_rows, pa_sft_row, read_rows, row_notes, sc_grpo_row
 from iadr1_lib.runs import UserError
@@ -81,6 +83,8 @@ FAULTS: dict[str, Callable[[Row], Row | None]] = {
     "no location": lambda row: row | {"messages": [user("?"), assistant(YES.replace("Yes", "No"))]},
     "yes or no": lambda row: row | {"messages": [user("?"), assistant("It is fine.")]},
     "no record": lambda row: None,
+    "grid is 4.0": lambda row: row | {"grid": 4.0},
+    "depth is": lambda row: row | {"depth": "12"},
     "grid is 9": lambda row: row | {"grid": 9},
 }
 
@@ -205,6 +209,34 @@ def test_places_of_a_finer_grid_are_read_in_that_grid(sft: list[Row], tmp_path: 
     (tmp_path / "pa_sft.json").write_text(json.dumps([row | {"grid": 4}, row]))
     fine, coarse = read_snapshot(tmp_path)
     assert fine.location == place and coarse.location == "top right"
+
+
+def test_the_bit_depth_of_the_data_set_travels_with_the_records(tmp_path: Path) -> None:
+    """Of a set whose one bright picture is in SC-GRPO's half, PA-SFT's must not look brighter."""
+    paths = [str(tmp_path / f"{n}.png") for n in range(3)]
+    for path, top in zip(paths, (900, 900, 5000), strict=True):
+        Image.fromarray(np.full((9, 9), top, np.uint16)).save(path)
+    share_depth(paths)
+    rows = [pa_sft_row(Record(path, "no", None, None, "a", "I look .", "set")) for path in paths[:2]]
+    seen = open_image(paths[0]).tobytes()
+    take_depths(dict.fromkeys(paths, 1023.0))  # what a process would find that sees these two alone
+    assert open_image(paths[0]).tobytes() != seen
+    checked_rows(json.loads(json.dumps(rows)), "pa_sft", tmp_path / "pa_sft.json", tmp_path)
+    assert open_image(paths[0]).tobytes() == seen
+
+
+def test_places_and_forms_that_are_none_are_told(sft: list[Row], tmp_path: Path) -> None:
+    sft[1]["messages"][-1]["content"] = YES.replace("top left", "somewhere")
+    sft[2]["messages"][-1]["content"] = NO + " Done ."
+    notes = " ".join(row_notes(checked_rows(sft, "pa_sft", tmp_path / "r.json", tmp_path), "pa_sft"))
+    assert "no cell of their grid, such as record 2" in notes and "patterns, such as that of record 3" in notes
+
+
+@pytest.mark.parametrize("line", ["{}", "null", '"text"'])
+def test_what_is_no_record_is_told_by_its_number(sft: list[Row], tmp_path: Path, line: str) -> None:
+    path = tmp_path / "pa_sft.json"
+    path.write_text(json.dumps([*sft[:2], json.loads(line), *sft[2:]]))
+    assert "record 3: it is no record" in told(read_rows(path), "pa_sft", tmp_path)
 
 
 def test_mixed_grids_are_refused(sft: list[Row], tmp_path: Path) -> None:

@@ -512,7 +512,7 @@ def test_two_pictures_of_one_stem_have_no_mask_in_any_layout(tmp_path: Path, lay
         assert tally(table) == {"no": 1, "yes": 2}
 
 
-@pytest.mark.parametrize("masks", ["annotations", "Ground Truth", "segmentation", "GT"])
+@pytest.mark.parametrize("masks", ["annotations", "Ground Truth", "segmentation", "GT", "bad_masks"])
 def test_folders_of_masks_are_no_defects(tmp_path: Path, masks: str) -> None:
     for name in ("good/0.png", "bad/0.png"):
         draw(tmp_path / name)

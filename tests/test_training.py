@@ -479,10 +479,19 @@ def test_a_finished_stage_stays_until_the_next_is_whole(
 
     with pytest.raises(Killed):
         train(tmp_path, changed, dev_score=breaks)
-    with pytest.raises(Killed):
-        train(tmp_path, settings, dev_score=breaks, force=True)
+    log, begun = log_without_times(tmp_path), itertools.count()
+
+    def breaks_late(model: Any, processor: Any) -> float:
+        if next(begun):
+            raise Killed
+        return 1.0
+
+    with pytest.raises(Killed):  # it leaves a checkpoint, and is begun anew all the same
+        train(tmp_path, settings, dev_score=breaks_late, force=True)
     train(tmp_path, settings)  # nothing to do: it is still there
     assert {p.name: p.read_bytes() for p in (tmp_path / "model").iterdir()} == old
+    train(tmp_path, settings, force=True)
+    assert log_without_times(tmp_path) == log
     # A kill while the new stage takes the old one's place: the next call ends it.
     whole = stages._put_in_place
     monkeypatch.setattr(stages, "_put_in_place", lambda out: None)
