@@ -445,6 +445,11 @@ def test_expert_ad_builds_a_set_and_a_second_call_finds_it_done(parts: Path, tmp
     assert {name: (out / name).read_bytes() for name in made} == made
     assert "other settings" in complaint(iadr1(*words, "--tries", 1))
     assert "name another folder" in complaint(iadr1("expert-ad", "--data", parts, "--out", out / "report.json"))
+    (out / "journal.jsonl").unlink()
+    (tmp_path / "silent.jsonl").touch()
+    silent = iadr1(*words, "--teacher", "replay", "--replay", tmp_path / "silent.jsonl")
+    assert "no set was written" in complaint(silent)
+    assert (out / "pa_sft.json").read_bytes() == made["pa_sft.json"]
 
 
 def test_a_path_that_cannot_be_used_is_told_in_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

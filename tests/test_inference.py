@@ -308,7 +308,10 @@ def test_answers_without_their_end_are_marked_as_cut(folder: Path, samples: list
     model.generation_config.forced_eos_token_id = processor.tokenizer.eos_token_id
     assert not any(said.cut for said in generate(model, processor, images, max_new_tokens=4))
     out = predict(folder, samples, tmp_path / "p.jsonl", max_new_tokens=4, quiet=True)
-    assert all(row["cut"] is True for row in rows_of(out))
+    assert all(row["cut"] == 4 for row in rows_of(out))
+    for length in (6, 5):  # a larger limit is a new question, a smaller one is not
+        predict(folder, samples, out, max_new_tokens=length, quiet=True)
+        assert [row["cut"] for row in rows_of(out)] == [6] * len(samples)
     table = scoring.score(scoring.read_predictions(out))
     assert table.loc[table["metric"] == "cut", "value"].tolist() == [len(samples)]
     old = [{key: value for key, value in row.items() if key != "cut"} for row in rows_of(out)]

@@ -246,7 +246,7 @@ def test_an_adapter_names_the_merged_model_beside_it(tmp_path: Path) -> None:
         models.load_model(tmp_path / "adapter")
 
 
-@pytest.mark.parametrize("damage", ["cut weights", "values", "tokenizer"])
+@pytest.mark.parametrize("damage", ["cut weights", "values", "tokenizer", "generation", "template"])
 def test_a_damaged_model_is_told_in_a_sentence(tmp_path: Path, damage: str) -> None:
     folder = tiny_vlm.save(tmp_path / "m")
     weights = folder / "model.safetensors"
@@ -256,5 +256,9 @@ def test_a_damaged_model_is_told_in_a_sentence(tmp_path: Path, damage: str) -> N
         (folder / "config.json").write_text('{"model_type": "llava", "text_config": {"model_type": "x"}}')
     if damage == "tokenizer":
         (folder / "tokenizer.json").write_text("{")
+    if damage == "generation":
+        (folder / "generation_config.json").write_text("[]")
+    if damage == "template":
+        (folder / "chat_template.jinja").write_text("{{ x")
     with pytest.raises(UserError, match="cannot be loaded"):
         models.load_model(folder)
