@@ -645,7 +645,7 @@ def location_confusion(answers: pd.DataFrame, title: str = "Place: truth against
 @_figure
 def severity_curve(
     scores: pd.DataFrame,
-    title: str = "The fainter the defect, the fewer are found",
+    title: str = "Defects found, from barely visible to glaring ones",
     xlabel: str = "severity (0 = barely visible, 1 = glaring)",
     ylabel: str = "defects found (%)",
 ) -> Figure:
