@@ -213,17 +213,17 @@ def _verdict(text: str) -> Label | None:
     first, last = found[0], found[-1]
     if len({word.group().lower() for word in found}) == 1:
         return _label(first.group())
-    if not _is_word(text[: first.start()]) and not re.match(r"\W*(?:/|or\b|and\b)", text[first.end() :]):
+    if not _has_word(text[: first.start()]) and not re.match(r"\W*(?:/|or\b|and\b)", text[first.end() :]):
         return _label(first.group())
     before = text[: last.start()].rstrip(" *_\"'\n")
     return (
         _label(last.group())
-        if before.endswith((":", ",", ".", ";", "!")) and not _is_word(text[last.end() :])
+        if before.endswith((":", ",", ".", ";", "!")) and not _has_word(text[last.end() :])
         else None
     )
 
 
-def _is_word(text: str) -> bool:
+def _has_word(text: str) -> bool:
     return any(character.isalnum() for character in text)
 
 

@@ -36,7 +36,7 @@ def read_prompts(path: str | Path | None = None) -> dict[str, str]:
     except FileNotFoundError as error:
         raise UserError(f"There are no prompts {path}: check the path, or leave it out for the course's own") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} is no YAML ({' '.join(str(error).split())}): mend it") from error
+        raise UserError(f"{path} is no YAML ({' '.join(str(error).split())}): correct it") from error
     if not isinstance(prompts, dict) or not all(isinstance(prompts.get(key), str) for key in PROMPT_KEYS):
         raise UserError(f"{path} must hold a text for each of {', '.join(PROMPT_KEYS)}: add what is missing")
     return {key: prompts[key] for key in PROMPT_KEYS}

@@ -33,8 +33,8 @@ from iadr1_lib.runs import UserError, write_text
 
 IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp"})
 MAX_PIXELS = 89_478_485  # where Pillow begins to warn; a picture of this size takes 270 MB as RGB
-# Sound masks of real sets mark up to 63 % of their picture (patches on steel; of 911 the next marks 50 %), inverted
-# ones all but the defect. At three quarters no sound one is lost, and nine in ten would be known if they were inverted.
+# Sound masks of real sets mark up to 63 % of their picture (tests/test_sources.py looks at all that are at hand),
+# inverted ones all but the defect.
 MOST = 0.75
 GOOD = "good"  # MVTec-AD's folder name of normal pictures
 # What public sets call their folders: of normal pictures, of defective ones (words that say only that), and of masks.

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from iadr1_lib.teachers import Teacher
 
 FAILED, WRONG_USE, STOPPED = 1, 2, 130
-# What the system says of a path that another path mends; anything else is a fault of ours and shows its traceback.
+# System errors that another path avoids; anything else is a fault of ours and shows its traceback.
 REFUSED = {
     *(errno.EACCES, errno.EPERM, errno.EROFS),
     *(errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG),
@@ -46,7 +46,7 @@ REFUSED = {
 
 
 class PoliteGroup(typer.core.TyperGroup):
-    """Turns the errors a user can mend into one line on stderr and an exit status."""
+    """Turns the errors a user can correct into one line on stderr and an exit status."""
 
     def invoke(self, ctx: Any) -> Any:
         try:
@@ -340,14 +340,14 @@ def build_base(
 
 @app.command()
 def doctor() -> None:
-    """Check what the course needs: one OK or FAIL line each, with the mend."""
+    """Check what the course needs: one OK or FAIL line each, with what to do."""
     from iadr1_lib.doctor import examine
 
     failed = 0
     for check in examine():
         print(check, flush=True)
         failed += not check.ok
-    print(f"{failed} to mend" if failed else "all is well: iadr1 run --profile mini")
+    print(f"{failed} to correct" if failed else "all is well: iadr1 run --profile mini")
     if failed:
         raise typer.Exit(FAILED)
 

@@ -404,8 +404,8 @@ def inspect(
                 shown.append((path, benchmarks.open_image(path)))
             except UserError as error:
                 faults.append(str(error))
-        texts = ask([picture for _, picture in shown]) if shown else []
-        for (path, picture), (text, cut) in zip(shown, texts, strict=True):
+        answers = ask([picture for _, picture in shown]) if shown else []
+        for (path, picture), (text, _, cut) in zip(shown, answers, strict=True):
             said = answer.parse_answer(text)
             print(f"{path} ({picture.width} x {picture.height})")
             for name, value in (

@@ -186,7 +186,7 @@ def dev_check(run: Run, count: int | None = None, max_new_tokens: int | None = N
         for start in range(0, len(images), evaluation.batch):
             batch = [[image] for image in images[start : start + evaluation.batch]]
             made = inference.generate(model, processor, batch, max_new_tokens=longest)
-            raw += [text for text, _ in made]
+            raw += [said.raw for said in made]
         return scoring.balanced_accuracy([s.label for s in samples], [scoring.read_answer(t) for t in raw])
 
     return score

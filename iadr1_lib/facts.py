@@ -212,7 +212,7 @@ def _read_notes(path: Path, written: int) -> dict[str, dict[str, Any]]:
     """The notes as of the time `written`: a world drawn again brings new ones. A file of another kind has none."""
     try:
         noted = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError:
+    except ValueError:  # of another program: pictures may lie anywhere
         return {}
     return noted if isinstance(noted, dict) and all(isinstance(note, dict) for note in noted.values()) else {}
 
@@ -234,11 +234,11 @@ def facts_of(sample: Sample, grid: int = GRID) -> Facts:
         raise UserError(f"{sample.image} is defective but has no mask: the rule teacher needs one; leave the image out")
     mask = read_mask(sample.mask)
     if not mask.any():
-        raise UserError(f"The mask {sample.mask} marks nothing: mend it or leave the image out")
+        raise UserError(f"The mask {sample.mask} marks nothing: replace it or leave the image out")
     if not says_where(mask):
-        raise UserError(f"The mask {sample.mask} marks most of its picture: mend it or leave the image out")
+        raise UserError(f"The mask {sample.mask} marks most of its picture: replace it or leave the image out")
     if mask.shape != image.shape[:2]:
-        raise UserError(f"The mask {sample.mask} has another size than its picture: mend it or leave the image out")
+        raise UserError(f"The mask {sample.mask} has another size than its picture: replace it or leave the image out")
     return Facts(
         label="yes",
         location=cell_of_mask(mask, grid),

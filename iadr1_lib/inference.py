@@ -14,7 +14,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from PIL import Image
@@ -37,10 +37,12 @@ ANSWER_ONLY = ", answer only"  # added to the protocol's name: such rows are not
 MORE_THAN_TRAINED = 1.25  # an answer may be somewhat longer than the longest of training; one that is endless is cut
 
 
-class Said(tuple[str, float | None]):
-    """What a model said: raw text and P(Yes), which unpack as a pair; `cut` where the limit came before the end."""
+class Said(NamedTuple):
+    """What a model said: the raw text, P(Yes) where it can be had, and whether the limit of length ended it."""
 
-    cut = False
+    raw: str
+    p_yes: float | None
+    cut: bool = False
 
 
 def prompt_messages(prompt: str | Protocol, images: int = 1) -> list[dict[str, Any]]:
@@ -153,11 +155,12 @@ def generate(
     tag = processor.tokenizer.convert_tokens_to_ids("<answer>")
     tag = None if tag == processor.tokenizer.unk_token_id else tag
     raw = processor.batch_decode(new, skip_special_tokens=True)
-    said = [Said((text, _p_yes(ids, row, yes, no, tag))) for text, ids, row in zip(raw, new, logits, strict=True)]
     ends = torch.as_tensor(model.generation_config.eos_token_id or [], device=new.device)
-    for one, ended in zip(said, torch.isin(new, ends).any(dim=1).tolist(), strict=True):
-        one.cut = not ended
-    return said
+    ended = torch.isin(new, ends).any(dim=1).tolist()
+    return [
+        Said(text, _p_yes(ids, row, yes, no, tag), not whole)
+        for text, ids, row, whole in zip(raw, new, logits, ended, strict=True)
+    ]
 
 
 @torch.inference_mode()
@@ -180,7 +183,7 @@ def answer_only(
     inputs = _inputs(model, processor, images, prompt, forced)
     chances = model(**inputs, logits_to_keep=1, use_cache=False).logits[:, -1].float().log_softmax(-1)
     odds = chances[:, yes].logsumexp(-1) - chances[:, no].logsumexp(-1)
-    return [Said(("Yes" if p > 0.5 else "No", float(p))) for p in odds.sigmoid()]
+    return [Said("Yes" if p > 0.5 else "No", float(p)) for p in odds.sigmoid()]
 
 
 def _answers_in_tags(prompt: str | Protocol) -> bool:
@@ -201,22 +204,21 @@ def _choice(processor: ProcessorMixin, tagged: bool) -> tuple[str, list[int], li
     return decode(yes[:common]), [yes[common]], [no[common]]
 
 
-def answerer(model_dir: Path | str, prompt: str = "bare") -> Callable[[Sequence[Image.Image]], list[tuple[str, bool]]]:
-    """Load a model once, for raw answers to any number of batches of pictures, and whether each was cut."""
+def answerer(model_dir: Path | str, prompt: str = "bare") -> Callable[[Sequence[Image.Image]], list[Said]]:
+    """Load a model once, for answers to any number of batches of pictures."""
     model, processor = load_model(model_dir)
     length = longest_answer(model_dir)
 
-    def answer(images: Sequence[Image.Image]) -> list[tuple[str, bool]]:
+    def answer(images: Sequence[Image.Image]) -> list[Said]:
         shown = [[to_rgb(image)] for image in images]
-        said = generate(model, processor, shown, prompt=prompt, max_new_tokens=length)
-        return [(one[0], one.cut) for one in said]
+        return generate(model, processor, shown, prompt=prompt, max_new_tokens=length)
 
     return answer
 
 
 def answer_images(model_dir: Path | str, images: Sequence[Image.Image], prompt: str = "bare") -> list[str]:
     """Raw answers for pictures of any size and mode."""
-    return [text for text, _ in answerer(model_dir, prompt)(images)]
+    return [said.raw for said in answerer(model_dir, prompt)(images)]
 
 
 def sample_answers(
@@ -235,7 +237,7 @@ def sample_answers(
     torch.manual_seed(seed)
     questions = [[to_rgb(image)] for image in images]
     made = generate(model, processor, questions, max_new_tokens=max_completion, temperature=temperature)
-    return [text for text, _ in made]
+    return [said.raw for said in made]
 
 
 def model_name(model_dir: Path | str) -> str:
@@ -348,7 +350,7 @@ def predict(
         decoded = _decoded([batch for batch in todo if batch], asked.max_side if asked else None, references)
         for number, (batch, images) in enumerate(decoded):
             for sample, said in zip(batch, ask(model, processor, images), strict=True):
-                row = prediction_row(sample, *said, origin, cut=length if said.cut else False)
+                row = prediction_row(sample, said.raw, said.p_yes, origin, cut=length if said.cut else False)
                 if references:
                     row["reference"] = str(references[sample.image])
                 file.write(json.dumps(row) + "\n")

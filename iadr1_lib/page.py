@@ -302,7 +302,7 @@ def _answers(subject: _Subject) -> list[str]:
         answers = report.predictions(folder)
         if answers:
             stage = "sc_grpo" if "sc_grpo" in answers else list(answers)[-1]
-            said = f"After {STAGES[stage]}, in {folder.name}, drawn by lot from each kind; the reasoning is whole."
+            said = f"After {STAGES[stage]}, in {folder.name}, drawn at random from each kind; the reasoning is whole."
             parser = report.parser_of(subject.metrics)
             return [_paragraph(said), gallery(answers[stage], parser=parser), _source(f"predictions/{stage}.jsonl")]
     return [_paragraph("There are no answers beside these results: name a run folder to see some.")]

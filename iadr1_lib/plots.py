@@ -174,7 +174,7 @@ def answer_sheet(
     parser: str = "fair",
     title: str | None = None,
 ) -> Figure:
-    """Right and wrong answers, drawn by lot: the picture with true and predicted cell, below it the answer.
+    """Right and wrong answers, drawn at random: the picture with true and predicted cell, below it the answer.
 
     Args:
         predictions: rows of predictions.jsonl (image, label, location, type, raw).

@@ -23,7 +23,7 @@ from iadr1_lib.answer import (
     parse_answer,
 )
 from iadr1_lib.benchmarks import Sample, depth_of, open_image, read_mask, share_depth, take_depths
-from iadr1_lib.runs import UserError, read_text
+from iadr1_lib.runs import UserError, read_json_lines, read_text
 from iadr1_lib.type_names import category_of
 
 Stage = Literal["pa_sft", "sc_grpo"]
@@ -131,28 +131,19 @@ def read_rows(path: Path, made_by: str = "03_expert_ad") -> list[dict[str, Any]]
     if not Path(path).exists():
         raise UserError(f"{path} is missing: run notebook {made_by} first")
     try:
-        values = _json_values(read_text(path))
-    except (json.JSONDecodeError, RecursionError) as error:
-        line = f" (line {error.lineno})" if isinstance(error, json.JSONDecodeError) else ""
-        raise UserError(f"{path} is not valid JSON{line}: build it again with notebook {made_by}") from error
-    rows = values[0] if len(values) == 1 and isinstance(values[0], list) else values
+        found = json.loads(read_text(path))
+        rows = found if isinstance(found, list) else [found]
+    except json.JSONDecodeError as error:
+        if not error.msg.startswith("Extra data"):  # a whole value, and more: JSON Lines
+            raise UserError(
+                f"{path} is not valid JSON (line {error.lineno}): build it again with notebook {made_by}"
+            ) from error
+        rows = [row for _, row in read_json_lines(path)]
+    except RecursionError as error:
+        raise UserError(f"{path} is not valid JSON: build it again with notebook {made_by}") from error
     if not any(row and isinstance(row, dict) for row in rows):
         raise UserError(f"{path} holds no records: build it again with notebook {made_by}")
     return rows
-
-
-_BLANK = re.compile(r"[ \t\r\n]*")
-
-
-def _json_values(text: str) -> list[Any]:
-    """The values that follow each other in a text: one in JSON, one per line in JSON Lines."""
-    values: list[Any] = []
-    at = len(_BLANK.match(text)[0])  # type: ignore[index]
-    while at < len(text):
-        value, at = json.JSONDecoder().raw_decode(text, at)
-        values.append(value)
-        at = _BLANK.match(text, at).end()  # type: ignore[union-attr]
-    return values
 
 
 def checked_rows(rows: Sequence[Any], stage: Stage, path: Path, *folders: Path) -> list[dict[str, Any]]:

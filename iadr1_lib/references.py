@@ -38,8 +38,9 @@ def references(
 
     Where the index names templates of this kind, they count: the first of the similar ones, a drawn one of the random
     ones. Elsewhere it is a normal training picture of `pool` of the same category, for "random" drawn by seed and file
-    name, for "similar" the one with the likest coarse structure (our measure: how the released index chose its similar
-    ones is not stated). Where all samples and all training pictures are of one category each, its names need not agree.
+    name, for "similar" the one with the most similar coarse structure (our measure: how the released index chose its
+    similar ones is not stated). Where all samples and all training pictures are of one category each, its names need
+    not agree.
 
     Raises:
         UserError: an unknown kind; samples or templates that are not on disk, or samples without a reference, counted.

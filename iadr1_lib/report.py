@@ -565,8 +565,8 @@ def one_shot_table() -> pd.DataFrame:
 def one_shot_block() -> str:
     """The stages asked with a reference picture, and where the numbers come from."""
     said = (
-        "Seed 0, six mini benchmarks, in percent with 95 % intervals. One-shot: the likest normal training picture of "
-        f"the category first. Source: `{ablations.SHIPPED.as_posix()}/mini_*_shot_*.json` "
+        "Seed 0, six mini benchmarks, in percent with 95 % intervals. One-shot: the most similar normal training "
+        f"picture of the category first. Source: `{ablations.SHIPPED.as_posix()}/mini_*_shot_*.json` "
         "(`iadr1 evaluate --data mini`, with `--shots 1` for one-shot; the base with the prompt `yes-no`)."
     )
     return "\n\n".join([_markdown(one_shot_table()), said])

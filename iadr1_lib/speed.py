@@ -126,9 +126,9 @@ def measure(
         with clock.measure("choosing"):  # less what is found inside it, below
             made = ask(model, timed, images)
         with clock.measure("parsing"):
-            for text, _ in made:
-                read_answer(text, "fair")
-        texts += [text for text, _ in made]
+            for said in made:
+                read_answer(said.raw, "fair")
+        texts += [said.raw for said in made]
     whole = clock.now() - start
     stop()
     seconds = {"steps": 0.0} | clock.seconds

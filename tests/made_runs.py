@@ -1,4 +1,4 @@
-"""Run folders as notebooks 04 to 08 leave them, made in a second: pictures drawn, answers by lot."""
+"""Run folders as notebooks 04 to 08 leave them, made in a second: pictures drawn, answers at random."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ PREDICTOR = 57.0  # what each simple predictor reaches
 def write_run(
     folder: Path, world: Path, seed: int, stages: tuple[str, ...] = tuple(SKILL), logs: bool = True
 ) -> runs.Run:
-    """A run folder as notebooks 04 to 08 leave it, with answers made by lot: right with a stage's skill."""
+    """A run folder as notebooks 04 to 08 leave it, with random answers: right with a stage's skill."""
     run = runs.Run("smoke", seed, folder)
     samples = [sample for place in sorted(world.iterdir()) for sample in load_mvtec(place, place.name)]
     lot = random.Random(seed)

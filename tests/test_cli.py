@@ -79,7 +79,7 @@ def model(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
         return out
 
     fake.predict = predict  # type: ignore[attr-defined]
-    fake.answerer = lambda model, prompt: lambda images: [(text(image), False) for image in images]  # type: ignore[attr-defined]
+    fake.answerer = lambda model, prompt: lambda images: [(text(image), None, False) for image in images]  # type: ignore[attr-defined]
     fake.grid_of = lambda model: 3  # type: ignore[attr-defined]
     fake.require_weights = Path  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "iadr1_lib.inference", fake)
@@ -357,7 +357,7 @@ def test_inspect_takes_any_picture_and_marks_it(
     size: tuple[int, int],
     suffix: str,
 ) -> None:
-    monkeypatch.setattr(model, "answerer", lambda model, prompt: lambda images: [(YES, False)] * len(images))
+    monkeypatch.setattr(model, "answerer", lambda model, prompt: lambda images: [(YES, None, False)] * len(images))
     path = tmp_path / f"picture.{suffix}"
     Image.new(mode, size).save(path)
     result = iadr1("inspect", "--model", "m", path, path, "--save-marked", tmp_path / "marked")
@@ -372,7 +372,7 @@ def test_inspect_takes_any_picture_and_marks_it(
 def test_inspect_says_when_there_is_no_answer(
     model: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(model, "answerer", lambda model, prompt: lambda images: [("a brown surface", True)])
+    monkeypatch.setattr(model, "answerer", lambda model, prompt: lambda images: [("a brown surface", None, True)])
     Image.new("RGB", (9, 9)).save(tmp_path / "x.png")
     result = iadr1("inspect", "--model", "m", tmp_path / "x.png", "--save-marked", tmp_path)
     assert result.exit_code == 0 and "a brown surface" in result.output
@@ -687,8 +687,8 @@ def test_inspect_goes_on_after_a_bad_picture_and_marks_each_in_a_file_of_its_own
 ) -> None:
     asked: list[int] = []
 
-    def answerer(model: Path, prompt: str) -> Callable[[list[Image.Image]], list[tuple[str, bool]]]:
-        return lambda images: asked.append(len(images)) or [(NO, False)] * len(images)  # type: ignore[func-returns-value]
+    def answerer(model: Path, prompt: str) -> Callable[[list[Image.Image]], list[tuple[str, None, bool]]]:
+        return lambda images: asked.append(len(images)) or [(NO, None, False)] * len(images)  # type: ignore[func-returns-value]
 
     monkeypatch.setattr(model, "answerer", answerer)
     paths = [tmp_path / place for place in ("a/x/1.png", "b/x/1.png", "a/x/1.jpg", "a/x/2.png")]
@@ -710,7 +710,7 @@ def test_inspect_goes_on_after_a_bad_picture_and_marks_each_in_a_file_of_its_own
 def test_inspect_reads_as_the_one_reader_does(
     model: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str
 ) -> None:
-    monkeypatch.setattr(model, "answerer", lambda model, prompt: lambda images: [(text, False)])
+    monkeypatch.setattr(model, "answerer", lambda model, prompt: lambda images: [(text, None, False)])
     Image.new("RGB", (9, 9)).save(tmp_path / "x.png")
     shown = iadr1("inspect", "--model", "m", tmp_path / "x.png").stdout
     assert f"  answer    {parse_answer(text).answer or 'none that can be read'}" in shown

@@ -144,7 +144,7 @@ def test_both_stages_prediction_and_scoring(
     shown = [[open_image(s.image)] * images for s in pictures[:3]]
     raw = inference.generate(model, processor, shown, max_new_tokens=4)
     assert len(raw) == 3
-    assert 0 <= scoring.balanced_accuracy(["yes", "no", "yes"], [scoring.read_answer(text) for text, _ in raw]) <= 100
+    assert 0 <= scoring.balanced_accuracy(["yes", "no", "yes"], [scoring.read_answer(text) for text, *_ in raw]) <= 100
 
 
 @pytest.mark.parametrize("images", [1, 2])
@@ -237,9 +237,9 @@ def test_adapter_and_merged_model_answer_the_same(
     adapted = PeftModel.from_pretrained(base, str(tmp_path / "s" / "adapter"))
     shown = [[open_image(s.image)] for s in pictures]
     answers = [inference.generate(m, processor, shown, max_new_tokens=6) for m in (model, adapted.eval())]
-    assert [text for text, _ in answers[0]] == [text for text, _ in answers[1]]
+    assert [text for text, *_ in answers[0]] == [text for text, *_ in answers[1]]
     untrained = inference.generate(load_model(start)[0], processor, shown, max_new_tokens=6)
-    assert [text for text, _ in answers[0]] != [text for text, _ in untrained]
+    assert [text for text, *_ in answers[0]] != [text for text, *_ in untrained]
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -254,7 +254,7 @@ def test_an_answer_never_holds_an_image_mark(
         model.lm_head.weight[marks] += 10 * model.lm_head.weight.std()
     model.generation_config.suppress_tokens = marks
     raw = inference.generate(model, processor, [[open_image(s.image)] for s in pictures[:2]], max_new_tokens=8)
-    ids = [processor.tokenizer.encode(text, add_special_tokens=False) for text, _ in raw]
+    ids = [processor.tokenizer.encode(text, add_special_tokens=False) for text, *_ in raw]
     assert not {i for row in ids for i in row} & set(marks)
 
 

@@ -48,7 +48,7 @@ def test_a_batch_of_mixed_sizes_gets_an_answer_each_the_same_twice(folder: Path)
     once = generate(model, processor, images, max_new_tokens=8)
     assert once == generate(model, processor, images, max_new_tokens=8)
     assert len(once) == 4
-    assert all(isinstance(text, str) and (p is None or 0 <= p <= 1) for text, p in once)
+    assert all(isinstance(text, str) and (p is None or 0 <= p <= 1) for text, p, _ in once)
 
 
 def test_one_and_two_pictures_may_share_a_batch(folder: Path) -> None:
@@ -56,7 +56,7 @@ def test_one_and_two_pictures_may_share_a_batch(folder: Path) -> None:
     picture = Image.new("RGB", (96, 96), "red")
     together = generate(model, processor, [[picture], [picture, picture]], max_new_tokens=6)
     alone = [generate(model, processor, [g], max_new_tokens=6)[0] for g in ([picture], [picture, picture])]
-    assert [text for text, _ in together] == [text for text, _ in alone]
+    assert [text for text, *_ in together] == [text for text, *_ in alone]
 
 
 def test_pictures_of_any_mode_are_answered(folder: Path) -> None:
@@ -274,7 +274,7 @@ def test_answer_only_reads_p_yes_where_generation_would_choose(
     assert forced == ("<think></think>" if prompt == "bare" else "")
     assert not forced or processor.tokenizer.decode(yes + no) == "<location><answer>"
     made = inference.answer_only(model, processor, images, prompt=prompt)
-    for group, (word, p) in zip(images, made, strict=True):
+    for group, (word, p, _) in zip(images, made, strict=True):
         text = processor.apply_chat_template(prompt_messages(prompt), add_generation_prompt=True) + forced
         inputs = processor(images=[group], text=[text], return_tensors="pt").to(model.device)
         with torch.inference_mode():

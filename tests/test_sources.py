@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -14,7 +15,7 @@ from PIL import Image
 
 from iadr1_lib import sources
 from iadr1_lib.answer import CELLS, DEFECT_TYPES
-from iadr1_lib.benchmarks import KINDS, Sample, check_health, health_table, open_image
+from iadr1_lib.benchmarks import KINDS, MOST, Sample, check_health, health_table, open_image, read_mask
 from iadr1_lib.runs import UserError
 from iadr1_lib.sources import LAYOUTS, cut_kolektor, find_layout, load_samples, read_index, write_index
 
@@ -520,6 +521,15 @@ def test_folders_of_masks_are_no_defects(tmp_path: Path, masks: str) -> None:
     assert [(s.label, s.type, s.location) for s in load_samples(tmp_path)] == [
         ("yes", None, "top left"), ("no", None, None),
     ]  # fmt: skip
+
+
+def test_no_sound_mask_of_a_real_set_marks_too_much_to_say_where(shared: Path) -> None:
+    files = list((shared / "real" / "SD-saliency-900" / "Ground truth").rglob("*.png"))
+    for root in (*(shared / "samples").iterdir(), *(shared / "real").iterdir()):
+        with contextlib.suppress(UserError):  # no layout that can be read
+            files += [Path(sample.mask) for sample in load_samples(root, strict=False) if sample.mask]
+    shares = [read_mask(file).mean() for file in files]
+    assert len(shares) > 800 and 0.6 < max(shares) < 0.65 < MOST
 
 
 def test_normal_pictures_of_dagm_are_not_defective_by_a_part_of_a_word(tmp_path: Path) -> None:
