@@ -188,9 +188,10 @@ def test_the_dev_score_is_balanced_accuracy_on_dev_pictures_in_percent(
 
     seen: list[Any] = []
 
-    def always_yes(model: Any, processor: Any, batch: list[Any], **_: Any) -> list[tuple[str, float]]:
+    def always_yes(model: Any, processor: Any, batch: list[Any], **_: Any) -> list[inference.Said]:
         seen.extend(batch)
-        return [("<think>x</think><location>top</location><type>hole</type><answer>Yes</answer>", 0.9) for _ in batch]
+        text = "<think>x</think><location>top</location><type>hole</type><answer>Yes</answer>"
+        return [inference.Said(text, 0.9, None) for _ in batch]
 
     monkeypatch.setattr(inference, "generate", always_yes)
     assert course.dev_check(run)(None, None) == pytest.approx(50)
