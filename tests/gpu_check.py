@@ -29,6 +29,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal
 
+from iadr1_lib.models import load_processor
+
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(Path(__file__).parent)]
 
@@ -41,12 +43,20 @@ from PIL import Image  # noqa: E402
 from transformers import AutoModelForImageTextToText  # noqa: E402
 from trl import GRPOConfig, GRPOTrainer, SFTConfig  # noqa: E402
 
-from iadr1_lib import inference, planning, speed, training  # noqa: E402
-from iadr1_lib.families import MODELS  # noqa: E402
-from iadr1_lib.models import ModelSettings, load_model  # noqa: E402
+from iadr1_lib.evaluation import prediction, speed  # noqa: E402
+from iadr1_lib.models import (  # noqa: E402
+    MODELS,
+    ModelSettings,
+    load_model,
+)
 from iadr1_lib.runs import base_model_dir, hardware, load_profile  # noqa: E402
-from iadr1_lib.stages import StageLog  # noqa: E402
-from iadr1_lib.training import PaSftSettings, ScGrpoSettings  # noqa: E402
+from iadr1_lib.training import (  # noqa: E402
+    PaSftSettings,
+    ScGrpoSettings,
+    StageLog,
+    trainers,
+)
+from iadr1_lib.training import plan as planning  # noqa: E402
 
 PART_SECONDS = 200  # a part that takes longer is ended
 PICTURES = 60  # answered by both devices
@@ -134,7 +144,7 @@ def write_records(case: Case, folder: Path, model: Path, shape: tuple[int, int],
     for number, path in enumerate(paths):
         noise = np.random.default_rng(number).integers(0, 256, (*shape, 3), dtype=np.uint8)
         Image.fromarray(noise).save(path, compress_level=1)
-    processor = training.load_processor(model)
+    processor = load_processor(model)
     marks = processor.apply_chat_template([{"role": "user", "content": ""}], add_generation_prompt=True)
     asked = "x" * max(1, planning.PROMPT_TEXT - len(processor.tokenizer(marks).input_ids))  # a letter is a token
     tags = "<think></think><answer>No</answer>"
@@ -237,17 +247,17 @@ def measure(case: Case, folder: Path, small: bool) -> dict[str, Any]:
     planned = next(stage for stage in plan.stages if stage.stage == case.stage)
     records = write_records(case, folder / "records", start, plan.tokens.worst_shape, rows, answer)
 
-    setattr(training, "StageLog", Watch)  # noqa: B010 (a class of another module)
-    setattr(training, "SFTConfig", lambda **said: SFTConfig(**said | {"logging_steps": 1}))  # noqa: B010
-    setattr(training, "GRPOConfig", lambda **said: GRPOConfig(**said | {"logging_steps": 1}))  # noqa: B010
-    setattr(training, "fingerprint", lambda *args, **said: "not for reuse")  # noqa: B010 (it reads all the weights)
-    honest = training.rewards.reward_functions
-    training.rewards.reward_functions = lambda *args: [spread, *honest(*args)[1:]]  # type: ignore[list-item]
+    setattr(trainers, "StageLog", Watch)  # noqa: B010 (a class of another module)
+    setattr(trainers, "SFTConfig", lambda **said: SFTConfig(**said | {"logging_steps": 1}))  # noqa: B010
+    setattr(trainers, "GRPOConfig", lambda **said: GRPOConfig(**said | {"logging_steps": 1}))  # noqa: B010
+    setattr(trainers, "fingerprint", lambda *args, **said: "not for reuse")  # noqa: B010 (it reads all the weights)
+    honest = trainers.rewards.reward_functions
+    trainers.rewards.reward_functions = lambda *args: [spread, *honest(*args)[1:]]  # type: ignore[list-item]
     note_memory_of_generation()
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()
     started = time.perf_counter()
-    train: Any = training.train_pa_sft if case.stage == "pa_sft" else training.train_sc_grpo
+    train: Any = trainers.train_pa_sft if case.stage == "pa_sft" else trainers.train_sc_grpo
     with suppress(Enough):
         train(start, records, folder / "stage" / case.name, settings, model=model)
     logs = [log for log in Watch.logs if "loss" in log]
@@ -279,12 +289,12 @@ def resume(folder: Path) -> dict[str, Any]:
     samples = tiny_vlm.draw_samples(folder / "pictures")
     files = dict(zip(("pa_sft", "sc_grpo"), tiny_vlm.write_records(samples, folder), strict=True))
     start = tiny_vlm.save(folder / "tiny")
-    honest = training.rewards.reward_functions
-    training.rewards.reward_functions = lambda *args: [test_training.consistency_reward, *honest(*args)[1:]]  # type: ignore[list-item]
+    honest = trainers.rewards.reward_functions
+    trainers.rewards.reward_functions = lambda *args: [test_training.consistency_reward, *honest(*args)[1:]]  # type: ignore[list-item]
     found: dict[str, Any] = {"ok": True}
     for stage, train, settings in (
-        ("pa_sft", training.train_pa_sft, replace(test_training.SFT, keep="last")),
-        ("sc_grpo", training.train_sc_grpo, replace(test_training.GRPO, keep="last")),
+        ("pa_sft", trainers.train_pa_sft, replace(test_training.SFT, keep="last")),
+        ("sc_grpo", trainers.train_sc_grpo, replace(test_training.GRPO, keep="last")),
     ):
         run: Any = partial(train, start, files[stage])
         whole, broken = folder / f"{stage}-whole", folder / f"{stage}-broken"
@@ -317,9 +327,9 @@ def evaluation(folder: Path) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for device in ("cuda", "cpu") if torch.cuda.is_available() else ("cpu", "cpu "):
         place = partial(load_model, device=device.strip())
-        setattr(inference, "load_model", place)  # noqa: B010
+        setattr(prediction, "load_model", place)  # noqa: B010
         setattr(speed, "load_model", place)  # noqa: B010
-        out = inference.predict(base_model_dir(), samples, folder / f"{device}.jsonl", batch_size=20, quiet=True)
+        out = prediction.predict(base_model_dir(), samples, folder / f"{device}.jsonl", batch_size=20, quiet=True)
         rows = [json.loads(line) for line in out.read_text().splitlines()]
         made[device] = {row["image"]: row for row in rows}
         said = speed.measure(base_model_dir(), samples, batch_size=20)

@@ -8,9 +8,13 @@ import random
 from pathlib import Path
 from typing import Any
 
-from iadr1_lib import report, runs, scoring, synthetic
 from iadr1_lib.answer import build_answer
-from iadr1_lib.benchmarks import load_mvtec
+from iadr1_lib.data import load_mvtec
+from iadr1_lib.evaluation import scoring
+from iadr1_lib.files import write_json, write_text
+from iadr1_lib.reporting import report
+from iadr1_lib.runs import runs
+from iadr1_lib.world import synthetic
 
 SKILL = {"base": 0.5, "pa_sft": 0.7, "sc_grpo": 0.85, "control": 0.75}
 IMAGES = 16
@@ -28,13 +32,11 @@ def write_run(
     answers = {}
     for stage in stages:
         said = [answered(sample, lot, SKILL[stage], stage, seed) for sample in samples]
-        path = runs.write_text(
-            run.path("predictions", f"{stage}.jsonl"), "".join(json.dumps(row) + "\n" for row in said)
-        )
+        path = write_text(run.path("predictions", f"{stage}.jsonl"), "".join(json.dumps(row) + "\n" for row in said))
         answers[stage] = scoring.read_predictions(path)
         rows += scoring.metric_rows(scoring.score(answers[stage]), stage)
         if stage != "base":
-            runs.write_json(run.path(stage, "stage.json"), {"seconds": 60.0 + seed, "steps": 10})
+            write_json(run.path(stage, "stage.json"), {"seconds": 60.0 + seed, "steps": 10})
             if logs:
                 write_log(run.path(stage, "log.csv"))
     for model, baseline in report.COMPARISONS:

@@ -38,8 +38,7 @@ from transformers.models.llava_next.image_processing_pil_llava_next import Llava
 from transformers.models.llava_onevision.image_processing_pil_llava_onevision import LlavaOnevisionImageProcessorPil
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
-from iadr1_lib import models
-from iadr1_lib.processors import KeptVideoSettings, with_kept_video
+from iadr1_lib.models import KeptVideoSettings, loading, with_kept_video
 
 CORPUS = ["Are there any defects in the query image? Yes No yes no I scan the whole image . USER ASSISTANT"] * 4
 SIDE, PATCH = 28, 14  # pictures of 2 x 2 patches
@@ -86,8 +85,8 @@ PINPOINTS = [[SIDE, 2 * SIDE], [2 * SIDE, SIDE], [2 * SIDE, 2 * SIDE]]
 
 
 def _tokenizer(family: str, specials: list[str], end: str) -> PreTrainedTokenizerFast:
-    tokenizer = models.build_tokenizer(CORPUS, vocabulary=330)
-    tokenizer.add_special_tokens({"additional_special_tokens": [s for s in (*specials, end) if s != models.IMAGE]})
+    tokenizer = loading.build_tokenizer(CORPUS, vocabulary=330)
+    tokenizer.add_special_tokens({"additional_special_tokens": [s for s in (*specials, end) if s != loading.IMAGE]})
     tokenizer.eos_token = end
     tokenizer.chat_template = TEMPLATES[family]
     return tokenizer
@@ -116,7 +115,7 @@ def _clip_config(tokenizer: PreTrainedTokenizerFast) -> dict[str, Any]:
     """The same for their configurations."""
     return {
         "vision_config": CLIPVisionConfig(**VISION),
-        "image_token_id": tokenizer.convert_tokens_to_ids(models.IMAGE),
+        "image_token_id": tokenizer.convert_tokens_to_ids(loading.IMAGE),
         "vision_feature_select_strategy": "default",
         "vision_feature_layer": -2,
         "image_seq_length": 4,
@@ -161,7 +160,7 @@ def _llava_onevision() -> tuple[Any, Any]:
     config = LlavaOnevisionConfig(
         vision_config=SiglipVisionConfig(**VISION, vision_use_head=False),
         text_config=Qwen2Config(**_text(tokenizer)),
-        image_token_id=tokenizer.convert_tokens_to_ids(models.IMAGE),
+        image_token_id=tokenizer.convert_tokens_to_ids(loading.IMAGE),
         video_token_id=tokenizer.convert_tokens_to_ids("<video>"),
         image_grid_pinpoints=PINPOINTS,
         vision_aspect_ratio="anyres_max_9",

@@ -9,12 +9,19 @@ import tiny_vlm
 from conftest import read_json
 from typer.testing import CliRunner
 
-from iadr1_lib import ablations, cli, course, paper_tables, scoring, synthetic
 from iadr1_lib.answer import build_answer, cell_names
-from iadr1_lib.benchmarks import load_mvtec
-from iadr1_lib.runs import Run, UserError, WrongUse, write_json
+from iadr1_lib.cli.app import app
+from iadr1_lib.course import ablations
+from iadr1_lib.course import steps as course
+from iadr1_lib.data import load_mvtec
+from iadr1_lib.errors import UserError, WrongUse
+from iadr1_lib.evaluation import scoring
+from iadr1_lib.files import write_json
+from iadr1_lib.reporting import BASELINE, STUDIES, paper_tables, reference_study, study_named, study_table
+from iadr1_lib.runs import Run
+from iadr1_lib.world import synthetic
 
-VARIANTS = list(ablations.STUDIES["rewards"].variants)
+VARIANTS = list(STUDIES["rewards"].variants)
 
 
 @pytest.fixture(scope="module")
@@ -49,11 +56,11 @@ def test_a_study_measures_every_variant_and_goes_on_where_it_stopped(
     for variant in VARIANTS:
         row = rows[f"{variant}/balanced_accuracy/mean"]
         assert row["n"] == 2 and row["low"] <= row["value"] <= row["high"]
-        assert {f"difference/{variant}/{ablations.BASELINE}/{metric}" for metric in scoring.PAIRED} <= set(rows)
+        assert {f"difference/{variant}/{BASELINE}/{metric}" for metric in scoring.PAIRED} <= set(rows)
         assert rows[f"{variant}/seconds per step"]["value"] > 0
     assert [one["seed"] for one in found["provenance"]["runs"]] == [0, 1]
     assert rows["difference/paper/strict/type"]["unit"] == "points"
-    assert list(ablations.table(found["rows"]))[1:] == [ablations.BASELINE, *VARIANTS]
+    assert list(study_table(found["rows"]))[1:] == [BASELINE, *VARIANTS]
 
     stages = sorted(runs[0].path("ablations").rglob("stage.json"))
     times = [stage.stat().st_mtime_ns for stage in stages]
@@ -97,7 +104,7 @@ def test_answers_only_learns_from_the_same_pictures_for_as_long_as_pa_sft(
     found = ablations.run_study("reasoning", runs[:1], say=lambda line: None)
     stage = read_json(runs[0].path("ablations", "reasoning", "answers_only", "stage.json"))
     assert stage["settings"] == runs[0].profile.section("pa_sft")
-    assert list(ablations.table(found["rows"]))[1:] == [ablations.BASELINE, "answers only"]
+    assert list(study_table(found["rows"]))[1:] == [BASELINE, "answers only"]
 
 
 @pytest.mark.parametrize("share", [20, 80])
@@ -142,25 +149,25 @@ def test_places_on_another_grid_are_not_compared(runs: list[Run], benchmark: Non
     assert metrics == set(scoring.PAIRED) - {"location"}
 
 
-@pytest.mark.parametrize("study", ablations.STUDIES)
+@pytest.mark.parametrize("study", STUDIES)
 def test_shipped_results_are_complete(study: str) -> None:
-    found = ablations.reference(study)
+    found = reference_study(study)
     if found is None:
         pytest.skip(f"{study} is not measured yet")
     measured = found["provenance"]["parameters"]["variants"]
-    known = [variant for variant in ablations.STUDIES[study].variants if variant in measured]
-    assert known and list(ablations.table(found["rows"]))[1:] == [ablations.BASELINE, *known]
+    known = [variant for variant in STUDIES[study].variants if variant in measured]
+    assert known and list(study_table(found["rows"]))[1:] == [BASELINE, *known]
     assert len(found["provenance"]["runs"]) == 3
     assert set(paper_tables.paper_table(3)["strategy"]) == {"PA-SFT", "accuracy-only GRPO", "SC-GRPO"}
 
 
 def test_bad_input_is_told_in_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(WrongUse, match="rewards"):
-        ablations.study_named("weather")
+        study_named("weather")
     monkeypatch.setenv("IADR1_RUNS", str(tmp_path))
     with pytest.raises(UserError, match="04_pa_sft"):
         ablations.run_study("rewards", [Run("smoke", 0)])
     for words, status in ((["weather"], 2), (["rewards", "--seeds", "a,b"], 2), (["rewards", "--profile", "smoke"], 1)):
-        result = CliRunner().invoke(cli.app, ["ablate", *words])
+        result = CliRunner().invoke(app, ["ablate", *words])
         assert result.exit_code == status
         assert len(result.stderr.strip().splitlines()) == 1

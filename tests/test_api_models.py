@@ -23,13 +23,12 @@ from conftest import ROOT
 from PIL import Image
 from typer.testing import CliRunner
 
-from iadr1_lib import cli, protocols
 from iadr1_lib.answer import QUESTION
-from iadr1_lib.api_models import endpoint_named, p_yes, predict_remote
-from iadr1_lib.benchmarks import Sample
-from iadr1_lib.remote import Remote
-from iadr1_lib.runs import UserError
-from iadr1_lib.scoring import PREDICTION_KEYS, agreement, read_predictions, score
+from iadr1_lib.cli.app import app
+from iadr1_lib.errors import UserError
+from iadr1_lib.evaluation import PREDICTION_KEYS, agreement, protocols, read_predictions, score
+from iadr1_lib.records import Sample
+from iadr1_lib.remote import Remote, endpoint_named, p_yes, predict_remote
 
 NAMES = {"anthropic": "claude-sonnet-4", "openai": "gpt-4.1"}
 Make = Callable[..., Remote]
@@ -404,7 +403,7 @@ def parts(tmp_path: Path) -> Path:
 
 
 def evaluate(*words: object) -> Any:
-    return CliRunner().invoke(cli.app, ["evaluate", *(str(word) for word in words)])
+    return CliRunner().invoke(app, ["evaluate", *(str(word) for word in words)])
 
 
 def test_evaluate_asks_a_server(
@@ -452,7 +451,7 @@ def test_expert_ad_says_the_highest_cost_and_keeps_to_pace_and_folder(
     words = ["expert-ad", "--data", parts, "--out", tmp_path / "set", "--teacher", "api", "--model", "m", "--tries", 2]
     words += ["--provider", "openai", "--base-url", f"{server.url}/v1", "--key-variable", "MY_KEY", "--workers", 1]
     words += ["--concurrency", 1, "--requests-per-minute", 60_000, "--replies", tmp_path / "kept", "--no-parquet"]
-    result = CliRunner().invoke(cli.app, [str(word) for word in words])
+    result = CliRunner().invoke(app, [str(word) for word in words])
     assert "no record passed" in result.stderr
     drawn = len({seen.content[0]["image_url"]["url"] for seen in server.seen})
     assert f"at most, if no reply were kept: {2 * drawn} requests" in result.stdout and drawn

@@ -15,12 +15,10 @@ from api_server import ApiServer, Step, anthropic_reply, error
 from PIL import Image
 
 from iadr1_lib.answer import CELLS, DEFECT_TYPES
-from iadr1_lib.api_teachers import ApiTeacher, ReplayTeacher, read_prompts, record_to
-from iadr1_lib.benchmarks import Sample
-from iadr1_lib.facts import Facts
-from iadr1_lib.remote import Endpoint, Remote
-from iadr1_lib.runs import UserError
-from iadr1_lib.teachers import Draft, RuleTeacher, Task
+from iadr1_lib.errors import UserError
+from iadr1_lib.expert_ad import Draft, Facts, RuleTeacher, Task
+from iadr1_lib.records import Sample
+from iadr1_lib.remote import ApiTeacher, Endpoint, Remote, ReplayTeacher, read_prompts, record_to
 
 DEFECT = Facts("yes", "top left", "scratch", area=0.004, contrast=0.2, tone="dark", elongation=6.0, difference=-0.2)
 NORMAL = Facts("no", look_alike="knot", look_alike_cell="right")

@@ -18,9 +18,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from iadr1_lib import benchmarks as b
-from iadr1_lib.runs import UserError
-from iadr1_lib.type_names import category_of
+from iadr1_lib.data import benchmarks as b
+from iadr1_lib.data import category_of
+from iadr1_lib.errors import UserError
 
 
 def draw(path: Path, size: tuple[int, int] = (30, 20), mode: str = "RGB", value: int | None = None) -> Path:

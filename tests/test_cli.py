@@ -18,9 +18,14 @@ from conftest import read_json
 from PIL import Image
 from typer.testing import CliRunner, Result
 
-from iadr1_lib import batch, benchmarks, cli, cli_options, course, doctor, elpv, synthetic
 from iadr1_lib.answer import parse_answer
-from iadr1_lib.runs import UserError
+from iadr1_lib.cli import options
+from iadr1_lib.cli.app import app
+from iadr1_lib.course import batch, doctor
+from iadr1_lib.course import steps as course
+from iadr1_lib.data import benchmarks, elpv
+from iadr1_lib.errors import UserError
+from iadr1_lib.world import synthetic
 
 YES = "<think>A dark line.</think><location>top left</location><type>scratch</type><answer>Yes</answer>"
 NO = "<think>Nothing.</think><answer>No</answer>"
@@ -43,7 +48,7 @@ COMMANDS = (
 
 
 def iadr1(*words: object) -> Result:
-    return CliRunner().invoke(cli.app, [str(word) for word in words])
+    return CliRunner().invoke(app, [str(word) for word in words])
 
 
 def complaint(result: Result, status: int = 1) -> str:
@@ -58,7 +63,7 @@ def complaint(result: Result, status: int = 1) -> str:
 @pytest.fixture
 def model(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     """A stand-in for the room `inference`: answers Yes to pictures with a dark pixel."""
-    fake = ModuleType("iadr1_lib.inference")
+    fake = ModuleType("iadr1_lib.evaluation.prediction")
 
     def text(image: Image.Image) -> str:
         return YES if np.asarray(image.convert("L")).min() < 50 else NO
@@ -82,8 +87,8 @@ def model(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     fake.answerer = lambda model, prompt: lambda images: [(text(image), None, False) for image in images]  # type: ignore[attr-defined]
     fake.grid_of = lambda model: 3  # type: ignore[attr-defined]
     fake.require_weights = Path  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "iadr1_lib.inference", fake)
-    monkeypatch.setattr("iadr1_lib.inference", fake, raising=False)
+    monkeypatch.setitem(sys.modules, "iadr1_lib.evaluation.prediction", fake)
+    monkeypatch.setattr("iadr1_lib.evaluation.prediction", fake, raising=False)
     return fake
 
 
@@ -722,9 +727,9 @@ def test_names_that_look_like_markup_are_printed_as_they_are(answers: Path, tmp_
     answers.write_text("".join(json.dumps(row) + "\n" for row in rows))
     result = iadr1("score", "--predictions", answers)
     assert result.exit_code == 0 and name in result.stdout
-    cli_options.print_table(pd.DataFrame({name: [name, None], "n": [1.5, float("nan")]}))
+    options.print_table(pd.DataFrame({name: [name, None], "n": [1.5, float("nan")]}))
     outcomes = [batch.Outcome("00_a", batch.FAILED, 1.0, name), batch.Outcome("01_b", batch.UP_TO_DATE, note=name)]
-    console = cli_options.make_console()
+    console = options.make_console()
     with console.capture() as shown:
         console.print(batch.outcome_table(outcomes))
     assert shown.get().count(name) == 2

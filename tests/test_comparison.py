@@ -7,9 +7,8 @@ import pandas as pd
 import pytest
 from test_scoring import NO, YES, drawn, row, table
 
-from iadr1_lib.comparison import MARK, compare, pairwise_tests, protocol_share
-from iadr1_lib.runs import UserError
-from iadr1_lib.scoring import paired_difference, score
+from iadr1_lib.errors import UserError
+from iadr1_lib.evaluation import MARK, compare, paired_difference, pairwise_tests, protocol_share, score
 
 
 def asked(frame: pd.DataFrame, protocol: str) -> pd.DataFrame:

@@ -11,11 +11,13 @@ from typing import Any
 
 import pytest
 
-from iadr1_lib import course, synthetic
-from iadr1_lib.benchmarks import Sample, content_hash, leakage
-from iadr1_lib.records import read_rows
-from iadr1_lib.references import references
-from iadr1_lib.runs import Run, UserError, data_hash
+from iadr1_lib.course import steps as course
+from iadr1_lib.data import content_hash, leakage
+from iadr1_lib.errors import UserError
+from iadr1_lib.evaluation import references
+from iadr1_lib.records import Sample, read_rows
+from iadr1_lib.runs import Run, data_hash
+from iadr1_lib.world import synthetic
 
 PARTS = ("pa_sft", "sc_grpo", "dev")
 
@@ -184,16 +186,16 @@ def test_a_later_stage_before_pa_sft_names_the_notebook(run: Run, stage: str) ->
 def test_the_dev_score_is_balanced_accuracy_on_dev_pictures_in_percent(
     run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from iadr1_lib import inference
+    from iadr1_lib.evaluation import prediction
 
     seen: list[Any] = []
 
-    def always_yes(model: Any, processor: Any, batch: list[Any], **_: Any) -> list[inference.Said]:
+    def always_yes(model: Any, processor: Any, batch: list[Any], **_: Any) -> list[prediction.Said]:
         seen.extend(batch)
         text = "<think>x</think><location>top</location><type>hole</type><answer>Yes</answer>"
-        return [inference.Said(text, 0.9, None) for _ in batch]
+        return [prediction.Said(text, 0.9, None) for _ in batch]
 
-    monkeypatch.setattr(inference, "generate", always_yes)
+    monkeypatch.setattr(prediction, "generate", always_yes)
     assert course.dev_check(run)(None, None) == pytest.approx(50)
     assert len(seen) == course.world_settings(run).dev_check_images
     seen.clear()
@@ -204,7 +206,7 @@ def test_the_dev_score_is_balanced_accuracy_on_dev_pictures_in_percent(
 def test_a_run_folder_with_records_and_no_drawn_world_trains_without_a_dev_check(
     fresh: Run, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from iadr1_lib import training
+    from iadr1_lib.training import trainers
 
     def train(
         start: Any, records: Any, out: Path, settings: Any, seed: int, check: Any, model: Any, force: bool
@@ -212,7 +214,7 @@ def test_a_run_folder_with_records_and_no_drawn_world_trains_without_a_dev_check
         assert check is None
         return out
 
-    monkeypatch.setattr(training, "train_pa_sft", train)
+    monkeypatch.setattr(trainers, "train_pa_sft", train)
     fresh.path("expert_ad").mkdir(parents=True)
     fresh.path("expert_ad", "pa_sft.json").write_text("[]")
     assert course.train_stage(fresh, "pa_sft") == fresh.path("pa_sft")

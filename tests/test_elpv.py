@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from iadr1_lib import elpv
-from iadr1_lib.benchmarks import Sample
-from iadr1_lib.data_card import _licence
-from iadr1_lib.references import references
-from iadr1_lib.runs import UserError
+from iadr1_lib.data import elpv
+from iadr1_lib.errors import UserError
+from iadr1_lib.evaluation import references
+from iadr1_lib.expert_ad.card import _licence
+from iadr1_lib.records import Sample
 
 # module, probability -> cells
 CELLS = {

@@ -17,13 +17,12 @@ from accelerate.commands.config.config_args import load_config_from_file
 from test_training import far, log_without_times
 from typer.testing import CliRunner
 
-from iadr1_lib import course, engines, training
-from iadr1_lib.cli import app
-from iadr1_lib.engines import EngineSettings
-from iadr1_lib.families import MODELS
-from iadr1_lib.models import ModelSettings
-from iadr1_lib.runs import Run, UserError, WrongUse, load_profile, profile_names
-from iadr1_lib.training import PaSftSettings, ScGrpoSettings
+from iadr1_lib.cli.app import app
+from iadr1_lib.course import steps as course
+from iadr1_lib.errors import UserError, WrongUse
+from iadr1_lib.models import MODELS, ModelSettings
+from iadr1_lib.runs import Run, load_profile, profile_names
+from iadr1_lib.training import EngineSettings, PaSftSettings, ScGrpoSettings, launch, trainers
 
 ROOT = Path(__file__).parents[1]
 TESTS = Path(__file__).parent
@@ -35,7 +34,7 @@ def grpo(profile: str) -> ScGrpoSettings:
 
 @pytest.mark.parametrize("name, kind", [("ddp", "MULTI_GPU"), ("zero3", "DEEPSPEED"), ("fsdp2", "FSDP")])
 def test_accelerate_reads_the_shipped_configurations(name: str, kind: str) -> None:
-    read = load_config_from_file(str(engines.config_file(name)))
+    read = load_config_from_file(str(launch.config_file(name)))
     assert read.distributed_type == kind
     if name == "zero3":
         assert read.deepspeed_config["zero_stage"] == 3 and read.deepspeed_config["zero3_save_16bit_model"]
@@ -46,7 +45,7 @@ def test_accelerate_reads_the_shipped_configurations(name: str, kind: str) -> No
 
 def test_an_unknown_engine_names_the_choices() -> None:
     with pytest.raises(WrongUse, match="ddp, fsdp2, zero3"):
-        engines.config_file("horovod")
+        launch.config_file("horovod")
 
 
 @pytest.mark.parametrize("name", profile_names())
@@ -55,43 +54,43 @@ def test_each_profile_has_an_engine_and_a_model(name: str) -> None:
     engine, model = profile.settings("engine", EngineSettings), profile.settings("model", ModelSettings)
     assert model.name in MODELS
     assert engine.vllm == "off"
-    if engine.config != engines.SINGLE:
-        engines.config_file(engine.config)
+    if engine.config != launch.SINGLE:
+        launch.config_file(engine.config)
 
 
 def test_the_paper_profile_keeps_the_released_batches(monkeypatch: pytest.MonkeyPatch) -> None:
     profile = load_profile("paper")
     engine, sft = profile.settings("engine", EngineSettings), profile.settings("pa_sft", PaSftSettings)
     processes = 0
-    monkeypatch.setattr(training, "process_state", lambda: type("State", (), {"num_processes": processes}))
+    monkeypatch.setattr(trainers, "process_state", lambda: type("State", (), {"num_processes": processes}))
     processes = engine.processes
     assert sft.micro_batch is not None
-    assert training.accumulation(sft.batch, sft.micro_batch, "", "") == 2  # 4 x 1 x 2 = 8
-    fewer, batch = engines.with_a_gpu_for_vllm(replace(engine, vllm="server"), grpo("paper"))
+    assert trainers.accumulation(sft.batch, sft.micro_batch, "", "") == 2  # 4 x 1 x 2 = 8
+    fewer, batch = launch.with_a_gpu_for_vllm(replace(engine, vllm="server"), grpo("paper"))
     processes = fewer.processes
     assert (processes, batch.prompts, batch.group, batch.micro_batch) == (3, 6, 4, 4)
-    assert training.accumulation(batch.prompts * batch.group, batch.micro_batch, "", "") == 2  # 3 x 1 x 2 = 6 prompts
-    same, batch = engines.with_a_gpu_for_vllm(engine, grpo("paper"))
+    assert trainers.accumulation(batch.prompts * batch.group, batch.micro_batch, "", "") == 2  # 3 x 1 x 2 = 6 prompts
+    same, batch = launch.with_a_gpu_for_vllm(engine, grpo("paper"))
     processes = same.processes
     assert (processes, batch.prompts) == (4, 8)
-    assert training.accumulation(batch.prompts * batch.group, batch.micro_batch, "", "") == 2
+    assert trainers.accumulation(batch.prompts * batch.group, batch.micro_batch, "", "") == 2
 
 
 def test_vllm_as_a_server_needs_a_gpu_of_its_own() -> None:
     with pytest.raises(UserError, match="GPU of its own"):
-        engines.with_a_gpu_for_vllm(EngineSettings(vllm="server", processes=1), grpo("paper"))
+        launch.with_a_gpu_for_vllm(EngineSettings(vllm="server", processes=1), grpo("paper"))
     with pytest.raises(UserError, match="multiple"):
-        engines.with_a_gpu_for_vllm(EngineSettings(vllm="server", processes=3), grpo("paper"))
+        launch.with_a_gpu_for_vllm(EngineSettings(vllm="server", processes=3), grpo("paper"))
 
 
-@pytest.mark.skipif(engines.find_spec("vllm") is not None, reason="vLLM is installed")
+@pytest.mark.skipif(launch.find_spec("vllm") is not None, reason="vLLM is installed")
 def test_without_vllm_one_sentence_says_so() -> None:
     with pytest.raises(UserError, match=r'pip install .*"\.\[vllm\]"'):
-        engines.require_vllm()
+        launch.require_vllm()
 
 
 def test_the_command_of_an_engine_names_configuration_processes_and_stage() -> None:
-    made = engines.command(EngineSettings("zero3", 4), ["train", "--stage", "pa-sft"])
+    made = launch.command(EngineSettings("zero3", 4), ["train", "--stage", "pa-sft"])
     assert made[1:3] == ["-m", "accelerate.commands.launch"]
     assert made[made.index("--num_processes") + 1] == "4"
     assert made[made.index("--config_file") + 1].endswith("zero3.yaml")
@@ -106,8 +105,8 @@ def test_a_stage_that_is_launched_passes_everything_on(monkeypatch: pytest.Monke
         (tmp_path / stage / "model").mkdir(parents=True)
         (tmp_path / stage / "model" / "config.json").write_text("{}")
     started: list[Any] = []
-    monkeypatch.setattr(engines, "launch", lambda engine, arguments: started.append((engine, arguments)))
-    monkeypatch.setattr("iadr1_lib.models.model_folder", lambda settings: tmp_path)
+    monkeypatch.setattr(launch, "launch", lambda engine, arguments: started.append((engine, arguments)))
+    monkeypatch.setattr("iadr1_lib.models.loading.model_folder", lambda settings: tmp_path)
     server = replace(course.engine_settings(run), vllm="server")
     assert course.train_stage(run, "pa_sft", server) == tmp_path / "pa_sft" / "model"
     course.train_stage(run, "sc_grpo", server)
@@ -159,7 +158,7 @@ def in_processes(count: int, *arguments: object, killed: bool = False) -> None:
     """Run two_processes.py in `count` processes of the engine `ddp`, as `accelerate launch` starts them."""
     command = [sys.executable]
     if count > 1:
-        command = engines.command(EngineSettings("ddp", count), [])
+        command = launch.command(EngineSettings("ddp", count), [])
         command = command[: command.index("iadr1_lib.cli") - 1]
     path = os.pathsep.join([str(TESTS), str(ROOT)])
     run = subprocess.run(
@@ -241,5 +240,5 @@ def test_the_command_trains_in_two_processes_and_says_what_they_print(
     engine = EngineSettings("ddp", 2)
     arguments = ["train", "--stage", "sc-grpo", "--profile", "smoke", "--folder", str(tmp_path)]
     with pytest.raises(UserError, match="sc_grpo.json is missing"):
-        engines.launch(engine, [*arguments, "--engine", "ddp", "--processes", "2"], say=lines.append)
+        launch.launch(engine, [*arguments, "--engine", "ddp", "--processes", "2"], say=lines.append)
     assert any("iadr1 run" in line for line in lines)

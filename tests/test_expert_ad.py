@@ -20,23 +20,31 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from iadr1_lib import data_card, expert_ad, synthetic
 from iadr1_lib.answer import CELLS, DEFECT_TYPES, QUESTION, cell_box, cell_names, matches_format, parse_answer
-from iadr1_lib.benchmarks import Sample, load_mvtec, open_image
-from iadr1_lib.facts import Facts, Surface, facts_of, measure, survey_surface
-from iadr1_lib.records import Record, answer_only, labelled, pa_sft_row, read_rows, sc_grpo_row
-from iadr1_lib.report import severity_of
-from iadr1_lib.runs import UserError
-from iadr1_lib.teachers import (
+from iadr1_lib.data import labelled, load_mvtec, open_image
+from iadr1_lib.errors import UserError
+from iadr1_lib.expert_ad import (
+    NEAR_DUPLICATE,
+    RULES,
     Draft,
+    Facts,
     RuleTeacher,
+    Surface,
     Task,
+    build,
+    facts_of,
+    failures,
     full_reasoning,
     item_named,
+    measure,
     short_reasoning,
+    survey_surface,
     teacher_vocabulary,
 )
-from iadr1_lib.verification import NEAR_DUPLICATE, RULES, failures
+from iadr1_lib.expert_ad import card as data_card
+from iadr1_lib.records import Record, Sample, answer_only, pa_sft_row, read_rows, sc_grpo_row
+from iadr1_lib.reporting import severity_of
+from iadr1_lib.world import synthetic
 
 SIDE = 90
 Maker = Callable[..., Sample]
@@ -71,7 +79,7 @@ def drawn(tmp_path_factory: pytest.TempPathFactory) -> list[Sample]:
 
 @pytest.fixture(scope="module")
 def records(drawn: list[Sample]) -> list[Record]:
-    built = expert_ad.build_records(drawn, RuleTeacher(0, short=True), repeats=True)
+    built = build.build_records(drawn, RuleTeacher(0, short=True), repeats=True)
     assert built.rejected == []
     return built.records
 
@@ -190,7 +198,7 @@ def test_a_mask_that_marks_all_is_a_user_error_and_is_turned_away(make: Maker, d
     sample = make((0, 0, SIDE, SIDE))
     with pytest.raises(UserError, match="most"):
         facts_of(sample)
-    sets = expert_ad.draw_sets([*drawn, sample], seed=0)
+    sets = build.draw_sets([*drawn, sample], seed=0)
     assert [(row["image"], row["reason"]) for row in sets.turned_away] == [(sample.image, "mask marks most")]
 
 
@@ -222,7 +230,7 @@ def test_other_processes_scale_deep_pictures_as_this_one(tmp_path: Path) -> None
         pixels[:9, :9] = 4000 if kind == "glint" else 900
         Image.fromarray(pixels).save(path)
     good = [sample for sample in load_mvtec(tmp_path) if sample.label == "no"]
-    assert list(expert_ad._map(facts_of, good, 1)) == list(expert_ad._map(facts_of, good, 2))
+    assert list(build._map(facts_of, good, 1)) == list(build._map(facts_of, good, 2))
     assert len(good) == 3
 
 
@@ -331,8 +339,8 @@ def test_every_record_of_a_drawn_world_passes_and_states_the_labels(drawn: list[
 
 
 def test_records_repeat_with_the_seed_and_change_with_another(drawn: list[Sample], records: list[Record]) -> None:
-    assert expert_ad.build_records(drawn, RuleTeacher(0, short=True), repeats=True).records == records
-    other = expert_ad.build_records(drawn, RuleTeacher(1, short=True), repeats=True).records
+    assert build.build_records(drawn, RuleTeacher(0, short=True), repeats=True).records == records
+    other = build.build_records(drawn, RuleTeacher(1, short=True), repeats=True).records
     assert sum(a.reasoning != b.reasoning for a, b in zip(records, other, strict=True)) > len(records) / 2
 
 
@@ -363,7 +371,7 @@ class Parrot:
 
 
 def test_rejected_records_are_kept_with_the_rules_they_failed(make: Maker) -> None:
-    built = expert_ad.build_records([make((3, 3, 9, 9))], Parrot("too short .", "too short .", "still too short ."))
+    built = build.build_records([make((3, 3, 9, 9))], Parrot("too short .", "too short .", "still too short ."))
     assert built.records == []
     (rejected,) = built.rejected
     assert rejected["reasoning"] == "still too short ."
@@ -373,7 +381,7 @@ def test_rejected_records_are_kept_with_the_rules_they_failed(make: Maker) -> No
 
 def test_a_second_try_is_told_why_and_may_save_a_record(make: Maker) -> None:
     teacher = Parrot("too short .", GOOD_YES.reasoning)
-    built = expert_ad.build_records([make((3, 3, 9, 9))], teacher)
+    built = build.build_records([make((3, 3, 9, 9))], teacher)
     assert [r.reasoning for r in built.records] == [GOOD_YES.reasoning]
     assert built.rejected == [] and built.tries == {2: 1}
     first, second = teacher.asked
@@ -384,7 +392,7 @@ def test_a_second_try_is_told_why_and_may_save_a_record(make: Maker) -> None:
 def test_a_picture_that_cannot_be_measured_is_listed_and_the_others_are_built(make: Maker) -> None:
     sample = make((3, 3, 9, 9))
     broken = replace(sample, image=sample.image + ".gone.png")
-    built = expert_ad.build_records([broken, sample], Parrot(GOOD_YES.reasoning))
+    built = build.build_records([broken, sample], Parrot(GOOD_YES.reasoning))
     assert len(built.records) == 1
     assert list(built.rejected[0]["failed"]) == ["measured"] and "gone.png" in built.rejected[0]["failed"]["measured"]
 
@@ -392,7 +400,7 @@ def test_a_picture_that_cannot_be_measured_is_listed_and_the_others_are_built(ma
 def test_a_stopped_run_goes_on_from_its_journal(drawn: list[Sample], tmp_path: Path) -> None:
     journal = tmp_path / "journal.jsonl"
     some = drawn[:12]
-    whole = expert_ad.build_records(some, RuleTeacher(0))
+    whole = build.build_records(some, RuleTeacher(0))
 
     class Dies(RuleTeacher):
         def write(self, tasks: Sequence[Task]) -> Iterator[Draft]:
@@ -400,23 +408,23 @@ def test_a_stopped_run_goes_on_from_its_journal(drawn: list[Sample], tmp_path: P
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        expert_ad.build_records(some, Dies(0), journal=journal)
+        build.build_records(some, Dies(0), journal=journal)
     with journal.open("a") as file:
         file.write('{"image": "cut o')  # as a kill leaves it
     asked = Parrot(*[r.reasoning for r in whole.records[5:]])
     asked.key = RuleTeacher(0).key
-    again = expert_ad.build_records(some, asked, journal=journal)
+    again = build.build_records(some, asked, journal=journal)
     assert again.records == whole.records
     assert len(asked.asked) == 7
     for teacher, tries in ((RuleTeacher(0), 1), (RuleTeacher(1), 3)):
         with pytest.raises(UserError, match="other settings"):
-            expert_ad.build_records(some, teacher, tries=tries, journal=journal)
+            build.build_records(some, teacher, tries=tries, journal=journal)
 
 
 def test_a_journal_s_row_holds_for_the_same_picture_only(make: Maker, tmp_path: Path) -> None:
     journal = tmp_path / "journal.jsonl"
-    expert_ad.build_records([make((3, 3, 9, 9))], RuleTeacher(0), journal=journal)
-    moved = expert_ad.build_records([make((80, 80, 88, 88))], RuleTeacher(0), journal=journal)
+    build.build_records([make((3, 3, 9, 9))], RuleTeacher(0), journal=journal)
+    moved = build.build_records([make((80, 80, 88, 88))], RuleTeacher(0), journal=journal)
     assert [r.location for r in moved.records] == ["bottom right"]
 
 
@@ -426,27 +434,27 @@ def test_a_journal_s_row_holds_for_the_same_picture_only(make: Maker, tmp_path: 
 @pytest.mark.parametrize("box", [None, (3, 3, 9, 9)])
 def test_a_folder_s_name_rejects_no_record(make: Maker, category: str, box: tuple[int, int, int, int] | None) -> None:
     sample = replace(make(box, kind="good" if box is None else "scratch"), category=category)
-    assert expert_ad.build_records([sample], RuleTeacher(0)).rejected == []
+    assert build.build_records([sample], RuleTeacher(0)).rejected == []
     assert item_named("metal_plate") == "metal plate" and item_named(category) == "item"
 
 
 def test_a_teacher_without_an_answer_is_asked_again_by_the_next_run(make: Maker, tmp_path: Path) -> None:
     sample, journal = make((3, 3, 9, 9)), tmp_path / "journal.jsonl"
-    first = expert_ad.build_records([sample], Parrot("too short .", None), journal=journal)
+    first = build.build_records([sample], Parrot("too short .", None), journal=journal)
     (rejected,) = first.rejected
-    assert rejected["failed"][expert_ad.NO_DRAFT] == "refused: it would not"
+    assert rejected["failed"][build.NO_DRAFT] == "refused: it would not"
     assert "length" in rejected["failed"] and rejected["reasoning"] == "too short ."
-    assert len(expert_ad.build_records([sample], Parrot(GOOD_YES.reasoning), journal=journal).records) == 1
+    assert len(build.build_records([sample], Parrot(GOOD_YES.reasoning), journal=journal).records) == 1
 
 
 def test_workers_measure_the_same(drawn: list[Sample]) -> None:
-    alone, together = (expert_ad.build_records(drawn[:40], RuleTeacher(0), workers=n).records for n in (1, 2))
+    alone, together = (build.build_records(drawn[:40], RuleTeacher(0), workers=n).records for n in (1, 2))
     assert alone == together
 
 
 @pytest.mark.parametrize("grid", [1, 2, 4, 5])
 def test_records_for_another_grid_name_its_cells(drawn: list[Sample], grid: int) -> None:
-    built = expert_ad.build_records(drawn[:40], RuleTeacher(0), grid=grid)
+    built = build.build_records(drawn[:40], RuleTeacher(0), grid=grid)
     places = {r.location for r in built.records if r.label == "yes"}
     assert places <= set(cell_names(grid)) and built.rejected == []
     for record in built.records:
@@ -463,24 +471,24 @@ def test_records_for_another_grid_name_its_cells(drawn: list[Sample], grid: int)
 
 
 def test_the_sets_are_halved_even_and_apart(drawn: list[Sample]) -> None:
-    sets = expert_ad.draw_sets(drawn, seed=0, sizes=(60, 40))
+    sets = build.draw_sets(drawn, seed=0, sizes=(60, 40))
     for samples, size in ((sets.pa_sft, 60), (sets.sc_grpo, 40)):
         assert len(samples) == size and sum(s.label == "yes" for s in samples) == size // 2
         per_category = Counter(s.category for s in samples if s.label == "no")
         assert max(per_category.values()) - min(per_category.values()) <= 1
     images = [s.image for s in (*sets.pa_sft, *sets.sc_grpo, *sets.spare)]
     assert len(images) == len(set(images)) == len(drawn)
-    assert expert_ad.draw_sets(drawn, 0, (60, 40)) == sets != expert_ad.draw_sets(drawn, 1, (60, 40))
-    by_default = expert_ad.draw_sets(drawn, seed=0)
+    assert build.draw_sets(drawn, 0, (60, 40)) == sets != build.draw_sets(drawn, 1, (60, 40))
+    by_default = build.draw_sets(drawn, seed=0)
     assert len(by_default.pa_sft) + len(by_default.sc_grpo) == len(drawn)
 
 
 def test_test_pictures_and_second_copies_are_turned_away_by_content(drawn: list[Sample], tmp_path: Path) -> None:
     copy = tmp_path / "another name.png"
     copy.write_bytes(Path(drawn[0].image).read_bytes())
-    sets = expert_ad.draw_sets([*drawn, replace(drawn[0], image=str(copy))], 0, tests=[drawn[1]])
+    sets = build.draw_sets([*drawn, replace(drawn[0], image=str(copy))], 0, tests=[drawn[1]])
     assert {row["image"] for row in sets.turned_away} == {str(copy), drawn[1].image}
-    assert expert_ad.draw_sets([*drawn, replace(drawn[0], image=str(copy), label="no")], 0).turned_away == [
+    assert build.draw_sets([*drawn, replace(drawn[0], image=str(copy), label="no")], 0).turned_away == [
         {"image": image, "label": label, "reason": "both normal and defective"}
         for image, label in ((drawn[0].image, "yes"), (str(copy), "no"))
     ]
@@ -490,9 +498,9 @@ def test_test_pictures_and_second_copies_are_turned_away_by_content(drawn: list[
 
 def test_a_pool_of_one_label_or_too_small_a_one_is_a_user_error(drawn: list[Sample]) -> None:
     with pytest.raises(UserError, match="two defective"):
-        expert_ad.draw_sets([s for s in drawn if s.label == "no"], 0)
+        build.draw_sets([s for s in drawn if s.label == "no"], 0)
     with pytest.raises(UserError, match="ask for fewer"):
-        expert_ad.draw_sets(drawn, 0, sizes=(200, 2))
+        build.draw_sets(drawn, 0, sizes=(200, 2))
 
 
 # ---------------------------------------------------------------------------------------------- the set
@@ -526,15 +534,15 @@ def test_answer_only_records_keep_labels_and_drop_reasoning() -> None:
 
 
 @pytest.fixture(scope="module")
-def exported(drawn: list[Sample], tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, expert_ad.Built]:
-    sets = expert_ad.draw_sets(drawn, 0, (60, 40))
-    built = expert_ad.build_records(sets.pa_sft, RuleTeacher(0))
+def exported(drawn: list[Sample], tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, build.Built]:
+    sets = build.draw_sets(drawn, 0, (60, 40))
+    built = build.build_records(sets.pa_sft, RuleTeacher(0))
     folder = tmp_path_factory.mktemp("set") / "out"
-    expert_ad.export(built, [labelled(s) for s in sets.sc_grpo], folder, drawn=sets)
+    build.export(built, [labelled(s) for s in sets.sc_grpo], folder, drawn=sets)
     return folder, built
 
 
-def test_export_writes_both_sets_the_rejected_and_a_report(exported: tuple[Path, expert_ad.Built]) -> None:
+def test_export_writes_both_sets_the_rejected_and_a_report(exported: tuple[Path, build.Built]) -> None:
     folder, built = exported
     sft, grpo = read_rows(folder / "pa_sft.json"), read_rows(folder / "sc_grpo.json")
     assert sft == [pa_sft_row(r) for r in built.records] and len(sft) == 60
@@ -549,13 +557,13 @@ def test_export_writes_both_sets_the_rejected_and_a_report(exported: tuple[Path,
     assert report["sentences of reasoning, mean"] >= 5
 
 
-def test_the_variants_keep_labels_and_pictures(exported: tuple[Path, expert_ad.Built]) -> None:
+def test_the_variants_keep_labels_and_pictures(exported: tuple[Path, build.Built]) -> None:
     folder, built = exported
     rows = {path.stem: read_rows(path) for path in (folder / "variants").glob("*.json")}
     assert [row["images"] for row in rows["pa_sft_answer_only"]] == [r.image for r in built.records]
     assert all("<think></think>" in row["messages"][1]["content"] for row in rows["pa_sft_answer_only"])
     smaller: set[str] = set()
-    for share in expert_ad.SHARES:
+    for share in build.SHARES:
         images = {row["images"] for row in rows[f"pa_sft_{share}"]}
         assert len(images) == 60 * share // 100 and smaller < images
         smaller = images
@@ -571,18 +579,18 @@ def test_the_variants_keep_labels_and_pictures(exported: tuple[Path, expert_ad.B
 
 
 def test_rejected_and_turned_away_pictures_are_listed(drawn: list[Sample], tmp_path: Path) -> None:
-    sets = expert_ad.draw_sets(drawn, 0, (4, 4), tests=[drawn[0]])
-    built = expert_ad.build_records(sets.pa_sft, Parrot(*["too short ."] * 12))
-    expert_ad.export(built, [], tmp_path, drawn=sets)
+    sets = build.draw_sets(drawn, 0, (4, 4), tests=[drawn[0]])
+    built = build.build_records(sets.pa_sft, Parrot(*["too short ."] * 12))
+    build.export(built, [], tmp_path, drawn=sets)
     rows = [json.loads(line) for line in (tmp_path / "rejected.jsonl").read_text().splitlines()]
     assert {row["image"] for row in rows} == {s.image for s in sets.pa_sft} | {drawn[0].image}
     assert all(row["failed"] for row in rows)
 
 
 def test_a_picture_in_both_sets_is_a_user_error_and_nothing_is_written(tmp_path: Path, drawn: list[Sample]) -> None:
-    built = expert_ad.build_records(drawn[:4], RuleTeacher(0))
+    built = build.build_records(drawn[:4], RuleTeacher(0))
     with pytest.raises(UserError, match="both") as error:
-        expert_ad.export(built, [labelled(drawn[0])], tmp_path / "out")
+        build.export(built, [labelled(drawn[0])], tmp_path / "out")
     assert drawn[0].image in str(error.value)
     assert not (tmp_path / "out").exists()
 
@@ -591,7 +599,7 @@ def test_a_picture_in_both_sets_is_a_user_error_and_nothing_is_written(tmp_path:
 
 
 def test_the_folder_loads_with_datasets_and_its_card_tells_what_is_in_it(
-    exported: tuple[Path, expert_ad.Built], tmp_path: Path
+    exported: tuple[Path, build.Built], tmp_path: Path
 ) -> None:
     folder, built = exported
     out = tmp_path / "set"
@@ -639,7 +647,7 @@ def test_parquet_shows_the_pixels_that_are_learnt(tmp_path: Path) -> None:
 @pytest.mark.parametrize("kind", ["bom", "crlf", "cut in a letter", "utf-16", "damaged in the middle"])
 def test_a_journal_as_other_systems_leave_it_loses_no_decision(make: Maker, tmp_path: Path, kind: str) -> None:
     journal, samples = tmp_path / "journal.jsonl", [make((3, 3, 9, 9))]
-    expert_ad.build_records(samples, RuleTeacher(0), journal=journal)
+    build.build_records(samples, RuleTeacher(0), journal=journal)
     text = journal.read_text(encoding="utf-8")
     first, rest = text.split("\n", 1)
     content = {
@@ -652,8 +660,8 @@ def test_a_journal_as_other_systems_leave_it_loses_no_decision(make: Maker, tmp_
     journal.write_bytes(content[kind])
     if kind in ("utf-16", "damaged in the middle"):
         with pytest.raises(UserError, match="UTF-16|line 2"):
-            expert_ad.build_records(samples, RuleTeacher(0), journal=journal)
+            build.build_records(samples, RuleTeacher(0), journal=journal)
         assert journal.read_bytes() == content[kind]
     else:
-        expert_ad.build_records(samples, RuleTeacher(0), journal=journal)
+        build.build_records(samples, RuleTeacher(0), journal=journal)
         assert journal.read_text(encoding="utf-8") == text

@@ -19,13 +19,13 @@ from safetensors.torch import load_file
 from transformers import AutoModelForImageTextToText
 from trl import SFTConfig, SFTTrainer
 
-from iadr1_lib import hub, inference, models, scoring, training
-from iadr1_lib.benchmarks import Sample, open_image
-from iadr1_lib.families import FAMILIES, MODELS, family_of, named
-from iadr1_lib.models import ModelSettings, load_model
-from iadr1_lib.records import read_rows
-from iadr1_lib.runs import UserError, load_profile
-from iadr1_lib.training import PaSftSettings, ScGrpoSettings
+from iadr1_lib.data import hub, open_image
+from iadr1_lib.errors import UserError
+from iadr1_lib.evaluation import prediction, scoring
+from iadr1_lib.models import FAMILIES, MODELS, ModelSettings, family_of, load_model, loading, named
+from iadr1_lib.records import Sample, read_rows
+from iadr1_lib.runs import load_profile
+from iadr1_lib.training import PaSftSettings, ScGrpoSettings, trainers
 
 SFT = replace(
     load_profile("smoke").settings("pa_sft", PaSftSettings), batch=4, epochs=1.0, dev_every=2, frozen="released"
@@ -99,8 +99,8 @@ def spread(completions: list[Any], **kwargs: Any) -> list[float]:
 
 @pytest.fixture
 def something_to_learn(monkeypatch: pytest.MonkeyPatch) -> None:
-    honest = training.rewards.reward_functions
-    monkeypatch.setattr(training.rewards, "reward_functions", lambda *args: [spread, *honest(*args)[1:]])
+    honest = trainers.rewards.reward_functions
+    monkeypatch.setattr(trainers.rewards, "reward_functions", lambda *args: [spread, *honest(*args)[1:]])
 
 
 def changed(before: Path, after: Path, dtype: str) -> dict[str, bool]:
@@ -129,20 +129,20 @@ def test_both_stages_prediction_and_scoring(
     )  # type: ignore[arg-type]
     start = miniature(family)
     sft, grpo = write_records(pictures, tmp_path, images)
-    tuned = training.train_pa_sft(start, sft, tmp_path / "pa_sft", SFT, model=settings)
+    tuned = trainers.train_pa_sft(start, sft, tmp_path / "pa_sft", SFT, model=settings)
     moved = changed(start, tuned, dtype)
     frozen = FAMILIES[family].frozen
     assert moved["language model"]
     assert [moved[part] for part in ("tower", "projector")] == [
         weights == "full" and part not in frozen for part in ("tower", "projector")
     ]
-    reinforced = training.train_sc_grpo(tuned, grpo, tmp_path / "sc_grpo", GRPO, model=settings)
+    reinforced = trainers.train_sc_grpo(tuned, grpo, tmp_path / "sc_grpo", GRPO, model=settings)
     assert changed(tuned, reinforced, dtype)["language model"]
     log = tiny_vlm.read_csv(tmp_path / "sc_grpo" / "log.csv")
     assert all(float(row["loss"]) == float(row["loss"]) for row in log if row["loss"])
     model, processor = load_model(reinforced)
     shown = [[open_image(s.image)] * images for s in pictures[:3]]
-    raw = inference.generate(model, processor, shown, max_new_tokens=4)
+    raw = prediction.generate(model, processor, shown, max_new_tokens=4)
     assert len(raw) == 3
     assert 0 <= scoring.balanced_accuracy(["yes", "no", "yes"], [scoring.read_answer(text) for text, *_ in raw]) <= 100
 
@@ -154,7 +154,7 @@ def test_only_the_answer_carries_loss(
 ) -> None:
     model, processor = load_model(miniature(family))
     sft, _ = write_records(pictures, tmp_path, images)
-    data = training.pa_sft_dataset(read_rows(sft), training.closing_mark(processor))
+    data = trainers.pa_sft_dataset(read_rows(sft), trainers.closing_mark(processor))
     arguments = SFTConfig(
         output_dir=str(tmp_path), completion_only_loss=True, max_length=None, report_to="none", bf16=False
     )
@@ -165,7 +165,7 @@ def test_only_the_answer_carries_loss(
         end = processor.tokenizer.eos_token
         assert end in said, "a model that never sees the end of an answer does not learn to stop"
         assert said.split(end)[0].strip() == row["completion"][0]["content"].replace(end, "")
-        assert not set(ids[labels != -100].tolist()) & set(models.image_token_ids(miniature(family), processor))
+        assert not set(ids[labels != -100].tolist()) & set(loading.image_token_ids(miniature(family), processor))
 
 
 @pytest.mark.parametrize("images", [1, 2])
@@ -213,8 +213,8 @@ def test_lora_adapts_the_language_model_only(family: str, miniature: Callable[[s
     from peft import get_peft_model
 
     folder = miniature(family)
-    model = models.load_for_training(folder, ModelSettings())
-    config = models.lora_config(folder, ModelSettings(lora_rank=2, lora_alpha=4))
+    model = loading.load_for_training(folder, ModelSettings())
+    config = loading.lora_config(folder, ModelSettings(lora_rank=2, lora_alpha=4))
     adapted = get_peft_model(model, config)
     names = [name for name, p in adapted.named_parameters() if p.requires_grad]
     layers = miniatures.TEXT["num_hidden_layers"]
@@ -230,15 +230,15 @@ def test_adapter_and_merged_model_answer_the_same(
     start = miniature("qwen2_vl")
     sft, _ = write_records(pictures, tmp_path, 1)
     settings = ModelSettings(lora_rank=4, lora_alpha=8)
-    merged = training.train_pa_sft(start, sft, tmp_path / "s", replace(SFT, learning_rate=1e-2), model=settings)
+    merged = trainers.train_pa_sft(start, sft, tmp_path / "s", replace(SFT, learning_rate=1e-2), model=settings)
     assert not list(merged.glob("adapter*")), "a plain model folder"
     model, processor = load_model(merged)
     base, _ = load_model(start)
     adapted = PeftModel.from_pretrained(base, str(tmp_path / "s" / "adapter"))
     shown = [[open_image(s.image)] for s in pictures]
-    answers = [inference.generate(m, processor, shown, max_new_tokens=6) for m in (model, adapted.eval())]
+    answers = [prediction.generate(m, processor, shown, max_new_tokens=6) for m in (model, adapted.eval())]
     assert [text for text, *_ in answers[0]] == [text for text, *_ in answers[1]]
-    untrained = inference.generate(load_model(start)[0], processor, shown, max_new_tokens=6)
+    untrained = prediction.generate(load_model(start)[0], processor, shown, max_new_tokens=6)
     assert [text for text, *_ in answers[0]] != [text for text, *_ in untrained]
 
 
@@ -247,13 +247,13 @@ def test_an_answer_never_holds_an_image_mark(
     family: str, pictures: list[Sample], miniature: Callable[[str], Path]
 ) -> None:
     model, processor = load_model(miniature(family))
-    marks = models.image_token_ids(miniature(family), processor)
+    marks = loading.image_token_ids(miniature(family), processor)
     assert marks
     with torch.no_grad():
         model.lm_head.weight[marks] = model.lm_head.weight.mean(0)
         model.lm_head.weight[marks] += 10 * model.lm_head.weight.std()
     model.generation_config.suppress_tokens = marks
-    raw = inference.generate(model, processor, [[open_image(s.image)] for s in pictures[:2]], max_new_tokens=8)
+    raw = prediction.generate(model, processor, [[open_image(s.image)] for s in pictures[:2]], max_new_tokens=8)
     ids = [processor.tokenizer.encode(text, add_special_tokens=False) for text, *_ in raw]
     assert not {i for row in ids for i in row} & set(marks)
 
@@ -263,7 +263,7 @@ def test_a_saved_model_loads_again_with_all_its_weights_and_settings(
     family: str, miniature: Callable[[str], Path], tmp_path: Path
 ) -> None:
     model, processor = load_model(miniature(family))
-    models.save_model(model, processor, tmp_path)
+    loading.save_model(model, processor, tmp_path)
     again, same = load_model(tmp_path)
     assert type(same).__name__ == type(processor).__name__
     assert same.chat_template == processor.chat_template
@@ -298,7 +298,7 @@ def test_another_class_works_with_a_warning(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name, said", [("llava-9", "unknown model"), ("no/such/folder", "unknown model")])
 def test_an_unknown_model_is_told_with_the_choices(name: str, said: str) -> None:
     with pytest.raises(UserError, match=said):
-        models.model_folder(ModelSettings(name))
+        loading.model_folder(ModelSettings(name))
 
 
 def test_a_hub_model_that_was_fetched_is_used_without_a_network(
@@ -310,26 +310,26 @@ def test_a_hub_model_that_was_fetched_is_used_without_a_network(
     monkeypatch.setattr(huggingface_hub.HfApi, "model_info", away)
     monkeypatch.setattr(hub, "hub_home", lambda name, cache=None: tmp_path / name.replace("/", "--"))
     with pytest.raises(UserError, match="could not be downloaded"):
-        models.model_folder(ModelSettings("qwen2-vl-2b"))
+        loading.model_folder(ModelSettings("qwen2-vl-2b"))
     home = tmp_path / "Qwen--Qwen2-VL-2B-Instruct"
     miniatures.save("qwen2_vl", home / "abc")
     (home / "revision.json").write_text(json.dumps({"revision": "abc", "asked": {"main": "abc"}}))
-    assert models.model_folder(ModelSettings("qwen2-vl-2b")) == home / "abc"
+    assert loading.model_folder(ModelSettings("qwen2-vl-2b")) == home / "abc"
 
 
 def test_four_bits_need_lora_and_bitsandbytes() -> None:
     with pytest.raises(UserError, match="LoRA"):
-        models.weights_arguments(ModelSettings(four_bit=True))
-    if models.find_spec("bitsandbytes") is None:
+        loading.weights_arguments(ModelSettings(four_bit=True))
+    if loading.find_spec("bitsandbytes") is None:
         with pytest.raises(UserError, match="bitsandbytes"):
-            models.weights_arguments(ModelSettings(four_bit=True, lora_rank=4))
+            loading.weights_arguments(ModelSettings(four_bit=True, lora_rank=4))
 
 
 def test_pictures_are_made_smaller_for_training(pictures: list[Sample], tmp_path: Path) -> None:
     sft, grpo = write_records(pictures, tmp_path, 2)
     for data in (
-        training.pa_sft_dataset(read_rows(sft), max_pixels=50 * 50),
-        training.sc_grpo_dataset(read_rows(grpo), "strict", max_pixels=50 * 50),
+        trainers.pa_sft_dataset(read_rows(sft), max_pixels=50 * 50),
+        trainers.sc_grpo_dataset(read_rows(grpo), "strict", max_pixels=50 * 50),
     ):
         assert [image.size for image in data[0]["images"]] == [(50, 50), (50, 50)]
 
@@ -338,6 +338,6 @@ def test_weights_of_the_hub_are_named_by_their_commit(miniature: Callable[[str],
     snapshot = tmp_path / "owner--name" / "0123abc"
     miniatures.save("llava", snapshot)
     (tmp_path / "owner--name" / "revision.json").write_text("{}")
-    said = training._facts("f", snapshot, SFT, ModelSettings(), 0)
+    said = trainers._facts("f", snapshot, SFT, ModelSettings(), 0)
     assert said["start"] == {"commit": "0123abc", "repository": "owner--name"}
     assert load_file(snapshot / "model.safetensors")

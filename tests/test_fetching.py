@@ -12,7 +12,10 @@ import pytest
 from huggingface_hub.errors import OfflineModeIsEnabled
 from test_cli import complaint, iadr1
 
-from iadr1_lib import fetching, hub, planning
+from iadr1_lib.data import hub
+from iadr1_lib.files import write_json
+from iadr1_lib.models import fetching
+from iadr1_lib.training import plan as planning
 
 MODEL = "Qwen/Qwen2.5-VL-3B-Instruct"
 FILES = {"config.json": 30, "model-1.safetensors": 1000, "tokenizer.json": 50, "pytorch_model.bin": 5000, "a.png": 7}
@@ -124,6 +127,6 @@ def test_a_fetched_configuration_is_compared(big: Path, stand_in: Hub) -> None:
     config.text_config.vocab_size += 1
     home = hub.hub_home("Qwen/Qwen2-VL-2B-Instruct")
     config.save_pretrained(home / ("d" * 40))
-    hub.write_json(home / "revision.json", {"revision": "d" * 40, "asked": {"main": "d" * 40}})
+    write_json(home / "revision.json", {"revision": "d" * 40, "asked": {"main": "d" * 40}})
     found = planning.plan("qwen2-vl-2b", planning.PlanSettings())
     assert found.difference == "the configuration on the disk has other parameters: language model +1,536"

@@ -83,7 +83,7 @@ def test_what_decides_a_number_is_the_same_with_the_gpu_extras() -> None:
 def test_imports_are_asked_for() -> None:
     names = metadata.packages_distributions()
     asked = {canonicalize_name(requirement.name) for requirement in requirements()}
-    for path in (ROOT / "iadr1_lib").glob("*.py"):
+    for path in (ROOT / "iadr1_lib").rglob("*.py"):
         for name in imported(ast.parse(path.read_text())):
             if name not in sys.stdlib_module_names and name != "iadr1_lib":
                 given_by = {canonicalize_name(one) for one in names.get(name, [name])}  # optional ones may be missing
@@ -115,7 +115,7 @@ def test_heavy_packages_are_imported_in_their_rooms_only() -> None:
         "training",
         "vllm_check",
     }
-    for path in (ROOT / "iadr1_lib").glob("*.py"):
+    for path in (ROOT / "iadr1_lib").rglob("*.py"):
         assert path.stem in rooms or not imported(ast.parse(path.read_text())) & heavy, path.name
 
 

@@ -16,9 +16,8 @@ from huggingface_hub.errors import LocalEntryNotFoundError, OfflineModeIsEnabled
 from PIL import Image
 
 from iadr1_lib.answer import QUESTION, build_answer, build_solution
-from iadr1_lib.benchmarks import Table, check_health, health_table
-from iadr1_lib.hub import load_hub, read_snapshot
-from iadr1_lib.runs import UserError
+from iadr1_lib.data import Table, check_health, health_table, load_hub, read_snapshot
+from iadr1_lib.errors import UserError
 
 NAME = "yanhui01/Expert-AD"
 COMMITS = {"main": "a" * 40, "v1": "b" * 40}

@@ -9,11 +9,10 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from iadr1_lib.benchmarks import Sample
-from iadr1_lib.references import references
-from iadr1_lib.runs import UserError
-from iadr1_lib.scoring import read_predictions, score
-from iadr1_lib.sources import load_samples
+from iadr1_lib.data import load_samples
+from iadr1_lib.errors import UserError
+from iadr1_lib.evaluation import read_predictions, references, score
+from iadr1_lib.records import Sample
 
 SIZES = {"DAGM": 8050, "DTD": 1304, "MPDD": 458, "SDD": 340}
 

@@ -14,13 +14,13 @@ import tiny_vlm
 import torch
 from PIL import Image
 
-from iadr1_lib import inference, scoring, speed
 from iadr1_lib.answer import QUESTION
-from iadr1_lib.benchmarks import Sample
-from iadr1_lib.inference import generate, predict, prompt_messages
+from iadr1_lib.data import open_image
+from iadr1_lib.errors import UserError
+from iadr1_lib.evaluation import prediction, protocol, scoring, speed
+from iadr1_lib.evaluation.prediction import generate, predict, prompt_messages
 from iadr1_lib.models import load_model
-from iadr1_lib.protocols import protocol
-from iadr1_lib.runs import UserError
+from iadr1_lib.records import Sample
 
 KEYS = {
     "image", "category", "benchmark", "label", "location", "type",
@@ -61,11 +61,11 @@ def test_one_and_two_pictures_may_share_a_batch(folder: Path) -> None:
 
 def test_pictures_of_any_mode_are_answered(folder: Path) -> None:
     modes = [Image.new(mode, (30, 40)) for mode in ("L", "1", "RGBA", "P", "CMYK")]
-    assert len(inference.answer_images(folder, modes)) == 5
+    assert len(prediction.answer_images(folder, modes)) == 5
 
 
 def p_yes(ids: list[int], logits: torch.Tensor) -> float | None:
-    return inference._p_yes(torch.tensor(ids), logits, yes=[1, 2], no=[3, 4], tag=5)
+    return prediction._p_yes(torch.tensor(ids), logits, yes=[1, 2], no=[3, 4], tag=5)
 
 
 def test_p_yes_is_read_where_the_word_is_chosen() -> None:
@@ -110,13 +110,13 @@ def test_a_killed_run_goes_on_after_its_last_whole_line(
     broken = tmp_path / "broken.jsonl"
     broken.write_bytes(b"".join(lines[:2]) + lines[2][:25])
     asked: list[int] = []
-    honest = inference.generate
+    honest = prediction.generate
 
     def counted(model: Any, processor: Any, images: Any, **kwargs: Any) -> Any:
         asked.append(len(images))
         return honest(model, processor, images, **kwargs)
 
-    monkeypatch.setattr(inference, "generate", counted)
+    monkeypatch.setattr(prediction, "generate", counted)
     predict(folder, samples, broken, **options)
     assert sum(asked) == 4
     assert broken.read_bytes() == whole
@@ -173,13 +173,13 @@ def test_with_references_two_pictures_are_shown_and_the_row_names_the_first(
     options: dict[str, Any] = {"batch_size": 2, "max_new_tokens": 4, "quiet": True}
     beside = {s.image: Path(samples[0].image) for s in samples[1:5]}
     shown: list[list[tuple[int, int]]] = []
-    honest = inference.generate
+    honest = prediction.generate
 
     def watched(model: Any, processor: Any, images: Any, **kwargs: Any) -> Any:
         shown.extend([picture.getpixel((48, 48)) for picture in group] for group in images)
         return honest(model, processor, images, **kwargs)
 
-    monkeypatch.setattr(inference, "generate", watched)
+    monkeypatch.setattr(prediction, "generate", watched)
     out = predict(folder, samples[1:5], tmp_path / "p.jsonl", references=beside, **options)
     first = Image.open(samples[0].image).getpixel((48, 48))
     assert shown == [[first, Image.open(s.image).getpixel((48, 48))] for s in samples[1:5]]
@@ -220,7 +220,7 @@ def test_a_protocol_is_asked_and_noted(folder: Path, samples: list[Sample], tmp_
     rows = rows_of(predict(folder, samples[:3], tmp_path / "p.jsonl", protocol=asked, max_new_tokens=4, quiet=True))
     assert {(r["protocol"], r["prompt"]) for r in rows} == {("released", asked.prompt)}
     model, processor = load_model(folder)
-    picture = inference.open_image(samples[0].image)
+    picture = open_image(samples[0].image)
     assert rows[0]["raw"] == generate(model, processor, [[picture]], prompt=asked, max_new_tokens=4)[0][0]
     predict(folder, samples[:3], tmp_path / "p.jsonl", max_new_tokens=4, quiet=True)
     assert {r["protocol"] for r in rows_of(tmp_path / "p.jsonl")} == {"course"}  # the others are set aside
@@ -269,11 +269,11 @@ def test_answer_only_reads_p_yes_where_generation_would_choose(
     folder: Path, samples: list[Sample], prompt: str
 ) -> None:
     model, processor = load_model(folder)
-    images = [[inference.open_image(s.image)] for s in samples]
-    forced, yes, no = inference._choice(processor, tagged=prompt == "bare")
+    images = [[open_image(s.image)] for s in samples]
+    forced, yes, no = prediction._choice(processor, tagged=prompt == "bare")
     assert forced == ("<think></think>" if prompt == "bare" else "")
     assert not forced or processor.tokenizer.decode(yes + no) == "<location><answer>"
-    made = inference.answer_only(model, processor, images, prompt=prompt)
+    made = prediction.answer_only(model, processor, images, prompt=prompt)
     for group, (word, p, _) in zip(images, made, strict=True):
         text = processor.apply_chat_template(prompt_messages(prompt), add_generation_prompt=True) + forced
         inputs = processor(images=[group], text=[text], return_tensors="pt").to(model.device)
@@ -302,7 +302,7 @@ def test_speed_says_where_the_time_goes(folder: Path, samples: list[Sample]) -> 
 
 def test_answers_without_their_end_are_marked_as_cut(folder: Path, samples: list[Sample], tmp_path: Path) -> None:
     model, processor = load_model(folder)
-    images = [[inference.open_image(s.image)] for s in samples]
+    images = [[open_image(s.image)] for s in samples]
     free = generate(model, processor, images, max_new_tokens=4)
     assert all(said.cut for said in free)  # random weights do not end by themselves
     model.generation_config.forced_eos_token_id = processor.tokenizer.eos_token_id
@@ -333,15 +333,15 @@ def test_the_longest_answer_is_the_familys_or_what_training_needs(
     folder: Path, tmp_path: Path, trained: int | None, longest: int
 ) -> None:
     made = write_stage(folder, tmp_path, **({"answer_tokens": trained} if trained else {}))
-    assert inference.longest_answer(made) == longest
+    assert prediction.longest_answer(made) == longest
     for name in ("fair", "released"):
-        assert inference.longest_answer(made, protocol(name, "mini", "tuned")) == longest
-    assert inference.longest_answer(made, protocol("released", "qwen", "tuned")) == 512
+        assert prediction.longest_answer(made, protocol(name, "mini", "tuned")) == longest
+    assert prediction.longest_answer(made, protocol("released", "qwen", "tuned")) == 512
     (made / "config.json").write_text(json.dumps({"model_type": "qwen2_vl"}))
-    assert inference.longest_answer(made) == 512
+    assert prediction.longest_answer(made) == 512
     (made.parent / "stage.json").write_text(json.dumps({"answer_tokens": "many"}))
     with pytest.raises(UserError, match="answer_tokens 'many'"):
-        inference.longest_answer(made)
+        prediction.longest_answer(made)
 
 
 def test_a_model_of_another_grid_is_judged_by_its_own_places(folder: Path, tmp_path: Path) -> None:

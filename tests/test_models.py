@@ -12,17 +12,17 @@ import torch
 from PIL import Image
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
-from iadr1_lib import models
 from iadr1_lib.answer import QUESTION, TAGS
+from iadr1_lib.errors import UserError
 from iadr1_lib.models import (
     IMAGE,
     load_model,
     load_processor,
+    loading,
     parameter_count,
     read_each_prompt_once,
     see_each_picture_once,
 )
-from iadr1_lib.runs import UserError
 
 
 @pytest.fixture(scope="module")
@@ -230,9 +230,9 @@ def test_a_folder_of_another_kind_is_told_in_a_sentence(tmp_path: Path, kind: st
     for name, content in files.items():
         (tmp_path / name).write_bytes(content if isinstance(content, bytes) else content.encode())
     for load in (
-        models.load_model,
-        lambda folder: models.load_for_training(folder, models.ModelSettings()),
-        lambda folder: models.model_folder(models.ModelSettings(str(folder))),
+        loading.load_model,
+        lambda folder: loading.load_for_training(folder, loading.ModelSettings()),
+        lambda folder: loading.model_folder(loading.ModelSettings(str(folder))),
     ):
         with pytest.raises(UserError, match=said):
             load(tmp_path)
@@ -243,7 +243,7 @@ def test_an_adapter_names_the_merged_model_beside_it(tmp_path: Path) -> None:
         (tmp_path / name).parent.mkdir()
         (tmp_path / name).write_text("{}")
     with pytest.raises(UserError, match=f"name {tmp_path / 'model'}"):
-        models.load_model(tmp_path / "adapter")
+        loading.load_model(tmp_path / "adapter")
 
 
 @pytest.mark.parametrize("damage", ["cut weights", "values", "tokenizer", "generation", "template"])
@@ -261,4 +261,4 @@ def test_a_damaged_model_is_told_in_a_sentence(tmp_path: Path, damage: str) -> N
     if damage == "template":
         (folder / "chat_template.jinja").write_text("{{ x")
     with pytest.raises(UserError, match="cannot be loaded"):
-        models.load_model(folder)
+        loading.load_model(folder)

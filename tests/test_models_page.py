@@ -15,11 +15,11 @@ import tiny_vlm
 from test_families import CASES, MATRIX
 from typer.testing import CliRunner
 
-from iadr1_lib import course, engines, models, training
-from iadr1_lib.cli import app
-from iadr1_lib.families import MODELS
+from iadr1_lib.cli.app import app
+from iadr1_lib.course import steps as course
+from iadr1_lib.models import MODELS, loading
 from iadr1_lib.runs import Run
-from iadr1_lib.stages import work_folder
+from iadr1_lib.training import launch, trainers, work_folder
 
 ROOT = Path(__file__).parents[1]
 PAGE = (ROOT / "MODELS.md").read_text(encoding="utf-8")
@@ -77,13 +77,13 @@ def test_a_training_command_reaches_the_loading_of_its_weights(
         raise Reached
 
     monkeypatch.setenv("IADR1_RUNS", str(tmp_path))
-    monkeypatch.setattr("iadr1_lib.hub.download_once", lambda name, *rest, **options: records)
-    monkeypatch.setattr(models, "model_folder", lambda settings: model)
+    monkeypatch.setattr("iadr1_lib.models.loading.download_once", lambda name, *rest, **options: records)
+    monkeypatch.setattr(loading, "model_folder", lambda settings: model)
     monkeypatch.setattr(course.engines, "launch", lambda engine, arguments: launched.append((engine, arguments)))
-    monkeypatch.setattr("iadr1_lib.vllm_check.require_passed", lambda name: None)
-    monkeypatch.setattr(engines, "require_vllm", lambda: "0.31.0")
-    monkeypatch.setattr(training, "SFTTrainer", stop)
-    monkeypatch.setattr(training, "GRPOTrainer", stop)
+    monkeypatch.setattr("iadr1_lib.evaluation.vllm_check.require_passed", lambda name: None)
+    monkeypatch.setattr(launch, "require_vllm", lambda: "0.31.0")
+    monkeypatch.setattr(trainers, "SFTTrainer", stop)
+    monkeypatch.setattr(trainers, "GRPOTrainer", stop)
     launched: list[Any] = []
     run = Run(words[words.index("--profile") + 1], 0).with_model(name)
     start = run.path("pa_sft", "model")
@@ -94,10 +94,10 @@ def test_a_training_command_reaches_the_loading_of_its_weights(
     CliRunner().invoke(app, words)
     if launched:
         engine, arguments = launched.pop()
-        engines.config_file(engine.config)
+        launch.config_file(engine.config)
         # What each of the launched processes does, as if it were one of that many.
-        monkeypatch.setattr(engines, "is_launched", lambda: True)
-        monkeypatch.setattr(training, "process_state", lambda: type("State", (), {"num_processes": engine.processes}))
+        monkeypatch.setattr(launch, "is_launched", lambda: True)
+        monkeypatch.setattr(trainers, "process_state", lambda: type("State", (), {"num_processes": engine.processes}))
         words = arguments
     result = CliRunner().invoke(app, words)
     assert isinstance(result.exception, Reached), result.output

@@ -12,9 +12,12 @@ from made_runs import SKILL, write_run
 from PIL import ImageFont
 from typer.testing import CliRunner
 
-from iadr1_lib import page, paper_tables, report, runs, scoring
 from iadr1_lib.answer import build_answer
-from iadr1_lib.cli import app
+from iadr1_lib.cli.app import app
+from iadr1_lib.errors import UserError
+from iadr1_lib.evaluation import scoring
+from iadr1_lib.reporting import page, paper_tables, report
+from iadr1_lib.runs import runs
 
 A4_POINTS = 595 - 2 * 14 * 72 / 25.4  # what the page's margins leave of A4
 LETTERS = ImageFont.load_default(75)  # ten times the size of a table's letters in print
@@ -122,10 +125,10 @@ def test_page_escapes_what_models_and_machines_say(finished_runs: list[Path], mo
 
 def test_report_before_the_evaluation_names_the_notebook(tmp_path: Path) -> None:
     run = runs.Run("smoke", 0, tmp_path)
-    with pytest.raises(runs.UserError, match="08_evaluation"):
+    with pytest.raises(UserError, match="08_evaluation"):
         page.build_report(run)
     runs.record_metrics(run, "01_the_problem", [{"name": "x", "value": 1}])
-    with pytest.raises(runs.UserError, match="08_evaluation"):
+    with pytest.raises(UserError, match="08_evaluation"):
         page.build_report(run)
 
 

@@ -9,8 +9,21 @@ from typing import Any
 import pytest
 from conftest import ROOT
 
-from iadr1_lib import ablations, paper_tables, report, runs, scoring
-from iadr1_lib.paper_tables import AGREES, DISAGREES, NOT_MEASURED, OPEN, PAPER_SETS, Measured, paper_table
+from iadr1_lib.errors import UserError
+from iadr1_lib.evaluation import scoring
+from iadr1_lib.reporting import (
+    AGREES,
+    BASELINE,
+    DISAGREES,
+    NOT_MEASURED,
+    OPEN,
+    PAPER_SETS,
+    SHIPPED,
+    Measured,
+    paper_table,
+    paper_tables,
+    report,
+)
 
 SETS = ("mini-bottles", "mini-gears")
 
@@ -36,10 +49,10 @@ def everything() -> Measured:
         "grid": ["1×1", "2×2", "4×4", "5×5"],
         "data": ["20 %", "40 %", "60 %", "80 %"],
     }.items():
-        made = levels(ablations.BASELINE, 70.0)
+        made = levels(BASELINE, 70.0)
         for place, variant in enumerate(variants):
             made |= levels(variant, 50.0 + place)
-            for baseline in (ablations.BASELINE, "strict"):
+            for baseline in (BASELINE, "strict"):
                 made |= change(f"{variant}/{baseline}/balanced_accuracy", -5, -7, -4)
         studies[study] = made
     pairs = change("pa_sft-base/balanced_accuracy", 10, 8, 12) | change("sc_grpo-pa_sft/balanced_accuracy", 1, -1, 3)
@@ -81,7 +94,7 @@ def test_paper_tables_are_the_given_ones(shared: Path) -> None:
 
 def test_unknown_paper_table_is_refused(shipped: Measured) -> None:
     for number in (0, 9):
-        with pytest.raises(runs.UserError, match="Tables 1 to 5"):
+        with pytest.raises(UserError, match="Tables 1 to 5"):
             paper_tables.table(number, shipped)
 
 
@@ -133,7 +146,7 @@ def test_tables_repeat_the_shipped_numbers(shipped: Measured) -> None:
         for column, benchmark in {"mean of six": "mean", "mini-mesh": "mini-mesh"}.items():
             row = rows[f"{stage}/balanced_accuracy/{benchmark}"]
             assert stages.loc[title, column].startswith(f"{row['value']:.1f}")
-    study = json.loads((ROOT / ablations.SHIPPED / "ablation_reasoning.json").read_text())["rows"]
+    study = json.loads((ROOT / SHIPPED / "ablation_reasoning.json").read_text())["rows"]
     value = next(row["value"] for row in study if row["name"] == "answers only/balanced_accuracy/mean")
     data = paper_tables.block(paper_tables.table(2, shipped), paper_tables.OURS).set_index("data")
     assert data.loc["answers only", "zero-shot"].startswith(f"{value:.1f} (")

@@ -15,10 +15,11 @@ from test_cli import complaint, iadr1
 from transformers import CONFIG_MAPPING, AutoModelForImageTextToText
 from trl.trainer.utils import add_fused_lm_head
 
-from iadr1_lib import planning
-from iadr1_lib.families import MODELS
-from iadr1_lib.planning import PlanSettings, plan, settings_of
-from iadr1_lib.runs import Profile, UserError, load_profile
+from iadr1_lib.errors import UserError
+from iadr1_lib.models import MODELS
+from iadr1_lib.runs import Profile, load_profile
+from iadr1_lib.training import PlanSettings, plan, settings_of
+from iadr1_lib.training import plan as planning
 
 NAMES = tuple(planning.sizes())
 # The estimate of activations over the measured ones lies between these; measured: 0.99 to 1.12 in float32, 0.93 to 1.25

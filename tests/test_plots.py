@@ -13,11 +13,10 @@ import pytest
 from matplotlib.figure import Figure
 from PIL import Image
 
-from iadr1_lib import plots
 from iadr1_lib.answer import CELLS, DEFECT_TYPES, build_answer, cell_box, cell_of_point
-from iadr1_lib.benchmarks import Sample
-from iadr1_lib.records import Record
-from iadr1_lib.runs import UserError
+from iadr1_lib.errors import UserError
+from iadr1_lib.records import Record, Sample
+from iadr1_lib.reporting import plots
 
 matplotlib.use("agg")
 import matplotlib.pyplot as plt

@@ -8,9 +8,8 @@ from pathlib import Path
 import pytest
 
 from iadr1_lib.answer import QUESTION
-from iadr1_lib.protocols import FAMILIES, KINDS, Family, Kind, Protocol, family_of, protocol
-from iadr1_lib.runs import UserError
-from iadr1_lib.scoring import PARSERS
+from iadr1_lib.errors import UserError
+from iadr1_lib.evaluation import FAMILIES, KINDS, PARSERS, Family, Kind, Protocol, family_of, protocol
 
 PAIRS: list[tuple[Family, Kind]] = [(family, kind) for family in FAMILIES for kind in KINDS]
 TAGGED, WORDS, LOWERED = "released-tagged", "released-free-text", "released-free-text-ci"

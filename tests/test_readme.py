@@ -15,8 +15,8 @@ import typer
 from conftest import ROOT
 from typer.testing import CliRunner
 
-from iadr1_lib import paper_tables, report
-from iadr1_lib.cli import app
+from iadr1_lib.cli.app import app
+from iadr1_lib.reporting import paper_tables, report
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 PAPERS = sorted(

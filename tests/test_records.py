@@ -12,12 +12,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from iadr1_lib import expert_ad
 from iadr1_lib.answer import QUESTION
-from iadr1_lib.benchmarks import open_image, share_depth, take_depths
-from iadr1_lib.hub import read_snapshot, released_records
-from iadr1_lib.records import Record, checked_row, checked_rows, pa_sft_row, read_rows, row_notes, sc_grpo_row
-from iadr1_lib.runs import UserError
+from iadr1_lib.data import checked_rows, open_image, read_snapshot, released_records, share_depth, take_depths
+from iadr1_lib.errors import UserError
+from iadr1_lib.expert_ad import build
+from iadr1_lib.records import Record, checked_row, pa_sft_row, read_rows, row_notes, sc_grpo_row
 
 NO = "<think>I look .</think><answer>No</answer>"
 YES = "<think>I look .</think><location>top left</location><type>scratch</type><answer>Yes</answer>"
@@ -167,7 +166,7 @@ def test_relative_paths_start_from_the_file(
 def test_rows_are_written_with_whole_paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     record = Record("a/0.png", "no", None, None, "a", "I look .", "set")
-    one_shot = expert_ad.one_shot_rows([record, replace(record, image="a/1.png")], 0)
+    one_shot = build.one_shot_rows([record, replace(record, image="a/1.png")], 0)
     written = [pa_sft_row(record)["images"], sc_grpo_row(record, 0)["image"], *one_shot[0]["images"]]
     assert written == [str(tmp_path / "a" / name) for name in ("0.png", "0.png", "1.png", "0.png")]
 
@@ -192,8 +191,8 @@ def grpo_like(picture: Row, answer: Row) -> Row:
 def test_the_grid_travels_with_the_records(pictures: list[str], tmp_path: Path) -> None:
     fine = [Record(image, "yes", "upper far right", "scratch", "a", "I look .", "set", 4) for image in pictures[:2]]
     normal = Record(pictures[2], "no", None, None, "a", "I look .", "set", 4)
-    built = expert_ad.Built(records=[*fine, normal])
-    report = expert_ad.export(built, [replace(fine[0], image=pictures[3])], tmp_path / "out")
+    built = build.Built(records=[*fine, normal])
+    report = build.export(built, [replace(fine[0], image=pictures[3])], tmp_path / "out")
     assert report["grid"] == 4
     for path in (tmp_path / "out").rglob("*.json"):
         if path.name != "report.json":

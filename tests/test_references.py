@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from iadr1_lib.benchmarks import Sample
-from iadr1_lib.references import references, require_references
-from iadr1_lib.runs import UserError
-from iadr1_lib.sources import load_samples
+from iadr1_lib.data import load_samples
+from iadr1_lib.errors import UserError
+from iadr1_lib.evaluation import references, require_references
+from iadr1_lib.records import Sample
 
 
 def draw(path: Path, seed: int | None = None) -> Path:

@@ -23,9 +23,9 @@ from api_server import ApiServer, Seen, Step, anthropic_reply, error, openai_rep
 from conftest import ROOT
 from PIL import Image
 
-from iadr1_lib import remote as remote_module
+from iadr1_lib.errors import UserError
 from iadr1_lib.remote import Cost, Endpoint, Remote, Reply, Request, encode_image, known_price
-from iadr1_lib.runs import UserError
+from iadr1_lib.remote import client as remote_module
 
 PRICED = {"anthropic": "claude-opus-5", "openai": "gpt-6-sol"}
 Make = Callable[..., Remote]

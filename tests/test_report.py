@@ -14,8 +14,13 @@ from conftest import ROOT
 from made_runs import write_run
 from typer.testing import CliRunner
 
-from iadr1_lib import batch, paper_tables, report, runs, scoring
-from iadr1_lib.cli import app
+from iadr1_lib.cli.app import app
+from iadr1_lib.course import batch
+from iadr1_lib.errors import UserError
+from iadr1_lib.evaluation import scoring
+from iadr1_lib.files import write_json
+from iadr1_lib.reporting import paper_tables, report
+from iadr1_lib.runs import runs
 
 # --------------------------------------------------------------------------------------------- one run
 
@@ -125,8 +130,8 @@ def test_the_time_of_some_notebooks_does_not_count_for_the_course(drawn_world: P
     part = write_run(tmp_path / "smoke-s2", drawn_world, 2, logs=False)
     whole = write_run(tmp_path / "smoke-s3", drawn_world, 3, logs=False)
     for run, seconds, notebooks in ((part, 5.0, 3), (whole, 700.0, 10)):
-        batch = [{"name": "course seconds", "value": seconds, "n": notebooks, "unit": "s"}]
-        runs.record_metrics(run, report.BATCH, batch)
+        timed = [{"name": "course seconds", "value": seconds, "n": notebooks, "unit": "s"}]
+        runs.record_metrics(run, report.BATCH, timed)
     for order in ([part.folder, whole.folder], [whole.folder, part.folder]):
         rows = {row["name"]: row for row in report.pool_seeds(order)}
         assert rows["course seconds"]["seeds"] == {"3": 700.0}
@@ -154,16 +159,16 @@ def test_a_stage_that_one_run_lacks_is_left_out(finished_runs: list[Path], drawn
 
 
 def test_runs_that_cannot_be_compared_are_refused(finished_runs: list[Path], tmp_path: Path) -> None:
-    with pytest.raises(runs.UserError, match="seed 0"):
+    with pytest.raises(UserError, match="seed 0"):
         report.pool_seeds([finished_runs[0], finished_runs[0]])
-    with pytest.raises(runs.UserError, match="at least one"):
+    with pytest.raises(UserError, match="at least one"):
         report.pool_seeds([])
     other = report.recorded(finished_runs[1])
     other["provenance"]["parameters"]["pa_sft"]["learning_rate"] = 7
-    runs.write_json(tmp_path / "metrics.json", other)
-    with pytest.raises(runs.UserError, match="other settings"):
+    write_json(tmp_path / "metrics.json", other)
+    with pytest.raises(UserError, match="other settings"):
         report.pool_seeds([finished_runs[0], tmp_path])
-    with pytest.raises(runs.UserError, match="missing"):
+    with pytest.raises(UserError, match="missing"):
         report.pool_seeds([tmp_path / "nothing"])
 
 
@@ -207,7 +212,7 @@ def test_a_metrics_file_of_another_shape_is_named(finished_runs: list[Path], tmp
     (folder / "metrics.json").write_text(content)
     done = CliRunner().invoke(app, ["report", str(folder), "--page", str(tmp_path / "p.html")])
     assert done.exit_code == 1 and "metrics.json" in done.stderr and len(done.stderr.splitlines()) == 1
-    with pytest.raises(runs.UserError, match=r"metrics\.json"):
+    with pytest.raises(UserError, match=r"metrics\.json"):
         runs.record_metrics(runs.Run("smoke", 0, folder), "00_a", [{"name": "x", "value": 1}])
         report.recorded(folder)  # a file whose rows are of no evaluation may be added to
     if content != WRONG[4]:
@@ -217,9 +222,9 @@ def test_a_metrics_file_of_another_shape_is_named(finished_runs: list[Path], tmp
 @pytest.mark.parametrize("content", ["[]", '{"notebooks": []}', '{"notebooks": {"00_a": 3}}', "{}"])
 def test_a_manifest_of_another_shape_is_named(finished_runs: list[Path], tmp_path: Path, content: str) -> None:
     (tmp_path / "manifest.json").write_text(content)
-    with pytest.raises(runs.UserError, match=r"manifest\.json"):
+    with pytest.raises(UserError, match=r"manifest\.json"):
         report.notebook_times(tmp_path)
-    with pytest.raises(runs.UserError, match=r"manifest\.json"):
+    with pytest.raises(UserError, match=r"manifest\.json"):
         batch.Manifest(runs.Run("smoke", 0, tmp_path))
 
 
@@ -227,7 +232,7 @@ def test_a_manifest_of_another_shape_is_named(finished_runs: list[Path], tmp_pat
 def test_a_stages_note_of_another_shape_is_named(tmp_path: Path, content: str) -> None:
     (tmp_path / "pa_sft").mkdir()
     (tmp_path / "pa_sft" / "stage.json").write_text(content)
-    with pytest.raises(runs.UserError, match=r"stage\.json"):
+    with pytest.raises(UserError, match=r"stage\.json"):
         report.cost(tmp_path)
 
 
@@ -249,7 +254,7 @@ def test_only_the_marked_part_of_the_readme_is_renewed(
 ) -> None:
     path = tmp_path / "README.md"
     path.write_text(f"before\n\n{report.MARKS[0]}\n\nof yesterday\n\n{report.MARKS[1]}\n\nafter\n")
-    runs.write_json(tmp_path / "metrics.json", report.pooled_metrics(finished_runs))
+    write_json(tmp_path / "metrics.json", report.pooled_metrics(finished_runs))
     monkeypatch.setattr(report, "REFERENCE", tmp_path / "metrics.json")
     report.write_readme(path)
     once = path.read_text()
@@ -258,7 +263,7 @@ def test_only_the_marked_part_of_the_readme_is_renewed(
     report.write_readme(path)
     assert path.read_text() == once
     path.write_text("no marks")
-    with pytest.raises(runs.UserError, match="lacks the lines"):
+    with pytest.raises(UserError, match="lacks the lines"):
         report.write_readme(path)
 
 

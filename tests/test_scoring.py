@@ -12,9 +12,8 @@ from PIL import Image
 from sklearn.metrics import average_precision_score, balanced_accuracy_score, roc_auc_score
 
 from iadr1_lib.answer import CELLS, DEFECT_TYPES, build_answer
-from iadr1_lib.benchmarks import Sample
-from iadr1_lib.runs import UserError
-from iadr1_lib.scoring import (
+from iadr1_lib.errors import UserError
+from iadr1_lib.evaluation import (
     PARSERS,
     agreement,
     areas,
@@ -29,6 +28,7 @@ from iadr1_lib.scoring import (
     score,
     unknown_types,
 )
+from iadr1_lib.records import Sample
 
 GOLDEN = Path(__file__).parent / "golden"
 NO = build_answer("all fine", "no")

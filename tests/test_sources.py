@@ -13,11 +13,24 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from iadr1_lib import sources
 from iadr1_lib.answer import CELLS, DEFECT_TYPES
-from iadr1_lib.benchmarks import KINDS, MOST, Sample, check_health, health_table, open_image, read_mask
-from iadr1_lib.runs import UserError
-from iadr1_lib.sources import LAYOUTS, cut_kolektor, find_layout, load_samples, read_index, write_index
+from iadr1_lib.data import (
+    KINDS,
+    LAYOUTS,
+    MOST,
+    check_health,
+    cut_kolektor,
+    find_layout,
+    health_table,
+    load_samples,
+    open_image,
+    read_index,
+    read_mask,
+    sources,
+    write_index,
+)
+from iadr1_lib.errors import UserError
+from iadr1_lib.records import Sample
 
 
 def draw(path: Path, marked: bool = False, size: tuple[int, int] = (60, 40)) -> Path:

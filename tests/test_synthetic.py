@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from iadr1_lib import synthetic
 from iadr1_lib.answer import DEFECT_TYPES, cell_of_mask
-from iadr1_lib.benchmarks import Sample, check_health, load_mvtec, read_mask
+from iadr1_lib.data import check_health, load_mvtec, read_mask
+from iadr1_lib.records import Sample
+from iadr1_lib.world import synthetic
 
 SURFACE, PART = synthetic.train_families(3)[0], synthetic.train_families(4)[3]
 COUNT = 36

@@ -28,13 +28,12 @@ from safetensors.torch import load_file
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from trl import SFTConfig, SFTTrainer
 
-from iadr1_lib import stages, training
-from iadr1_lib.benchmarks import open_image
+from iadr1_lib.data import open_image
+from iadr1_lib.errors import UserError
 from iadr1_lib.models import load_model
 from iadr1_lib.records import read_rows
-from iadr1_lib.runs import UserError, load_profile, profile_names
-from iadr1_lib.stages import save_model
-from iadr1_lib.training import PaSftSettings, ScGrpoSettings
+from iadr1_lib.runs import load_profile, profile_names
+from iadr1_lib.training import PaSftSettings, ScGrpoSettings, save_model, stages, trainers
 
 SFT = replace(load_profile("smoke").settings("pa_sft", PaSftSettings), batch=4, epochs=1.34, dev_every=2)  # 4-5 steps
 GRPO = replace(
@@ -72,9 +71,9 @@ def deterministic() -> Iterator[None]:
 @pytest.fixture(params=["pa_sft", "sc_grpo"])
 def stage(request: pytest.FixtureRequest, world: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> tuple[Train, Any]:
     """train(out, settings, ...) of one stage, and settings for it."""
-    function: Any = {"pa_sft": training.train_pa_sft, "sc_grpo": training.train_sc_grpo}[request.param]
-    honest = training.rewards.reward_functions
-    monkeypatch.setattr(training.rewards, "reward_functions", lambda *args: [consistency_reward, *honest(*args)[1:]])
+    function: Any = {"pa_sft": trainers.train_pa_sft, "sc_grpo": trainers.train_sc_grpo}[request.param]
+    honest = trainers.rewards.reward_functions
+    monkeypatch.setattr(trainers.rewards, "reward_functions", lambda *args: [consistency_reward, *honest(*args)[1:]])
 
     def train(out: Path, settings: Any, **options: Any) -> Path:
         return function(world["model"], world[request.param], out, settings, **options)
@@ -120,7 +119,7 @@ def test_no_hyper_parameter_of_a_stage_is_left_to_a_default(name: str) -> None:
 def test_a_micro_batch_that_does_not_divide_the_step_is_refused(world: dict[str, Path], tmp_path: Path) -> None:
     for micro_batch in (3, 8):
         with pytest.raises(UserError, match="micro_batch"):
-            training.train_sc_grpo(world["model"], world["sc_grpo"], tmp_path, replace(GRPO, micro_batch=micro_batch))
+            trainers.train_sc_grpo(world["model"], world["sc_grpo"], tmp_path, replace(GRPO, micro_batch=micro_batch))
     assert not any(tmp_path.iterdir())
 
 
@@ -130,7 +129,7 @@ def test_only_the_answer_carries_loss(world: dict[str, Path], tmp_path: Path) ->
     arguments = SFTConfig(
         output_dir=str(tmp_path), completion_only_loss=True, max_length=None, report_to="none", bf16=False
     )
-    data = training.pa_sft_dataset(rows)
+    data = trainers.pa_sft_dataset(rows)
     trainer = SFTTrainer(model=model, args=arguments, train_dataset=data, processing_class=processor)
     batch = trainer.data_collator([data[i] for i in range(4)])
     for ids, labels, row in zip(batch["input_ids"], batch["labels"], rows, strict=False):
@@ -220,8 +219,8 @@ def test_a_killed_process_is_resumed(tmp_path: Path, world: dict[str, Path]) -> 
     )
     assert run.returncode == -signal.SIGKILL
     assert (tmp_path / "broken" / "unfinished" / "model" / "model.safetensors").exists()
-    whole = training.train_pa_sft(world["model"], world["pa_sft"], tmp_path / "whole", SFT, dev_score=rising())
-    resumed = training.train_pa_sft(world["model"], world["pa_sft"], tmp_path / "broken", SFT, dev_score=rising(1))
+    whole = trainers.train_pa_sft(world["model"], world["pa_sft"], tmp_path / "whole", SFT, dev_score=rising())
+    resumed = trainers.train_pa_sft(world["model"], world["pa_sft"], tmp_path / "broken", SFT, dev_score=rising(1))
     assert far(whole, resumed) <= 1e-5
 
 
@@ -266,13 +265,13 @@ def test_the_same_seed_gives_the_same_log_and_scoring_changes_nothing(stage: tup
 
 
 def test_a_bad_solution_is_named_before_training_and_old_work_stays(world: dict[str, Path], tmp_path: Path) -> None:
-    file = training.train_sc_grpo(world["model"], world["sc_grpo"], tmp_path / "s", replace(GRPO, steps=1))
+    file = trainers.train_sc_grpo(world["model"], world["sc_grpo"], tmp_path / "s", replace(GRPO, steps=1))
     old = (file / "model.safetensors").read_bytes()
     rows = read_rows(world["sc_grpo"])
     rows[5]["solution"] = "<answer>perhaps</answer>"
     (tmp_path / "bad.json").write_text(json.dumps(rows))
     with pytest.raises(UserError, match="bad.json, record 6: .*perhaps"):
-        training.train_sc_grpo(world["model"], tmp_path / "bad.json", tmp_path / "s", GRPO)
+        trainers.train_sc_grpo(world["model"], tmp_path / "bad.json", tmp_path / "s", GRPO)
     assert (file / "model.safetensors").read_bytes() == old
 
 
@@ -281,7 +280,7 @@ def test_missing_and_broken_records_are_user_errors(
     stage: tuple[Train, Any], world: dict[str, Path], tmp_path: Path, content: str | None
 ) -> None:
     _, settings = stage
-    function: Any = training.train_pa_sft if settings is SFT else training.train_sc_grpo
+    function: Any = trainers.train_pa_sft if settings is SFT else trainers.train_sc_grpo
     if content is not None:
         (tmp_path / "r.json").write_text(content)
     with pytest.raises(UserError, match="r.json"):
@@ -289,7 +288,7 @@ def test_missing_and_broken_records_are_user_errors(
 
 
 def test_a_missing_start_model_is_a_user_error(world: dict[str, Path], tmp_path: Path) -> None:
-    for function, settings in ((training.train_pa_sft, SFT), (training.train_sc_grpo, GRPO)):
+    for function, settings in ((trainers.train_pa_sft, SFT), (trainers.train_sc_grpo, GRPO)):
         records = world["pa_sft"] if settings is SFT else world["sc_grpo"]
         with pytest.raises(UserError, match="no model folder"):
             function(tmp_path / "none", records, tmp_path / "out", settings)  # type: ignore[operator]
@@ -322,15 +321,15 @@ def test_labels_are_spread_evenly_over_the_steps(normal: int, defective: int) ->
     solutions = ["<answer>No</answer>"] * normal
     solutions += ["<location>top</location><type>hole</type><answer>Yes</answer>"] * defective
     rows = [{"id": number, "solution": solution} for number, solution in enumerate(solutions)]
-    ordered = training.alternate_labels(rows, seed=3)
+    ordered = trainers.alternate_labels(rows, seed=3)
     assert sorted(row["id"] for row in ordered) == list(range(len(rows)))
     share = defective / len(rows)
     for start in range(0, len(rows) - 7, 8):
         yes = sum("Yes" in row["solution"] for row in ordered[start : start + 8])
         assert abs(yes - 8 * share) <= 1
-    assert ordered == training.alternate_labels(rows, seed=3)
+    assert ordered == trainers.alternate_labels(rows, seed=3)
     if len(rows) > 10:
-        assert ordered != training.alternate_labels(rows, seed=4)
+        assert ordered != trainers.alternate_labels(rows, seed=4)
 
 
 @pytest.mark.parametrize("damage", ["weights", "optimiser", "state"])
@@ -425,7 +424,7 @@ def pixels(image: Image.Image) -> list[Any]:
 def test_pictures_are_opened_for_training_as_they_are_asked_about(world: dict[str, Path], tmp_path: Path) -> None:
     rows = read_rows(world["pa_sft"])
     before = Dataset.from_list([{"images": [row["images"]]} for row in rows]).cast_column("images", Sequence(Picture()))
-    after = training.pa_sft_dataset(rows)
+    after = trainers.pa_sft_dataset(rows)
     for old, new in zip(before, after, strict=True):  # drawn RGB pictures: the same pixels as by `datasets` alone
         assert [pixels(image) for image in old["images"]] == [pixels(image) for image in new["images"]]
     deep = np.random.default_rng(0).integers(1000, 3000, (9, 7)).astype(np.uint16)
@@ -433,9 +432,9 @@ def test_pictures_are_opened_for_training_as_they_are_asked_about(world: dict[st
     for name, array in (("deep", deep), ("clear", clear)):
         path = tmp_path / f"{name}.png"
         Image.fromarray(array).save(path)
-        learnt = training.pa_sft_dataset([rows[0] | {"images": str(path)}])[0]["images"]
+        learnt = trainers.pa_sft_dataset([rows[0] | {"images": str(path)}])[0]["images"]
         question = {"image": str(path), "problem": "?", "solution": "<answer>No</answer>"}
-        rewarded = training.sc_grpo_dataset([question], "strict")[0]["images"]
+        rewarded = trainers.sc_grpo_dataset([question], "strict")[0]["images"]
         assert [pixels(image) for image in (*learnt, *rewarded)] == [pixels(open_image(path))] * 2
 
 
@@ -444,7 +443,7 @@ def test_an_earlier_turn_is_read_and_the_last_one_learnt(world: dict[str, Path])
     question, answer = row["messages"]
     system = {"role": "system", "content": "You are an inspector."}
     talk = [system, question, answer | {"content": "Let me look."}, {"role": "user", "content": "And?"}, answer]
-    learnt = training.pa_sft_dataset([row | {"messages": talk}], "<end>")[0]
+    learnt = trainers.pa_sft_dataset([row | {"messages": talk}], "<end>")[0]
     assert [turn["role"] for turn in learnt["prompt"]] == ["system", "user", "assistant", "user"]
     assert learnt["completion"] == [answer | {"content": answer["content"] + "<end>"}]
 
@@ -454,7 +453,7 @@ def test_a_faulty_record_or_picture_stops_a_stage_and_old_work_stays(
 ) -> None:
     _, settings = stage
     name, key = ("pa_sft", "images") if settings is SFT else ("sc_grpo", "image")
-    function: Any = getattr(training, f"train_{name}")
+    function: Any = getattr(trainers, f"train_{name}")
     old = tmp_path / "out" / "model" / "model.safetensors"
     old.parent.mkdir(parents=True)
     old.write_bytes(b"old")
@@ -519,13 +518,13 @@ def test_a_stage_says_its_grid_and_how_long_answers_are(
 ) -> None:
     _, settings = stage
     asked: list[Any] = []
-    honest = training.rewards.reward_functions
-    monkeypatch.setattr(training.rewards, "reward_functions", lambda *a: [asked.append(a), *honest(*a)][1:])
+    honest = trainers.rewards.reward_functions
+    monkeypatch.setattr(trainers.rewards, "reward_functions", lambda *a: [asked.append(a), *honest(*a)][1:])
     name = "pa_sft" if settings is SFT else "sc_grpo"
     rows = [row | {"grid": 4} for row in read_rows(world[name])]
     (tmp_path / "r.json").write_text(json.dumps(rows))
     short = replace(settings, epochs=0.34) if isinstance(settings, PaSftSettings) else replace(settings, steps=1)
-    getattr(training, f"train_{name}")(world["model"], tmp_path / "r.json", tmp_path / "out", short)
+    getattr(trainers, f"train_{name}")(world["model"], tmp_path / "r.json", tmp_path / "out", short)
     facts = json.loads((tmp_path / "out" / "stage.json").read_text())
     assert facts["grid"] == 4
     if settings is GRPO:

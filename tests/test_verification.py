@@ -11,13 +11,24 @@ from corruptions import CLAIMS, CORRUPTIONS, DENIALS, LEAKS, ONLY_DEFECTIVE
 from hypothesis import given
 from hypothesis import strategies as st
 
-from iadr1_lib import synthetic, verification
 from iadr1_lib.answer import CELLS, DEFECT_TYPES
-from iadr1_lib.benchmarks import load_mvtec
-from iadr1_lib.facts import Facts, facts_of
+from iadr1_lib.data import load_mvtec
+from iadr1_lib.expert_ad import (
+    NEAR_DUPLICATE,
+    RULES,
+    Facts,
+    Rule,
+    RuleTeacher,
+    Task,
+    Verifier,
+    facts_of,
+    failures,
+    full_reasoning,
+    short_reasoning,
+    verification,
+)
 from iadr1_lib.records import Record
-from iadr1_lib.teachers import RuleTeacher, Task, full_reasoning, short_reasoning
-from iadr1_lib.verification import NEAR_DUPLICATE, RULES, Rule, Verifier, failures
+from iadr1_lib.world import synthetic
 
 
 def yes(place: str, kind: str, reasoning: str) -> Record:

@@ -15,10 +15,11 @@ import torch
 from PIL import Image
 from typer.testing import CliRunner
 
-from iadr1_lib import engines, vllm_check
-from iadr1_lib.cli import app
+from iadr1_lib.cli.app import app
+from iadr1_lib.errors import UserError
+from iadr1_lib.evaluation import vllm_check
 from iadr1_lib.models import load_model
-from iadr1_lib.runs import UserError
+from iadr1_lib.training import launch
 
 
 def stand_in(fault: str = "") -> ModuleType:
@@ -60,7 +61,7 @@ def vllm(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[str], Non
 
     def install(fault: str = "", version: str = "0.31.0") -> None:
         monkeypatch.setitem(sys.modules, "vllm", stand_in(fault))
-        monkeypatch.setattr(engines, "find_spec", lambda name: name)
+        monkeypatch.setattr(launch, "find_spec", lambda name: name)
         real = vllm_check.metadata.version
         monkeypatch.setattr(vllm_check.metadata, "version", lambda n: version if n == "vllm" else real(n))
 
@@ -117,7 +118,7 @@ def test_a_model_or_version_that_was_not_checked_is_told_with_the_command(
         vllm_check.require_passed("tiny")
 
 
-@pytest.mark.skipif(engines.find_spec("vllm") is not None, reason="vLLM is installed")
+@pytest.mark.skipif(launch.find_spec("vllm") is not None, reason="vLLM is installed")
 def test_without_vllm_the_command_says_how_to_install_it(tmp_path: Path) -> None:
     result = CliRunner().invoke(app, ["check-vllm", "--data", str(tmp_path)])
     assert result.exit_code == 1

@@ -11,10 +11,10 @@ from typing import Any
 import torch
 from PIL import Image
 
-from iadr1_lib import models, synthetic
 from iadr1_lib.answer import QUESTION, cell_of_mask
-from iadr1_lib.benchmarks import Sample
-from iadr1_lib.records import Record, pa_sft_row, sc_grpo_row
+from iadr1_lib.models import loading
+from iadr1_lib.records import Record, Sample, pa_sft_row, sc_grpo_row
+from iadr1_lib.world import synthetic
 
 CORPUS = [
     f"{QUESTION} Answer yes or no .",
@@ -25,19 +25,19 @@ CORPUS = [
 
 @lru_cache(maxsize=1)
 def _tokenizer_json() -> Any:
-    return models.build_tokenizer(CORPUS, vocabulary=340)
+    return loading.build_tokenizer(CORPUS, vocabulary=340)
 
 
 def build() -> tuple[Any, Any]:
     """The same tiny model and its processor at each call."""
     torch.manual_seed(0)
-    processor = models.build_processor(_tokenizer_json())
+    processor = loading.build_processor(_tokenizer_json())
     sizes = {"vision_layers": 1, "vision_width": 96, "text_layers": 1, "text_width": 96}
-    return models.build_mini(processor.tokenizer, **sizes).eval(), processor
+    return loading.build_mini(processor.tokenizer, **sizes).eval(), processor
 
 
 def save(folder: Path, half: bool = False) -> Path:
-    models.save_model(*build(), folder, half=half)
+    loading.save_model(*build(), folder, half=half)
     return folder
 
 

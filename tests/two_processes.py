@@ -20,8 +20,7 @@ import numpy as np
 import test_training as settings_of
 from trl import GRPOTrainer
 
-from iadr1_lib import training
-from iadr1_lib.stages import StageLog, process_state
+from iadr1_lib.training import StageLog, process_state, trainers
 
 
 def recorded(self: Any, prompt_ids: Any, images: Any, multimodal_fields: Any, *args: Any, **kwargs: Any) -> Any:
@@ -63,15 +62,15 @@ def main(stage: str, model: str, records: str, out: str, steps: str, what: str =
         kill_at(int(what))
     if stage == "pa_sft":
         settings: Any = replace(settings_of.SFT, epochs=int(steps) / 3, micro_batch=micro_batch)
-        training.train_pa_sft(model, records, out, settings)
+        trainers.train_pa_sft(model, records, out, settings)
         return
     advantages: list[float] = []
     note_advantages(advantages)
     if what == "recorded":
         GRPOTrainer._generate_single_turn = recorded
-    honest = training.rewards.reward_functions
-    training.rewards.reward_functions = lambda *a: [settings_of.consistency_reward, *honest(*a)[1:]]
-    training.train_sc_grpo(model, records, out, replace(settings_of.GRPO, steps=int(steps), micro_batch=micro_batch))
+    honest = trainers.rewards.reward_functions
+    trainers.rewards.reward_functions = lambda *a: [settings_of.consistency_reward, *honest(*a)[1:]]
+    trainers.train_sc_grpo(model, records, out, replace(settings_of.GRPO, steps=int(steps), micro_batch=micro_batch))
     Path(f"{out}.advantages.{process_state().process_index}.json").write_text(json.dumps(advantages))
 
 

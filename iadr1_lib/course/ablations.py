@@ -1,0 +1,174 @@
+"""Ablations: runs of a stage that differ in one thing, over several seeds, on the six mini benchmarks.
+
+A study compares with the PA-SFT models of finished course runs, one per seed. Every variant is a stage folder of its
+own below <run>/ablations/<study>/, so that a study that was stopped goes on where it was.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from iadr1_lib.answer import GRID
+from iadr1_lib.course import steps
+from iadr1_lib.data import labelled
+from iadr1_lib.evaluation import scoring
+from iadr1_lib.files import read_json
+from iadr1_lib.records import Sample
+from iadr1_lib.reporting import BASELINE, STUDIES, Variant, study_named
+from iadr1_lib.runs import (
+    Run,
+    base_model_dir,
+    pooled_provenance,
+    provenance,
+)
+
+LONGEST_ANSWER = 72  # tokens: names of places in finer grids are longer ("lower far right")
+
+
+def run_study(study: str, runs: Sequence[Run], say: Callable[[str], None] = print) -> dict[str, Any]:
+    """Train and measure every variant from every run's PA-SFT model: rows and provenance, as in metrics.json.
+
+    Raises UserError for a run without PA-SFT.
+    """
+    variants = study_named(study).variants
+    for run in runs:
+        steps.stage_model(run, "pa_sft")  # all of them must be there before the first is trained
+    answers: dict[str, dict[int, pd.DataFrame]] = {name: {} for name in (BASELINE, *variants)}
+    seconds: dict[str, dict[int, float]] = {variant: {} for variant in variants}
+    step_counts: dict[str, dict[int, float]] = {variant: {} for variant in variants}
+    for run in runs:
+        samples = steps.benchmark_samples(run, f"ablation {study}")
+        before = steps.predict_stage(run, "pa_sft", samples)
+        answers[BASELINE][run.seed] = scoring.read_predictions(before)
+        for variant in variants:
+            say(f"{study}, seed {run.seed}: {variant}")
+            answers[variant][run.seed] = answers_of_variant(run, study, variant, samples)
+            facts = read_json(variant_folder(run, study, variant) / "stage.json")
+            seconds[variant][run.seed] = facts["seconds"] / facts["steps"]
+            step_counts[variant][run.seed] = facts["steps"]
+    parser = steps.evaluation_settings(runs[0]).parser
+    rows = [row for variant, tables in answers.items() for row in _levels(variant, tables, parser)]
+    first = next(iter(variants))
+    for variant in variants:
+        rows += _differences(variant, BASELINE, answers, parser)
+        if study == "rewards" and variant != first:
+            rows += _differences(variant, first, answers, parser)
+    for name, values, unit in (("seconds per step", seconds, "s"), ("steps", step_counts, "steps")):
+        rows += [_row(f"{variant}/{name}", by_seed, unit) for variant, by_seed in values.items()]
+    return {"rows": rows, "provenance": _provenance(study, runs)}
+
+
+def variant_folder(run: Run, study: str, variant: str) -> Path:
+    """The stage folder of one variant of one run."""
+    return run.path("ablations", study, variant.replace(" %", "_percent").replace(" ", "_").replace("×", "x"))
+
+
+def answers_of_variant(run: Run, study: str, variant: str, samples: Sequence[Sample]) -> pd.DataFrame:
+    """Answers of a variant's model on samples; it is trained and asked where that has not been done.
+
+    Places of a variant with a grid of its own are judged by the cells of that grid.
+    """
+    folder = train_variant(run, study, variant)
+    after = steps.predict_model(
+        run, folder / "model", samples, folder / "predictions.jsonl", max_new_tokens=LONGEST_ANSWER
+    )
+    answers = scoring.read_predictions(after)
+    grid = study_named(study).variants[variant].grid
+    if grid == GRID:
+        return answers
+    places = {sample.image: labelled(sample, grid).location for sample in samples}
+    return answers.assign(location=answers["image"].map(places), grid=grid)
+
+
+def train_variant(run: Run, study: str, variant: str) -> Path:
+    """The stage folder of one variant of one run; a finished one is used again.
+
+    Short runs of SC-GRPO keep the last model, PA-SFT the one with the best dev score, as the course's own.
+    """
+    from iadr1_lib.training import trainers
+
+    chosen = study_named(study)
+    changes = chosen.variants[variant]
+    out = variant_folder(run, study, variant)
+    if chosen.stage == "pa_sft":
+        sft = run.profile.settings("pa_sft", trainers.PaSftSettings)
+        sft = replace(sft, epochs=sft.epochs * 100 / changes.share, **changes.settings)
+        records = _pa_sft_records(run, changes)
+        trainers.train_pa_sft(
+            base_model_dir(), records, out, sft, run.seed, steps.dev_check(run, max_new_tokens=LONGEST_ANSWER)
+        )
+    else:
+        grpo = run.profile.settings("sc_grpo", trainers.ScGrpoSettings)
+        grpo = replace(grpo, **run.profile.section("ablations"), **changes.settings)
+        records = run.require(run.path("expert_ad", "sc_grpo.json"), "03_expert_ad")
+        trainers.train_sc_grpo(steps.stage_model(run, "pa_sft"), records, out, grpo, run.seed)
+    return out
+
+
+def _pa_sft_records(run: Run, variant: Variant) -> Path:
+    if variant.grid != GRID:
+        return steps.build_grid_records(run, variant.grid)
+    return run.require(run.path("expert_ad", variant.records or "pa_sft.json"), "03_expert_ad")
+
+
+def _levels(variant: str, tables: dict[int, pd.DataFrame], parser: str) -> list[dict[str, Any]]:
+    """variant/metric/benchmark: the mean over the seeds, with the lowest and the highest."""
+    scored = {
+        seed: scoring.score(table, parser).set_index(["metric", "benchmark"])["value"] for seed, table in tables.items()
+    }
+    return [
+        _row(
+            f"{variant}/{metric}/{benchmark}", {seed: values[metric, benchmark] for seed, values in scored.items()}, "%"
+        )
+        for metric, benchmark in next(iter(scored.values())).index
+        if metric in scoring.METRICS and (metric == "balanced_accuracy" or benchmark == scoring.MEAN)
+    ]
+
+
+def _row(name: str, by_seed: dict[int, float], unit: str) -> dict[str, Any]:
+    values = [float(value) for value in by_seed.values()]
+    ends = {"value": float(np.mean(values)), "low": min(values), "high": max(values)}
+    seeds = {str(seed): float(value) for seed, value in by_seed.items()}
+    return {"name": name, **ends, "n": len(values), "unit": unit, "interval": "lowest and highest seed", "seeds": seeds}
+
+
+def _differences(
+    variant: str, baseline: str, answers: dict[str, dict[int, pd.DataFrame]], parser: str
+) -> list[dict[str, Any]]:
+    """difference/variant/baseline/metric: paired image by image, the mean over the seeds; places on one grid only.
+
+    `p` is McNemar's, of the images that only one of the two gets right, all seeds together.
+    """
+    rows = []
+    model, before = answers[variant], answers[baseline]
+    same_grid = all("grid" not in table for table in model.values())
+    for metric in scoring.PAIRED:
+        if metric == "location" and not same_grid:
+            continue  # one place of 25 is another question than one of nine
+        made = scoring.paired_difference(list(model.values()), list(before.values()), metric, parser)
+        seeds = {
+            str(seed): scoring.paired_difference(table, before[seed], metric, parser).value
+            for seed, table in model.items()
+        }
+        numbers = {"value": made.value, "low": made.low, "high": made.high, "n": made.n, "unit": "points"}
+        interval = "95 %, paired stratified bootstrap over images, mean of the seeds"
+        said = {"name": f"difference/{variant}/{baseline}/{metric}", "interval": interval, "p": made.p_mcnemar}
+        rows.append(said | numbers | {"seeds": seeds})
+    return rows
+
+
+def _provenance(study: str, runs: Sequence[Run]) -> dict[str, Any]:
+    profile = runs[0].profile
+    variants = {name: asdict(variant) for name, variant in STUDIES[study].variants.items()}
+    said = {"study": study, "profile": profile.name, "baseline": STUDIES[study].baseline, "variants": variants}
+    said |= {section: profile.section(section) for section in ("pa_sft", "sc_grpo", "ablations", "evaluation")}
+    return pooled_provenance(said, [provenance(run) for run in runs])
+
+
+# ---------------------------------------------------------------------------------------------- what is shown

@@ -1,0 +1,360 @@
+"""The course as a chain of steps: which rooms each step joins, which files of a run it reads and writes.
+
+The notebooks and the command line call these functions, so that both do the same thing. What a step does stands in the
+room it calls; here stand only the names of the parts and the order.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from PIL import Image
+
+from iadr1_lib.answer import GRID
+from iadr1_lib.data import Table, labelled, load_mvtec
+from iadr1_lib.errors import UserError
+from iadr1_lib.evaluation import protocols
+from iadr1_lib.expert_ad import RuleTeacher, build
+from iadr1_lib.files import write_json
+from iadr1_lib.records import Sample, pa_sft_row
+from iadr1_lib.runs import Run, commit
+from iadr1_lib.training import EngineSettings, launch
+from iadr1_lib.world import synthetic
+
+WORD = "mini"  # what `iadr1 evaluate --data` takes for the six mini benchmarks
+STAGES = ("base", "pa_sft", "sc_grpo", "control")
+STAGE_TITLES = {"base": "base", "pa_sft": "PA-SFT", "sc_grpo": "SC-GRPO", "control": "PA-SFT continued"}
+
+
+@dataclass(frozen=True)
+class WorldSettings:
+    """Numbers of families and pictures of the mini world. `test_images` is per benchmark.
+
+    Test and dev pictures are the same for every run seed; training pictures are drawn with the run's seed.
+    """
+
+    pa_sft_families: int
+    pa_sft_images: int
+    sc_grpo_families: int
+    sc_grpo_images: int
+    dev_images: int
+    dev_check_images: int
+    test_images: int
+    fixed_seed: int
+
+
+@dataclass(frozen=True)
+class EvaluationSettings:
+    """How answers are asked for and read."""
+
+    batch: int
+    max_new_tokens: int
+    parser: str
+    base_prompt: str
+
+
+def world_settings(run: Run) -> WorldSettings:
+    return run.profile.settings("world", WorldSettings)
+
+
+def evaluation_settings(run: Run) -> EvaluationSettings:
+    return run.profile.settings("evaluation", EvaluationSettings)
+
+
+# ---------------------------------------------------------------------------------------------- the world
+
+
+def training_families(run: Run) -> tuple[list[synthetic.Family], list[synthetic.Family]]:
+    """Families of PA-SFT and of SC-GRPO: none in common, and SC-GRPO's are of more kinds.
+
+    That is how it goes in a factory: pictures of a new line come labelled; nobody has written reasoning for them.
+    """
+    world = world_settings(run)
+    first = synthetic.train_families(world.pa_sft_families)
+    return first, synthetic.train_families(world.sc_grpo_families, start=len(first), new_kinds=True)
+
+
+def draw_training_world(run: Run) -> None:
+    """Draw the pictures of Expert-AD (PA-SFT and SC-GRPO, families apart) and of the dev set."""
+    world = world_settings(run)
+    first, second = training_families(run)
+    synthetic.write_world(run.path("world", "pa_sft"), first, world.pa_sft_images, seed=100 + 2 * run.seed)
+    synthetic.write_world(run.path("world", "sc_grpo"), second, world.sc_grpo_images, seed=101 + 2 * run.seed)
+    synthetic.write_world(run.path("world", "dev"), synthetic.dev_families(), world.dev_images, world.fixed_seed)
+
+
+def training_samples(run: Run, part: str) -> list[Sample]:
+    """Samples of `part`: "pa_sft", "sc_grpo" or "dev", in the order they were drawn (normal and defective in turn)."""
+    root = run.require(run.path("world", part), "02_data")
+    return sorted(load_mvtec(root, benchmark=part), key=lambda s: Path(s.image).name)
+
+
+def benchmark_samples(run: Run, why: str) -> list[Sample]:
+    """The six mini benchmarks, drawn if they are not there yet. Each opening is noted in the run with its reason."""
+    world = world_settings(run)
+    samples: list[Sample] = []
+    for number, (name, families) in enumerate(synthetic.test_families().items()):
+        root = run.path("world", "test", name)
+        synthetic.write_world(root, families, world.test_images, seed=world.fixed_seed + 1 + number)
+        samples += sorted(load_mvtec(root, benchmark=name), key=lambda s: Path(s.image).name)
+    note = {"time": datetime.now(UTC).isoformat(timespec="seconds"), "why": why, "commit": commit()}
+    with run.path("test_openings.jsonl").open("a") as file:
+        file.write(json.dumps(note) + "\n")
+    return samples
+
+
+REFERENCES_PER_FAMILY = 8
+
+
+def draw_references(root: Path, families: Sequence[synthetic.Family], count: int, seed: int = 0) -> None:
+    """Draw `count` normal pictures of each family as <family>/train/good/000.png; what is there is drawn again.
+
+    Their seeds are their own, so that none is in a world of `synthetic.write_world`. (It stands here because a world
+    remembers the text of the module `synthetic` that drew it.)
+    """
+    for family in families:
+        folder = root / family.name / "train" / "good"
+        folder.mkdir(parents=True, exist_ok=True)
+        for i in range(count):
+            drawing = synthetic.draw(family, zlib.crc32(f"reference/{seed}/{i}".encode()))
+            Image.fromarray(drawing.image).save(folder / f"{i:03d}.png", compress_level=0)
+
+
+def benchmark_table(run: Run, why: str) -> Table:
+    """The six mini benchmarks with normal training pictures to refer to, drawn of the same families for this alone.
+
+    Those lie apart from the world, as references/<benchmark>/<family>/train/good, and are in no other set.
+    """
+    pool: list[Sample] = []
+    for name, families in synthetic.test_families().items():
+        root = run.path("references", name)
+        draw_references(root, families, REFERENCES_PER_FAMILY)
+        pool += load_mvtec(root, benchmark=name)
+    return Table([*benchmark_samples(run, why), *pool])
+
+
+# ---------------------------------------------------------------------------------------------- Expert-AD
+
+
+def build_expert_ad(run: Run) -> Path:
+    """Records with reasoning for PA-SFT, questions with labels for SC-GRPO, and for the control the same questions
+    with reasoning. Returns the folder."""
+    folder = run.path("expert_ad")
+    second = training_samples(run, "sc_grpo")
+    built = build_short_records(run, training_samples(run, "pa_sft"))
+    build.export(built, [labelled(sample) for sample in second], folder, seed=run.seed)
+    again = build_short_records(run, second)
+    write_json(folder / "control.json", [pa_sft_row(r) for r in again.records])
+    return folder
+
+
+def build_short_records(run: Run, samples: Sequence[Sample], grid: int = GRID) -> build.Built:
+    """Records in the few words that the mini VLM knows, which come again in many of them."""
+    return build.build_records(samples, RuleTeacher(run.seed, short=True), repeats=True, grid=grid)
+
+
+def build_grid_records(run: Run, grid: int) -> Path:
+    """PA-SFT's records with places in a grid of `grid` rows and columns -> variants/pa_sft_grid_<grid>.json."""
+    out = run.path("expert_ad", "variants", f"pa_sft_grid_{grid}.json")
+    if not out.exists():
+        built = build_short_records(run, training_samples(run, "pa_sft"), grid)
+        write_json(out, [pa_sft_row(record) for record in built.records])
+    return out
+
+
+# ---------------------------------------------------------------------------------------------- stages
+
+
+def dev_check(run: Run, count: int | None = None, max_new_tokens: int | None = None):  # type: ignore[no-untyped-def]
+    """A function (model, processor) -> balanced accuracy in percent on the first `count` dev pictures.
+
+    Both numbers are the profile's where they are not given.
+    """
+    from iadr1_lib.data import open_image
+    from iadr1_lib.evaluation import prediction, scoring
+
+    evaluation = evaluation_settings(run)
+    longest = max_new_tokens or evaluation.max_new_tokens
+    samples = training_samples(run, "dev")[: count or world_settings(run).dev_check_images]
+    images = [open_image(s.image) for s in samples]
+
+    def score(model, processor) -> float:  # type: ignore[no-untyped-def]
+        raw: list[str] = []
+        for start in range(0, len(images), evaluation.batch):
+            batch = [[image] for image in images[start : start + evaluation.batch]]
+            made = prediction.generate(model, processor, batch, max_new_tokens=longest)
+            raw += [said.raw for said in made]
+        return scoring.balanced_accuracy([s.label for s in samples], [scoring.read_answer(t) for t in raw])
+
+    return score
+
+
+def engine_settings(run: Run) -> EngineSettings:
+    """The profile's engine; one without that section trains in this process."""
+    return run.profile.settings("engine", EngineSettings) if "engine" in run.profile.sections else EngineSettings()
+
+
+def model_settings(run: Run):  # type: ignore[no-untyped-def]
+    """The profile's models.ModelSettings; one without that section takes the mini VLM."""
+    from iadr1_lib.models import ModelSettings
+
+    return run.profile.settings("model", ModelSettings) if "model" in run.profile.sections else ModelSettings()
+
+
+def stage_records(run: Run, stage: str) -> Path:
+    """The records of a stage in the run folder; of the paper's hub data set where the profile names it."""
+    made = run.path("expert_ad", f"{stage}.json")
+    source = run.profile.sections.get("data", {}).get("expert_ad")
+    if made.exists() or source is None:
+        return run.require(made, "03_expert_ad")
+    from iadr1_lib.data import hub
+
+    found = hub.released_records(source)
+    if stage not in found:
+        raise UserError(f"{source} has no records for {stage}: write them with iadr1 expert-ad, into {made.parent}")
+    return write_json(made, found[stage])
+
+
+def train_stage(run: Run, stage: str, engine: EngineSettings | None = None, force: bool = False) -> Path:
+    """Train "pa_sft", "sc_grpo" or "control" (or take the finished stage) and return its model folder.
+
+    The control is PA-SFT continued on SC-GRPO's pictures, with records written for them: what time buys
+    without reinforcement. Its length is the profile's.
+
+    Args:
+        engine: in place of the profile's. With several processes this one starts them and passes on what they print.
+        force: train a finished stage again; it stays until the new one is whole.
+    """
+    engine = engine or engine_settings(run)
+    _require_precision(run, engine)
+    if engine.config == launch.SINGLE:
+        os.environ.setdefault("CUDA_VISIBLE_DEVICES", "0")  # else the trainers would spread over all GPUs in sight
+    if engine.config != launch.SINGLE and not launch.is_launched():
+        return _launch_stage(run, stage, engine, force)
+    from iadr1_lib.models import loading
+    from iadr1_lib.training import stages, trainers
+
+    records = stage_records(run, stage)
+    model = model_settings(run)
+    start = loading.model_folder(model) if stage == "pa_sft" else _tuned(run)
+    out, check = run.path(stage), None
+    if "world" in run.profile.sections and run.path("world").is_dir():
+        check = dev_check(run)
+    elif "world" in run.profile.sections:
+        stages.say(f"{run.folder} has no drawn world: no dev check is made, and the last model is kept")
+    if stage == "sc_grpo":
+        grpo = run.profile.settings(stage, trainers.ScGrpoSettings)
+        engine, grpo = launch.with_a_gpu_for_vllm(engine, grpo)
+        vllm = None
+        if engine.vllm != "off":
+            from iadr1_lib.evaluation import vllm_check
+
+            vllm_check.require_passed(model.name)
+            vllm = trainers.VllmSettings(engine.vllm, engine.vllm_url)
+        return trainers.train_sc_grpo(start, records, out, grpo, run.seed, check, model, vllm, force)
+    sft = run.profile.settings(stage, trainers.PaSftSettings)
+    return trainers.train_pa_sft(start, records, out, sft, run.seed, check, model, force)
+
+
+def _tuned(run: Run) -> Path:
+    """The model of PA-SFT, or a UserError that says how to make it."""
+    made = run.path("pa_sft", "model")
+    if "data" in run.profile.sections and not made.exists():
+        profile, name = run.profile.name, model_settings(run).name
+        raise UserError(f"{made} is missing: iadr1 train --stage pa-sft --profile {profile} --model {name} first")
+    return run.require(made, "04_pa_sft")
+
+
+def _require_precision(run: Run, engine: EngineSettings) -> None:
+    """Raise UserError where small steps on bfloat16 weights would round to nothing."""
+    model = model_settings(run)
+    if model.dtype == "bfloat16" and not model.lora_rank and engine.config in (launch.SINGLE, "ddp"):
+        raise UserError(
+            "full fine-tuning of bfloat16 weights needs an engine that keeps float32 ones beside them: set model.dtype "
+            f"to float32 in profile {run.profile.name}, or take --engine zero3"
+        )
+
+
+def _launch_stage(run: Run, stage: str, engine: EngineSettings, force: bool) -> Path:
+    """Start the engine's processes, each of which calls `train_stage`, and wait for them."""
+    # Once, before there are several processes:
+    stage_records(run, stage)
+    if stage == "pa_sft":
+        from iadr1_lib.models import loading
+
+        loading.model_folder(model_settings(run))
+    arguments = ["train", "--stage", stage.replace("_", "-"), "--profile", run.profile.name, "--seed", str(run.seed)]
+    arguments += ["--folder", str(run.folder), "--model", model_settings(run).name]
+    arguments += ["--engine", engine.config, "--processes", str(engine.processes)]
+    arguments += ["--vllm", engine.vllm, "--vllm-url", engine.vllm_url, *(["--force"] if force else [])]
+    training_processes = engine
+    if stage == "sc_grpo":
+        from iadr1_lib.training import ScGrpoSettings
+
+        training_processes, _ = launch.with_a_gpu_for_vllm(engine, run.profile.settings(stage, ScGrpoSettings))
+    launch.launch(training_processes, arguments)
+    return run.require(run.path(stage, "model"), "04_pa_sft" if stage == "pa_sft" else "07_sc_grpo")
+
+
+def stage_model(run: Run, stage: str) -> Path:
+    """The model folder of a stage, or a UserError that names the notebook which makes it."""
+    if stage == "base":
+        from iadr1_lib.models import loading
+
+        return loading.model_folder(model_settings(run))
+    maker = "04_pa_sft" if stage == "pa_sft" else "07_sc_grpo"
+    return run.require(run.path(stage, "model"), maker)
+
+
+def predict_stage(run: Run, stage: str, samples: Sequence[Sample]) -> Path:
+    """Answers of a stage's model on `samples` -> predictions/<stage>.jsonl. The base is asked for yes or no."""
+    prompt = evaluation_settings(run).base_prompt if stage == "base" else "bare"
+    return predict_model(run, stage_model(run, stage), samples, run.path("predictions", f"{stage}.jsonl"), prompt)
+
+
+def predict_protocol(run: Run, stage: str, name: str, samples: Sequence[Sample]) -> Path:
+    """Answers of a stage's model asked by the protocol "released" or "fair" -> predictions/<name>/<stage>.jsonl.
+
+    Answers are as long as the profile lets them be, since the mini VLM has no released length.
+    """
+    from iadr1_lib.evaluation import prediction
+
+    evaluation = evaluation_settings(run)
+    return prediction.predict(
+        stage_model(run, stage),
+        samples,
+        run.path("predictions", name, f"{stage}.jsonl"),
+        protocol=protocols.protocol(name, "mini", "base" if stage == "base" else "tuned"),
+        batch_size=evaluation.batch,
+        max_new_tokens=evaluation.max_new_tokens,
+        seed=run.seed,
+    )
+
+
+def predict_model(
+    run: Run,
+    model: Path,
+    samples: Sequence[Sample],
+    out: Path,
+    prompt: str = "bare",
+    max_new_tokens: int | None = None,
+) -> Path:
+    """Answers of any model of this run, asked as the profile says (or with another limit of tokens) -> out."""
+    from iadr1_lib.evaluation import prediction
+
+    evaluation = evaluation_settings(run)
+    return prediction.predict(
+        model,
+        samples,
+        out,
+        prompt=prompt,
+        batch_size=evaluation.batch,
+        max_new_tokens=max_new_tokens or evaluation.max_new_tokens,
+        seed=run.seed,
+    )

@@ -1,0 +1,143 @@
+"""The data sets' own names of defects in the words of the vocabulary, by the table data/type_names.csv.
+
+    category_of(sample)     # "scratch" for MVTec-AD's "scratch_neck", "other" where none of the eight fits
+    unmapped(samples)       # names that neither the table nor the vocabulary knows, counted
+
+A row of the table holds for a data set, a category and a name, each of which may be "*" (any). "other" is said of names
+that are known and fit none of the eight, and of unknown ones; `unmapped` tells the second.
+"""
+
+from __future__ import annotations
+
+import csv
+import re
+from collections import Counter
+from collections.abc import Iterable
+from functools import cache
+from pathlib import Path
+
+from iadr1_lib.answer import DEFECT_TYPES, SYNONYMS
+from iadr1_lib.data.benchmarks import says
+from iadr1_lib.errors import UserError
+from iadr1_lib.records import Sample
+from iadr1_lib.runs import project_root
+
+OTHER = "other"
+COLUMNS = ["benchmark", "category", "name", "type", "note"]
+_ANY = "*"
+_BY_CATEGORY = ("MVTec-AD", "VisA", "MPDD")  # data sets whose rows name their categories
+# Names that folders and files of a data set go by, as letters and digits only, and readers that read one data set.
+_BENCHMARKS = {
+    "mvtec": "MVTec-AD",
+    "mvtecad": "MVTec-AD",
+    "mvtecanomalydetection": "MVTec-AD",
+    "dsmvtec": "MVTec-AD",
+    "visa": "VisA",
+    "visapytorch": "VisA",
+    "mpdd": "MPDD",
+    "dtd": "DTD-Synthetic",
+    "dtdsynthetic": "DTD-Synthetic",
+    "dagm": "DAGM",
+    "dagm2007": "DAGM",
+    "sdd": "KolektorSDD",
+    "ksdd": "KolektorSDD",
+    "kolektor": "KolektorSDD",
+    "kolektorsdd": "KolektorSDD",
+    "kolektorcrops": "KolektorSDD",
+    "magnetictile": "MagneticTile",
+    "magnetictiles": "MagneticTile",
+    "magnetictiledefect": "MagneticTile",
+    "magnetictiledefectdatasets": "MagneticTile",
+    "elpv": "ELPV",
+    "elpvnotofthepaper": "ELPV",
+}
+
+
+def _plain(name: str) -> str:
+    return " ".join(re.sub(r"[_-]", " ", name).casefold().split())
+
+
+_VOCABULARY = {_plain(term): kind for kind, terms in SYNONYMS.items() for term in (kind, *terms)}
+
+
+def category_of(sample: Sample) -> str:
+    """One of `answer.DEFECT_TYPES`, or "other" where none fits, the name is unknown or there is none.
+
+    A name is looked up in the table and then in the vocabulary with its synonyms; case, "_" and "-" do not count. A
+    list of names ("bubble,discolor") is as its first one that is not "other". ValueError for a normal picture.
+    """
+    if sample.label == "no":
+        raise ValueError(f"{sample.image} is normal: only defects have a type")
+    known = (_look_up(sample, name) for name in _names(sample))
+    return next((kind for kind in known if kind not in (None, OTHER)), None) or OTHER
+
+
+def unmapped(samples: Iterable[Sample]) -> Counter[tuple[str, str]]:
+    """(benchmark, name) -> defective pictures, for names that neither the table nor the vocabulary knows."""
+    return Counter(
+        (sample.benchmark, name)
+        for sample in samples
+        if sample.label == "yes"
+        for name in _names(sample)
+        if name and _look_up(sample, name) is None
+    )
+
+
+def type_table(path: Path | None = None) -> dict[tuple[str, str, str], str]:
+    """(benchmark, category, name) -> type, as the file says it with names in plain form; by default the project's file.
+
+    Raises UserError for a missing or broken file, a type that is none of the eight or "other", and a repeated row.
+    """
+    return _read_table(path or project_root() / "data" / "type_names.csv")
+
+
+@cache
+def _read_table(path: Path) -> dict[tuple[str, str, str], str]:
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            reader = csv.DictReader(file)
+            rows = list(reader)
+    except (OSError, ValueError, csv.Error):
+        raise UserError(f"there is no readable table of type names {path}: get the project's file again") from None
+    if reader.fieldnames != COLUMNS:
+        raise UserError(f"{path} lacks the columns {', '.join(COLUMNS)}: get the project's file again")
+    table: dict[tuple[str, str, str], str] = {}
+    for number, row in enumerate(rows, start=2):
+        key = (row["benchmark"], _plain(row["category"] or ""), _plain(row["name"] or ""))
+        if row["type"] not in (*DEFECT_TYPES, OTHER) or not all(key):
+            raise UserError(f"{path}, line {number}: no names, or a type that is none of the eight: correct it")
+        if key in table:
+            raise UserError(f"{path}, line {number}: {', '.join(key)} stands there twice: remove one")
+        table[key] = row["type"]
+    return table
+
+
+def data_set_of(sample: Sample) -> str | None:
+    """The data set's name in the table, by the sample's benchmark or else its reader; None for one not in the table."""
+    return data_set_named(sample.benchmark) or data_set_named(sample.source)
+
+
+def data_set_named(name: str) -> str | None:
+    """The table's name of a data set ("mvtec_ad" -> "MVTec-AD"), or None."""
+    return _BENCHMARKS.get(_key(name))
+
+
+def _look_up(sample: Sample, name: str) -> str | None:
+    """The type of one name (plain, "" where there is none), or None."""
+    table, category, data_set = type_table(), _plain(sample.category), data_set_of(sample)
+    if data_set:
+        keys = [(data_set, category, name), (data_set, _ANY, name), (data_set, _ANY, _ANY)]
+    else:  # a folder of another name, but category and defect are as in a data set of the table
+        keys = [(known, category, name) for known in _BY_CATEGORY]
+    known = next((table[key] for key in [*keys, (_ANY, _ANY, name)] if key in table), None) or _VOCABULARY.get(name)
+    return known or (OTHER if says(name) == "bad" else None)
+
+
+def _names(sample: Sample) -> list[str]:
+    """The sample's type name in plain form, or several where it is a list of names; [""] where it has none."""
+    names = [_plain(name) for name in (sample.type or "").split(",")]
+    return [name for name in names if name] or [""]
+
+
+def _key(name: str) -> str:
+    return re.sub(r"[\W_]", "", name).casefold()

@@ -1,0 +1,67 @@
+"""Protocols, prediction, metrics with intervals, simple predictors."""
+
+from iadr1_lib.evaluation.comparison import MARK, compare, pairwise_tests, protocol_share
+from iadr1_lib.evaluation.one_shot import KINDS, references, require_references
+from iadr1_lib.evaluation.prediction_file import finished_images, prediction_row
+from iadr1_lib.evaluation.protocols import COURSE, FAMILIES, NAMES, PROMPTS, Family, Kind, Protocol, family_of, protocol
+from iadr1_lib.evaluation.sanity import metric_rows
+from iadr1_lib.evaluation.scoring import (
+    BASELINES,
+    MEAN,
+    PAIRED,
+    PARSERS,
+    PREDICTION_KEYS,
+    agreement,
+    areas,
+    balanced_accuracy,
+    grounding,
+    judge,
+    label_only_baselines,
+    paired_difference,
+    parser_table,
+    ranking,
+    read_answer,
+    read_predictions,
+    score,
+    unknown_types,
+)
+
+__all__ = [
+    "BASELINES",
+    "COURSE",
+    "FAMILIES",
+    "KINDS",
+    "MARK",
+    "MEAN",
+    "NAMES",
+    "PAIRED",
+    "PARSERS",
+    "PREDICTION_KEYS",
+    "PROMPTS",
+    "Family",
+    "Kind",
+    "Protocol",
+    "agreement",
+    "areas",
+    "balanced_accuracy",
+    "compare",
+    "family_of",
+    "finished_images",
+    "grounding",
+    "judge",
+    "label_only_baselines",
+    "metric_rows",
+    "paired_difference",
+    "pairwise_tests",
+    "parser_table",
+    "prediction_row",
+    "protocol",
+    "protocol_share",
+    "ranking",
+    "read_answer",
+    "read_predictions",
+    "references",
+    "require_references",
+    "score",
+    "unknown_types",
+]

@@ -1,0 +1,44 @@
+"""Samples with masks in, chain-of-thought records out."""
+
+from iadr1_lib.expert_ad.build import build_records, draw_sets, export, rejections_table
+from iadr1_lib.expert_ad.card import write_card
+from iadr1_lib.expert_ad.facts import Facts, Surface, facts_of, measure, note_of, survey_surface
+from iadr1_lib.expert_ad.teachers import (
+    Draft,
+    RuleTeacher,
+    Task,
+    Teacher,
+    full_reasoning,
+    item_named,
+    short_reasoning,
+    teacher_vocabulary,
+)
+from iadr1_lib.expert_ad.verification import MOST_CHARACTERS, NEAR_DUPLICATE, RULES, Rule, Verifier, failures
+
+__all__ = [
+    "MOST_CHARACTERS",
+    "NEAR_DUPLICATE",
+    "RULES",
+    "Draft",
+    "Facts",
+    "Rule",
+    "RuleTeacher",
+    "Surface",
+    "Task",
+    "Teacher",
+    "Verifier",
+    "build_records",
+    "draw_sets",
+    "export",
+    "facts_of",
+    "failures",
+    "full_reasoning",
+    "item_named",
+    "measure",
+    "note_of",
+    "rejections_table",
+    "short_reasoning",
+    "survey_surface",
+    "teacher_vocabulary",
+    "write_card",
+]

@@ -1,0 +1,477 @@
+"""Expert-AD: from samples with masks to chain-of-thought records, checked and exported in the released formats.
+
+The paper (section "Expert-AD") lets the reasoning go through three layers: *perception* (scan, locate), *knowledge*
+(appearance, surface, structure, hence a type) and *decision* (anomaly or not, how severe). It does not say who wrote
+the text or how it was checked. Here a teacher (`teachers`, `api_teachers`) writes it, `verification` checks it, and
+this module makes the set: who is drawn, what is built, what is written where.
+
+    drawn = draw_sets(samples, seed=0)
+    built = build_records(drawn.pa_sft, RuleTeacher(0))
+    export(built, [labelled(s) for s in drawn.sc_grpo], Path("expert_ad"), seed=0)
+"""
+
+from __future__ import annotations
+
+import json
+import random
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, dataclass, field, replace
+from functools import partial
+from itertools import chain, zip_longest
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from iadr1_lib.answer import GRID
+from iadr1_lib.data import content_hash, depth_of, image_size, known_depths, mask_files, sample_problems, take_depths
+from iadr1_lib.errors import UserError
+from iadr1_lib.expert_ad.facts import Facts, facts_of
+from iadr1_lib.expert_ad.teachers import Task, Teacher
+from iadr1_lib.expert_ad.verification import Verifier
+from iadr1_lib.files import read_json_lines, write_json, write_text
+from iadr1_lib.records import Record, Sample, answer_only, one_shot_row, pa_sft_row, sc_grpo_row
+
+PAPER_SIZES = (2900, 3000)  # PA-SFT with reasoning, SC-GRPO without (paper, section "Expert-AD")
+SHARES = (20, 40, 60, 80)  # percent of PA-SFT's records in the subsets (released code)
+CHUNK = 256  # samples that are measured and written together
+UNUSABLE = frozenset(
+    {"turned picture", "unreadable", "mask size", "empty mask", "mask marks most", "defect without mask"}
+)
+SMALLEST_SIDE = 16  # pixels: below it nothing can be measured or seen
+NO_DRAFT = "no draft"  # not a rule: the teacher had no answer; not kept, so that the next run asks again
+
+# ---------------------------------------------------------------------------------------------- who is drawn
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """Samples of the two stages, those left over, and why the others were turned away (one row per picture)."""
+
+    pa_sft: list[Sample]
+    sc_grpo: list[Sample]
+    spare: list[Sample]
+    turned_away: list[dict[str, Any]]
+
+
+def draw_sets(
+    samples: Sequence[Sample],
+    seed: int,
+    sizes: tuple[int, int] | None = None,
+    tests: Iterable[Sample] = (),
+    workers: int = 1,
+) -> Drawn:
+    """Draw the pictures of PA-SFT and of SC-GRPO: half normal and half defective, categories even, types as they come.
+
+    No picture is in both, and none has the content of one of `tests` or of another picture. A picture that cannot be
+    read, and a defective one without a mask of its size that marks something and not most, are turned away.
+
+    Args:
+        sizes: pictures of PA-SFT and SC-GRPO; by default the paper's, or as many as there are in its ratio.
+        workers: processes that look at the pictures.
+
+    Raises:
+        UserError: there are no normal or no defective pictures, or fewer than `sizes` asks for.
+    """
+    usable, turned_away = _usable(samples, {content_hash(sample.image) for sample in tests}, workers)
+    rng = random.Random(seed)
+    queues = {label: _evenly([s for s in usable if s.label == label], rng) for label in ("no", "yes")}
+    fewest = min(len(queue) for queue in queues.values())
+    if fewest < 2:
+        raise UserError(
+            f"Expert-AD needs two normal pictures and two defective ones with masks at least; there are "
+            f"{len(queues['no'])} and {len(queues['yes'])} that can be used, and {len(turned_away)} were turned away "
+            f"({', '.join(_reasons(turned_away)) or 'for nothing'}): add pictures"
+        )
+    if sizes is None:
+        whole = min(2 * fewest, sum(PAPER_SIZES))
+        first = max(2, round(whole * PAPER_SIZES[0] / sum(PAPER_SIZES) / 2) * 2)
+        sizes = (first, whole - first)
+    halves = [-(-size // 2) for size in sizes]
+    if sum(halves) > fewest:
+        raise UserError(
+            f"{sizes[0]} + {sizes[1]} pictures need {sum(halves)} of each label, and there are "
+            f"{len(queues['no'])} normal and {len(queues['yes'])} defective ones: ask for fewer, or add a data set"
+        )
+    sets = []
+    for size in sizes:
+        both = [queues["no"][: size // 2], queues["yes"][: -(-size // 2)]]
+        queues = {"no": queues["no"][size // 2 :], "yes": queues["yes"][-(-size // 2) :]}
+        sets.append([sample for pair in zip_longest(*both) for sample in pair if sample])
+    return Drawn(sets[0], sets[1], [*queues["no"], *queues["yes"]], turned_away)
+
+
+def _usable(samples: Sequence[Sample], tests: set[str], workers: int) -> tuple[list[Sample], list[dict[str, Any]]]:
+    usable: list[Sample] = []
+    turned_away = []
+    digests = [content_hash(sample.image) if Path(sample.image).is_file() else sample.image for sample in samples]
+    labels: defaultdict[str, set[str]] = defaultdict(set)
+    for digest, sample in zip(digests, samples, strict=True):
+        labels[digest].add(sample.label)
+    seen: dict[str, str] = {}
+    for sample, digest, fault in zip(samples, digests, _map(_fault, samples, workers), strict=True):
+        reason = fault
+        if digest in tests:
+            reason = "in a test set"
+        elif len(labels[digest]) > 1:
+            reason = "both normal and defective"
+        elif digest in seen:
+            reason = f"same content as {seen[digest]}"
+        if reason:
+            turned_away.append({"image": sample.image, "label": sample.label, "reason": reason})
+        else:
+            usable.append(sample)
+            seen[digest] = sample.image
+    return usable, turned_away
+
+
+def _fault(sample: Sample) -> str | None:
+    """The kind of problem (`benchmarks.KINDS`) for which a sample cannot be used, or None."""
+    kinds = (problem.kind for problem in sample_problems(sample))
+    fault = next((kind for kind in kinds if kind in UNUSABLE), None)
+    return fault or ("too small" if min(image_size(sample.image)) < SMALLEST_SIDE else None)
+
+
+def _map(work: Callable[[Sample], Any], samples: Sequence[Sample], workers: int) -> Iterator[Any]:
+    """`work` done on each sample, in order, by several processes if there is enough for them."""
+    if workers == 1 or len(samples) < 2 * workers:
+        yield from map(work, samples)
+        return
+    with ProcessPoolExecutor(workers, initializer=take_depths, initargs=(known_depths(),)) as pool:
+        yield from pool.map(work, samples, chunksize=16)
+
+
+def _evenly(samples: list[Sample], rng: random.Random) -> list[Sample]:
+    """All samples in a drawn order that takes one of each category in turn, for as long as each has some."""
+    by_category: defaultdict[tuple[str, str], list[Sample]] = defaultdict(list)
+    for sample in samples:
+        by_category[sample.benchmark, sample.category].append(sample)
+    for members in by_category.values():
+        rng.shuffle(members)
+    return [sample for turn in zip_longest(*by_category.values()) for sample in turn if sample]
+
+
+# ---------------------------------------------------------------------------------------------- what is built
+
+
+@dataclass
+class Built:
+    """Records that passed, rows of those that did not, rejections by rule (retries included), tries per record."""
+
+    records: list[Record] = field(default_factory=list)
+    rejected: list[dict[str, Any]] = field(default_factory=list)
+    counts: Counter[str] = field(default_factory=Counter)
+    tries: Counter[int] = field(default_factory=Counter)
+    teacher: str = ""
+
+
+def build_records(
+    samples: Sequence[Sample],
+    teacher: Teacher,
+    *,
+    tries: int = 3,
+    repeats: bool = False,
+    grid: int = GRID,
+    workers: int = 1,
+    journal: Path | None = None,
+    said: Callable[[int], None] = lambda done: None,
+) -> Built:
+    """A record for each sample, written by the teacher and checked; one that fails is written again with the reasons.
+
+    Args:
+        tries: drafts per picture, the first included.
+        repeats: wordings may come again (the short style has a few dozen).
+        workers: processes that measure pictures.
+        journal: a JSON Lines file that keeps each decision as soon as it is made, so that a stopped run goes on.
+        said: told the number of pictures done, now and then.
+
+    Returns:
+        Records in the samples' order; every other sample is in `rejected`, with rules and sentences.
+    """
+    kept = _Journal(journal, {"teacher": teacher.key, "tries": tries, "grid": grid, "repeats": repeats})
+    verifier = Verifier(repeats)
+    built = Built(teacher=teacher.name, counts=Counter(verifier.counts))  # all rules at 0
+    for chunk in (samples[start : start + CHUNK] for start in range(0, len(samples), CHUNK)):
+        done = {sample.image: row for sample in chunk if (row := kept.row_of(sample))}
+        for row in done.values():
+            if row["record"]:
+                verifier.accept(Record(**row["record"]))
+        said(len(done))
+        todo = [sample for sample in chunk if sample.image not in done]
+        for row in _decide(todo, teacher, verifier, tries, grid, workers):
+            done[row["image"]] = row
+            if NO_DRAFT not in row["failed"]:
+                kept.add(row)
+            said(1)
+        _take(built, (done[sample.image] for sample in chunk))
+    return built
+
+
+def _take(built: Built, rows: Iterable[dict[str, Any]]) -> None:
+    for row in rows:
+        built.counts.update(rule for failed in row["refused"] for rule in failed)
+        if row["record"]:
+            built.records.append(Record(**row["record"]))
+            built.tries[row["tries"]] += 1
+        else:
+            built.rejected.append({k: row[k] for k in ("image", "label", "category", "reasoning", "failed")})
+
+
+def _decide(
+    samples: list[Sample], teacher: Teacher, verifier: Verifier, tries: int, grid: int, workers: int
+) -> Iterator[dict[str, Any]]:
+    """One row per sample as soon as it is settled: the record, or the last draft and what it failed.
+
+    `refused` has the failed rules of all drafts. A teacher that has no draft is not asked again in this run.
+    """
+    rows: dict[str, dict[str, Any]] = {}
+    tasks = []
+    for sample, facts in zip(samples, _map(partial(_facts_or_sentence, grid=grid), samples, workers), strict=True):
+        rows[sample.image] = _row(sample)
+        if isinstance(facts, Facts):
+            tasks.append(Task(sample, facts))
+        else:
+            yield rows[sample.image] | {"failed": {"measured": facts}, "refused": [["measured"]]}
+    for attempt in range(tries):
+        again = []
+        for task, draft in zip(tasks, teacher.write(tasks), strict=True):
+            row = rows[task.sample.image]
+            if draft.reasoning is None:
+                row["failed"] |= {NO_DRAFT: draft.failure}  # beside what the last draft failed
+                row["refused"].append([NO_DRAFT])
+                yield row
+                continue
+            record = _record(task, draft.reasoning, grid)
+            failed = verifier.examine(record, task.facts)
+            row |= {"reasoning": record.reasoning, "failed": failed, "tries": attempt + 1}
+            if failed:
+                row["refused"].append(list(failed))
+                again.append(replace(task, attempt=attempt + 1, reasons=tuple(failed.values())))
+            else:
+                row["record"] = asdict(record)
+                verifier.accept(record)
+            if not failed or attempt + 1 == tries:
+                yield row
+        tasks = again
+
+
+def _row(sample: Sample) -> dict[str, Any]:
+    known = {"image": sample.image, "label": sample.label, "category": sample.category, "of": _identity(sample)}
+    return known | {"reasoning": "", "failed": {}, "refused": [], "tries": 0, "record": None}
+
+
+def _identity(sample: Sample) -> str:
+    """Changes with the picture, its mask and its labels: a journal's row holds for these only."""
+    paths = [Path(sample.image), *(mask_files(sample.mask) if sample.mask else [])]
+    files = [content_hash(path) for path in paths if path.is_file()]
+    return " ".join([*files, sample.label, str(sample.type)])
+
+
+def _record(task: Task, reasoning: str, grid: int) -> Record:
+    sample, facts = task.sample, task.facts
+    return Record(
+        sample.image,
+        sample.label,
+        facts.location,
+        facts.defect_type,
+        sample.category,
+        reasoning,
+        sample.benchmark,
+        grid,
+        depth_of(sample.image),
+    )
+
+
+def _facts_or_sentence(sample: Sample, grid: int) -> Facts | str:
+    try:
+        return facts_of(sample, grid)
+    except UserError as error:
+        return str(error)
+
+
+class _Journal:
+    """Decisions of a run, one JSON line each, the settings first. A last line that was cut off is written again."""
+
+    def __init__(self, path: Path | None, settings: dict[str, Any]) -> None:
+        self._path = path
+        self.rows: dict[str, dict[str, Any]] = {}
+        if path is None:
+            return
+        whole = [row for _, row in read_json_lines(path, unfinished=True)] if path.exists() else []
+        if not all(isinstance(row, dict) for row in whole) or not all("image" in row for row in whole[1:]):
+            raise UserError(f"{path} holds other things than this command's decisions: name another --out")
+        if len(whole) > 1 and whole[0] != settings:
+            raise UserError(
+                f"{path} was begun with other settings ({whole[0]}): name another --out, or remove the file"
+            )
+        self.rows = {row["image"]: row for row in whole[1:]}
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_text(path, "".join(_line(row) for row in (settings, *self.rows.values())))
+
+    def row_of(self, sample: Sample) -> dict[str, Any] | None:
+        """What was decided about a sample, if picture, mask and labels are still the same."""
+        row = self.rows.get(sample.image)
+        return row if row and row["of"] == _identity(sample) else None
+
+    def add(self, row: dict[str, Any]) -> None:
+        if self._path is not None:
+            with self._path.open("a", encoding="utf-8") as file:
+                file.write(_line(row))
+
+
+def _line(row: dict[str, Any]) -> str:
+    return json.dumps(row, ensure_ascii=False) + "\n"
+
+
+# ---------------------------------------------------------------------------------------------- what is written
+
+
+def report_of(
+    built: Built, sc_grpo: Sequence[Record] = (), drawn: Drawn | None = None, made_with: dict[str, Any] | None = None
+) -> dict[str, Any]:
+    """Counts of records by label, type, place and category, rejections by rule, and what the set was made with."""
+    records = built.records
+    lengths = [len(r.reasoning.split()) for r in records]
+    return {
+        "teacher": built.teacher,
+        "made with": made_with or {},
+        "records": len(records),
+        "rejected": len(built.rejected),
+        "rejections by rule, retries included": dict(built.counts),
+        "records by tries": {str(n): count for n, count in sorted(built.tries.items())},
+        **_tallies(records),
+        "words of reasoning, mean": round(float(np.mean(lengths)), 1) if lengths else 0.0,
+        "sentences of reasoning, mean": round(float(np.mean([_sentences(r) for r in records])), 1) if records else 0.0,
+        "different texts": len({r.reasoning for r in records}),
+        "grid": next((r.grid for r in (*records, *sc_grpo)), GRID),
+        "SC-GRPO": {"questions": len(sc_grpo), **_tallies(sc_grpo)},
+        "spare": dict(Counter(sample.label for sample in drawn.spare)) if drawn else {},
+        "turned away": _reasons(drawn.turned_away) if drawn else {},
+    }
+
+
+def _tallies(records: Sequence[Record]) -> dict[str, dict[str, int]]:
+    return {
+        "label": dict(Counter(r.label for r in records)),
+        "type": dict(Counter(r.type for r in records if r.type).most_common()),
+        "location": dict(Counter(r.location for r in records if r.location).most_common()),
+        "category": dict(Counter(r.category for r in records).most_common()),
+        "data set": dict(Counter(r.benchmark for r in records if r.benchmark).most_common()),
+    }
+
+
+def _sentences(record: Record) -> int:
+    return sum(record.reasoning.count(mark + " ") for mark in ".!?") + record.reasoning.endswith((".", "!", "?"))
+
+
+def _reasons(turned_away: Iterable[dict[str, Any]]) -> dict[str, int]:
+    return dict(Counter(row["reason"].split(" as ")[0] for row in turned_away))
+
+
+def tally_table(report: dict[str, Any], name: str) -> pd.DataFrame:
+    """Records of PA-SFT and questions of SC-GRPO by label, type, location or category, from a report."""
+    columns = {"PA-SFT": report[name], "SC-GRPO": report["SC-GRPO"][name]}
+    table = pd.DataFrame(columns).fillna(0).astype(int)
+    return table.rename_axis(name).reset_index()
+
+
+def rejections_table(report: dict[str, Any]) -> pd.DataFrame:
+    """Drafts that each rule rejected, from a report."""
+    counts = report["rejections by rule, retries included"]
+    return pd.DataFrame({"rule": list(counts), "drafts rejected": list(counts.values())})
+
+
+def export(
+    built: Built,
+    sc_grpo: Sequence[Record],
+    folder: Path,
+    *,
+    seed: int = 0,
+    drawn: Drawn | None = None,
+    made_with: dict[str, Any] | None = None,
+) -> dict[str, Any]:
+    """Write the set in the released formats, the variants of the ablations, the rejected and the report.
+
+        pa_sft.json, sc_grpo.json          questions with worked answers; questions with solutions
+        variants/pa_sft_answer_only.json   the same pictures without reasoning (paper, Table 2)
+        variants/pa_sft_one_shot.json      a normal picture of the same category before each
+        variants/pa_sft_20.json … _80      nested subsets, labels even
+        rejected.jsonl, report.json        what failed and why; counts
+
+    Returns:
+        The report.
+
+    Raises:
+        UserError: a picture is in both sets.
+    """
+    records = built.records
+    both = {r.image for r in records} & {r.image for r in sc_grpo}
+    if both:
+        raise UserError(
+            f"{len(both)} images are in both the PA-SFT and the SC-GRPO set, such as {min(both)}: split again"
+        )
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(folder / "pa_sft.json", [pa_sft_row(r) for r in records])
+    write_json(folder / "sc_grpo.json", [sc_grpo_row(r, i) for i, r in enumerate(sc_grpo)])
+    for name, rows in _variants(records, seed, drawn.spare if drawn else ()):
+        write_json(folder / "variants" / f"pa_sft_{name}.json", rows)
+    write_rejected(built, drawn, folder)
+    report = report_of(built, sc_grpo, drawn, made_with)
+    write_json(folder / "report.json", report)
+    return report
+
+
+def write_rejected(built: Built, drawn: Drawn | None, folder: Path) -> Path:
+    """Write rejected.jsonl: each picture without a record, and why."""
+    turned_away = [
+        {"image": row["image"], "label": row["label"], "failed": {"drawing": row["reason"]}}
+        for row in (drawn.turned_away if drawn else [])
+    ]
+    return write_text(folder / "rejected.jsonl", "".join(_line(row) for row in chain(built.rejected, turned_away)))
+
+
+def _variants(
+    records: Sequence[Record], seed: int, spare: Sequence[Sample]
+) -> Iterator[tuple[str, list[dict[str, Any]]]]:
+    yield "answer_only", [pa_sft_row(answer_only(r)) for r in records]
+    yield "one_shot", one_shot_rows(records, seed, spare)
+    for share in SHARES:
+        yield str(share), [pa_sft_row(r) for r in subset(records, share, seed)]
+
+
+def one_shot_rows(records: Sequence[Record], seed: int, spare: Sequence[Sample] = ()) -> list[dict[str, Any]]:
+    """Records with a normal picture of the same category before them, drawn by the seed.
+
+    From the spare pictures where there are any of the category, else from the set's own; never the picture itself. A
+    record for which there is none is left out.
+    """
+    rng = random.Random(seed)
+    references: defaultdict[tuple[str, str], list[str]] = defaultdict(list)
+    for sample in spare:
+        if sample.label == "no":
+            references[sample.benchmark, sample.category].append(sample.image)
+    from_spare = set(references)
+    for record in records:
+        kind = (record.benchmark, record.category)
+        if record.label == "no" and kind not in from_spare:
+            references[kind].append(record.image)
+    rows = []
+    for record in records:
+        others = [image for image in references[record.benchmark, record.category] if image != record.image]
+        if others:
+            rows.append(one_shot_row(record, rng.choice(others)))
+    return rows
+
+
+def subset(records: Sequence[Record], share: int, seed: int) -> list[Record]:
+    """`share` percent of the records of each label, in their order; the smaller shares are within the larger ones."""
+    rng = random.Random(seed)
+    chosen: set[str] = set()
+    for label in ("no", "yes"):
+        images = [r.image for r in records if r.label == label]
+        rng.shuffle(images)
+        chosen.update(images[: round(len(images) * share / 100)])
+    return [r for r in records if r.image in chosen]

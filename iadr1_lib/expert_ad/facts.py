@@ -1,0 +1,248 @@
+"""What can be measured of a picture and its mask: the only things a rule teacher may speak of."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from iadr1_lib.answer import GRID, Label, cell_box, cell_names, cell_of_mask
+from iadr1_lib.data import category_of, open_image, read_mask, says_where
+from iadr1_lib.errors import UserError
+from iadr1_lib.records import Sample
+
+LONGEST_SIDE = 512
+MOST_PATCHES = 6  # whose cells are told
+
+
+@dataclass(frozen=True)
+class Surface:
+    """What can be said of any picture as a whole, in grey levels from 0 to 1.
+
+    `brightness` is the mean; `texture` the typical deviation within small windows; `brightest` and `darkest` name the
+    cells with the highest and lowest mean, `difference` their distance; `liveliest` the cell with the most texture and
+    `unrest` how many times the median cell's it has.
+    """
+
+    brightness: float
+    texture: float
+    brightest: str
+    darkest: str
+    difference: float
+    liveliest: str
+    unrest: float
+
+    @property
+    def brightness_word(self) -> str:
+        return _word(self.brightness, {0.33: "dark", 0.66: "mid-grey"}, "bright")
+
+    @property
+    def texture_word(self) -> str:
+        return _word(self.texture, {0.015: "smooth", 0.04: "finely textured"}, "coarsely textured")
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What can be measured: the only things the rule teacher may speak of.
+
+    `area` is the mask's share of the picture; `contrast` the mean absolute difference in grey level (0 to 1) between
+    the mask's pixels and a ring around it, `difference` that of the means, `tone` its sign; `elongation` the ratio of
+    the mask's axes. Of a mask of several patches `patches` is their number and `other_cells` the cells of those beside
+    the largest; of the largest, `length` is the ratio of its axes, `direction` the longer one's ("" if there is none)
+    and `width` the shorter one as a share of the picture's longer side.
+    """
+
+    label: Label
+    location: str | None = None
+    defect_type: str | None = None
+    area: float = 0.0
+    contrast: float = 0.0
+    tone: str = ""
+    elongation: float = 1.0
+    look_alike: str | None = None
+    look_alike_cell: str | None = None
+    difference: float = 0.0
+    length: float = 1.0
+    direction: str = ""
+    width: float = 0.0
+    patches: int = 1
+    other_cells: tuple[str, ...] = ()
+    grid: int = GRID
+    surface: Surface | None = None
+
+    @property
+    def size(self) -> str:
+        return _word(self.area, {0.008: "small", 0.03: "medium"}, "large")
+
+    @property
+    def form(self) -> str:
+        return _word(self.elongation, {1.8: "patch", 3.5: "streak"}, "line")
+
+    @property
+    def shape(self) -> str:
+        """Of the largest patch; unlike `form` it heeds how broad it is: a broad one is neither line nor streak."""
+        if self.length <= 1.8:
+            return "patch"
+        if self.width > 0.08:
+            return "elongated area"
+        return "line" if self.length > 3.5 and self.width < 0.03 else "streak"
+
+    @property
+    def strength(self) -> str:
+        """Of the contrast, in one word."""
+        return "clear" if self.contrast > 0.12 else "slight"
+
+    @property
+    def step(self) -> str:
+        """How far the mean brightness is from that of the surroundings; "mixed" where parts differ both ways."""
+        word = _word(abs(self.difference), {0.03: "hardly any", 0.12: "slight"}, "clear")
+        return "mixed" if word == "hardly any" and self.strength == "clear" else word
+
+    @property
+    def severity(self) -> str:
+        """Severe if large and clear, slight if small and not clear, else moderate."""
+        points = (self.size == "large") - (self.size == "small") + (self.step == "clear") - (self.step == "hardly any")
+        return "severe" if points >= 2 else "slight" if points <= -1 else "moderate"
+
+
+def _word(value: float, below: dict[float, str], otherwise: str) -> str:
+    return next((word for bound, word in below.items() if value <= bound), otherwise)
+
+
+def measure(image: NDArray[np.uint8], mask: NDArray[np.bool_], grid: int = GRID) -> dict[str, Any]:
+    """Area, contrast, tone, elongation, direction and patches of a mask on an RGB picture (height, width, 3).
+
+    Contrast and form are measured at a side of at most 512 pixels: what a reader of the text can see.
+    """
+    step = -(-max(mask.shape) // LONGEST_SIDE)
+    area = float(mask.mean())
+    largest, patches, other_cells = _patches(mask, grid)
+    length, direction, width = _axes(largest)
+    image, mask = image[::step, ::step], ndimage.maximum_filter(mask, step)[::step, ::step]
+    grey = image.mean(-1) / 255
+    reach = max(2, round(0.04 * max(mask.shape)))
+    ring = ndimage.binary_dilation(mask, iterations=reach) & ~ndimage.binary_dilation(mask, iterations=1)
+    around = grey[ring].mean() if ring.any() else grey.mean()
+    difference = float(grey[mask].mean() - around)
+    return {
+        "area": area,
+        "contrast": float(np.abs(grey[mask] - around).mean()),
+        "tone": "dark" if difference < -0.03 else "bright" if difference > 0.03 else "faint",
+        "elongation": _axes(mask)[0],
+        "difference": difference,
+        "length": length,
+        "direction": direction,
+        "width": width,
+        "patches": patches,
+        "other_cells": other_cells,
+    }
+
+
+def _axes(mask: NDArray[np.bool_]) -> tuple[float, str, float]:
+    """Ratio of a mask's axes, the direction of the longer one if it is plainly longer, and the shorter one's length.
+
+    The axes are those of the ellipse with the mask's second moments; the length is a share of the longer side.
+    """
+    rows, columns = np.nonzero(mask)
+    if len(rows) <= 2:
+        return 1.0, "", 1 / max(mask.shape)
+    spread, axes = np.linalg.eigh(np.cov(np.stack([columns, rows])))
+    elongation = float(np.sqrt(max(spread[1], 1e-6) / max(spread[0], 1e-6)))
+    width = float(4 * np.sqrt(max(spread[0], 1e-6)) / max(mask.shape))
+    if elongation <= 1.8:
+        return elongation, "", width
+    across, down = np.abs(axes[:, 1])
+    angle = np.degrees(np.arctan2(down, across))
+    return elongation, "horizontally" if angle < 20 else "vertically" if angle > 70 else "diagonally", width
+
+
+def _patches(mask: NDArray[np.bool_], grid: int) -> tuple[NDArray[np.bool_], int, tuple[str, ...]]:
+    """The largest patch of a mask, how many it has, specks aside (a twentieth of that), and the others' cells."""
+    labels, _ = ndimage.label(mask, structure=np.ones((3, 3)))
+    sizes = np.bincount(labels.ravel())
+    sizes[0] = 0
+    numbers = [n for n in np.argsort(-sizes, kind="stable") if sizes[n] and sizes[n] >= sizes.max() / 20]
+    first, *others = (cell_of_mask(labels == number, grid) for number in numbers[:MOST_PATCHES])
+    return labels == numbers[0], len(numbers), tuple(dict.fromkeys(cell for cell in others if cell != first))
+
+
+def survey_surface(image: NDArray[np.uint8], grid: int = GRID) -> Surface:
+    """What can be said of a whole RGB picture (height, width, 3), measured at a side of at most 512 pixels."""
+    step = -(-max(image.shape[:2]) // LONGEST_SIDE)
+    grey = image[::step, ::step].mean(-1) / 255
+    window = max(3, round(0.03 * max(grey.shape)))
+    mean = ndimage.uniform_filter(grey, window)
+    deviation = np.sqrt(np.maximum(ndimage.uniform_filter(grey**2, window) - mean**2, 0))
+    boxes = {cell: cell_box(cell, grey.shape[1], grey.shape[0], grid) for cell in cell_names(grid)}
+    means = {cell: float(grey[t:b, x:r].mean()) for cell, (x, t, r, b) in boxes.items()}
+    unrest = {cell: float(deviation[t:b, x:r].mean()) for cell, (x, t, r, b) in boxes.items()}
+    brightest, darkest = max(means, key=means.__getitem__), min(means, key=means.__getitem__)
+    liveliest = max(unrest, key=unrest.__getitem__)
+    return Surface(
+        brightness=float(grey.mean()),
+        texture=float(np.median(deviation)),
+        brightest=brightest,
+        darkest=darkest,
+        difference=means[brightest] - means[darkest],
+        liveliest=liveliest,
+        unrest=unrest[liveliest] / max(float(np.median(list(unrest.values()))), 1e-6),
+    )
+
+
+def note_of(image: str | Path) -> dict[str, Any]:
+    """What the drawing noted of a picture in its category's notes.json; nothing for real ones."""
+    path = Path(os.path.abspath(image))  # "good/0.png" has no category's folder above it otherwise
+    if len(path.parents) < 3:
+        return {}
+    category = path.parents[2]
+    notes = category / "notes.json"
+    noted = _read_notes(notes, notes.stat().st_mtime_ns) if notes.is_file() else {}
+    return noted.get(path.relative_to(category).as_posix(), {})
+
+
+@lru_cache(maxsize=256)
+def _read_notes(path: Path, written: int) -> dict[str, dict[str, Any]]:
+    """The notes as of the time `written`: a world drawn again brings new ones. A file of another kind has none."""
+    try:
+        noted = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError:  # of another program: pictures may lie anywhere
+        return {}
+    return noted if isinstance(noted, dict) and all(isinstance(note, dict) for note in noted.values()) else {}
+
+
+def facts_of(sample: Sample, grid: int = GRID) -> Facts:
+    """Measure a sample; `grid` is that of the place. Drawn pictures bring notes on look-alikes; real ones have none.
+
+    Raises:
+        UserError: picture or mask cannot be read, or a defective picture has no mask, or one that marks nothing or most
+            of it or is of another size.
+    """
+    note = note_of(sample.image)
+    seen: dict[str, Any] = {k: note.get(k) for k in ("look_alike", "look_alike_cell")}
+    image = np.asarray(open_image(sample.image))
+    seen |= {"surface": survey_surface(image, grid), "grid": grid}
+    if sample.label == "no":
+        return Facts(label="no", **seen)
+    if sample.mask is None:
+        raise UserError(f"{sample.image} is defective but has no mask: the rule teacher needs one; leave the image out")
+    mask = read_mask(sample.mask)
+    if not mask.any():
+        raise UserError(f"The mask {sample.mask} marks nothing: replace it or leave the image out")
+    if not says_where(mask):
+        raise UserError(f"The mask {sample.mask} marks most of its picture: replace it or leave the image out")
+    if mask.shape != image.shape[:2]:
+        raise UserError(f"The mask {sample.mask} has another size than its picture: replace it or leave the image out")
+    return Facts(
+        label="yes",
+        location=cell_of_mask(mask, grid),
+        defect_type=category_of(sample),
+        **measure(image, mask, grid),
+        **seen,
+    )

@@ -1,0 +1,211 @@
+"""Teachers that need a server or a recording: a vision-language model behind an API, and its replies played back.
+
+teacher = ApiTeacher(Remote(Endpoint("anthropic", "claude-haiku-5-5"), "runs/replies", cost_cap=2.0))
+teacher = record_to("recorded.jsonl", teacher)      # writes down every draft that it gives out
+teacher = ReplayTeacher("recorded.jsonl")           # later, or elsewhere: no key, no server
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import yaml
+
+from iadr1_lib.answer import DEFECT_TYPES, cell_names
+from iadr1_lib.data import open_image
+from iadr1_lib.errors import UserError
+from iadr1_lib.expert_ad import Draft, Facts, Task, Teacher
+from iadr1_lib.files import read_json_lines
+from iadr1_lib.records import Sample
+from iadr1_lib.remote.client import Cost, Remote, Reply, Request
+from iadr1_lib.runs import project_root
+
+PROMPT_KEYS = ("system", "defective", "normal", "again")
+
+
+def read_prompts(path: str | Path | None = None) -> dict[str, str]:
+    """The four prompts of a YAML file, by default data/prompts/teacher.yaml.
+
+    Raises:
+        UserError: the file is missing, is no YAML, or lacks one of PROMPT_KEYS.
+    """
+    path = Path(path) if path else project_root() / "data" / "prompts" / "teacher.yaml"
+    try:
+        prompts = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise UserError(f"There are no prompts {path}: check the path, or leave it out for the course's own") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} is no YAML ({' '.join(str(error).split())}): correct it") from error
+    if not isinstance(prompts, dict) or not all(isinstance(prompts.get(key), str) for key in PROMPT_KEYS):
+        raise UserError(f"{path} must hold a text for each of {', '.join(PROMPT_KEYS)}: add what is missing")
+    return {key: prompts[key] for key in PROMPT_KEYS}
+
+
+class ApiTeacher:
+    """A vision-language model that sees the picture, is told the truth of it, and writes the reasoning.
+
+    Args:
+        remote: whom to ask; it keeps replies, counts the cost and retries.
+        prompts: a YAML file of prompts; None for the course's own.
+        max_pixels: larger pictures are made smaller before they are sent.
+
+    Raises:
+        UserError: as `read_prompts`; while writing, as `Remote.ask`, or for a prompt with an unknown {word}.
+    """
+
+    def __init__(self, remote: Remote, prompts: str | Path | None = None, max_pixels: int = 1_000_000) -> None:
+        self.remote = remote
+        self.max_pixels = max_pixels
+        self._prompts = read_prompts(prompts)
+
+    @property
+    def name(self) -> str:
+        return self.remote.endpoint.name
+
+    @property
+    def key(self) -> str:
+        return f"{self.name}, prompts {hashlib.sha256(json.dumps(self._prompts).encode()).hexdigest()[:12]}"
+
+    def write(self, tasks: Sequence[Task]) -> Iterator[Draft]:
+        """Drafts in the tasks' order; what was refused, cut off, failed or not sent has none, but a sentence."""
+        for reply in self.remote.ask(self.request(task) for task in tasks):
+            yield _draft(reply)
+
+    def request(self, task: Task) -> Request:
+        """What is sent for a task: the prompts, filled in, and the sample's own picture; for `Remote.estimate` too."""
+        words = _words(task)
+        keys = ["normal" if task.facts.label == "no" else "defective", *(["again"] if task.attempt else [])]
+        return Request(
+            system=self._fill("system", words),
+            text="\n".join(self._fill(key, words) for key in keys),
+            images=(Path(task.sample.image),),
+            max_pixels=self.max_pixels,
+            attempt=task.attempt,
+        )
+
+    def estimate(self, samples: Sequence[Sample], tries: int) -> Cost:
+        """What the samples would cost at most, roughly: every draft needed, nothing written or kept yet.
+
+        Nothing is measured: the words for what a mask would tell are of about the same length.
+        """
+        tasks = (Task(sample, Facts(sample.label), attempt) for attempt in range(tries) for sample in samples)
+        return self.remote.estimate(self.request(task) for task in tasks)
+
+    def _fill(self, key: str, words: dict[str, str]) -> str:
+        try:
+            text = self._prompts[key].format_map(words)
+        except (KeyError, ValueError, IndexError) as error:
+            known = ", ".join(words)
+            raise UserError(f"The prompt {key} has a {{word}} that means nothing ({error}): use {known}") from error
+        return "\n".join(line for line in text.splitlines() if line.strip()) if key != "system" else text.strip()
+
+
+def _words(task: Task) -> dict[str, str]:
+    """What the {words} of the prompts stand for."""
+    facts = task.facts
+    return {
+        "cells": ", ".join(cell_names(facts.grid)),
+        "category": task.sample.category.replace("_", " "),
+        "types": ", ".join(name for name in DEFECT_TYPES if name != facts.defect_type),
+        "location": facts.location or "a place that you find yourself",
+        "type": facts.defect_type or "a kind that you find yourself",
+        "size": facts.size,
+        "tone": facts.tone,
+        "form": facts.form,
+        "contrast": facts.step,
+        "look_alike": _look_alike(facts),
+        "reasons": "\n".join(f"- {reason}" for reason in task.reasons) or "- it did not keep to the rules",
+    }
+
+
+def _look_alike(facts: Facts) -> str:
+    if not (facts.look_alike and facts.look_alike_cell):
+        return ""
+    return f"A {facts.look_alike} at the {facts.look_alike_cell} belongs to the item; it is no defect."
+
+
+def _draft(reply: Reply) -> Draft:
+    if reply.status == "ok" and reply.text:
+        return Draft(" ".join(reply.text.split()))
+    return Draft(None, f"{reply.status}: {reply.message}")
+
+
+# --------------------------------------------------------------------------------------------------- recordings
+
+
+class ReplayTeacher:
+    """Plays back what `record_to` wrote: the same picture and attempt get the same draft, wherever the picture lies.
+
+    Pictures are known by their pixels, so a picture drawn anew must come out the same. A task that was not recorded has
+    no draft, but a sentence.
+
+    Raises:
+        UserError: the file is missing, or a line is not a recorded draft (the line is named).
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self._path = Path(path)
+        if not self._path.is_file():
+            raise UserError(f"There are no recorded drafts {path}: check the path, or record them with record_to")
+        self._drafts: dict[tuple[str, int], Draft] = {}
+        names = set()
+        for number, row in read_json_lines(self._path):
+            try:
+                self._drafts[row["pixels"], row["attempt"]] = Draft(row["reasoning"], row["failure"])
+                names.add(row["teacher"])
+            except (KeyError, TypeError):
+                raise UserError(f"{path}, line {number} is no recorded draft: remove the line") from None
+        self.name = f"replay of {', '.join(sorted(names)) or 'nothing'}"
+        self.key = f"{self.name}, {hashlib.sha256(self._path.read_bytes()).hexdigest()[:12]}"
+
+    def write(self, tasks: Sequence[Task]) -> Iterator[Draft]:
+        for task in tasks:
+            draft = self._drafts.get((_pixels(task.sample.image), task.attempt))
+            missing = f"attempt {task.attempt} at {Path(task.sample.image).name} is not recorded in {self._path.name}"
+            yield draft or Draft(None, missing)
+
+
+def record_to(path: str | Path, teacher: Teacher) -> Teacher:
+    """The same teacher, whose drafts are also written to `path`, one JSON line each as soon as it is given out.
+
+    Lines are added to those that are there; of two for the same picture and attempt the later counts. A line has
+    teacher, image (the file's name, for the reader), pixels (a hash), attempt, reasoning, failure.
+    """
+    return _Recorder(Path(path), teacher)
+
+
+class _Recorder:
+    def __init__(self, path: Path, teacher: Teacher) -> None:
+        self._path, self._teacher = path, teacher
+        self.name, self.key = teacher.name, teacher.key
+
+    def write(self, tasks: Sequence[Task]) -> Iterator[Draft]:
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        _cut_broken_line(self._path)
+        for task, draft in zip(tasks, self._teacher.write(tasks), strict=True):
+            row = {
+                "teacher": self.name,
+                "image": Path(task.sample.image).name,
+                "pixels": _pixels(task.sample.image),
+                "attempt": task.attempt,
+                "reasoning": draft.reasoning,
+                "failure": draft.failure,
+            }
+            with self._path.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(row, ensure_ascii=False) + "\n")
+            yield draft
+
+
+def _cut_broken_line(path: Path) -> None:
+    """Drop what a kill left of a last line, so that the next one starts on its own."""
+    if path.exists() and not (whole := path.read_bytes()).endswith(b"\n"):
+        path.write_bytes(whole[: whole.rfind(b"\n") + 1])
+
+
+def _pixels(image: str | Path) -> str:
+    """A hash of the picture as it is seen: file names, formats and metadata do not matter."""
+    picture = open_image(image)
+    return hashlib.sha256(f"{picture.width}x{picture.height}:".encode() + picture.tobytes()).hexdigest()
