@@ -239,9 +239,9 @@ def expert_ad(
     )
     writer = chosen
     if record is not None:
-        from iadr1_lib.remote import record_to
+        from iadr1_lib.remote import RecordingTeacher
 
-        writer = record_to(record, chosen)
+        writer = RecordingTeacher(record, chosen)
     tables = [sources.load_samples(folder, layout, strict=False) for folder in data]
     samples = [sample for table in tables for sample in table]
     tests = [sample for folder in test or [] for sample in sources.load_samples(folder)]
