@@ -123,10 +123,6 @@ def test_what_did_not_work_is_a_draft_without_reasoning(
     assert draft.reasoning is None and draft.failure and re.match(sentence, draft.failure)
 
 
-def test_the_name_is_the_endpoints(remote: Remote) -> None:
-    assert ApiTeacher(remote).name == "anthropic/claude-test"
-
-
 @pytest.mark.parametrize(
     ("text", "sentence"),
     [

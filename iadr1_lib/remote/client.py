@@ -171,7 +171,7 @@ class Remote:
         with self._key_locks.setdefault(key, threading.Lock()):  # the same question asked twice at once is sent once
             if key not in self._replies:
                 return self._buy(key, request)
-        self._budget.count(Cost(cached=1))
+        self._budget.settle(None, Cost(cached=1))
         return replace(self._replies[key], cached=True)
 
     def _buy(self, key: str, request: Request) -> Reply:
@@ -180,7 +180,7 @@ class Remote:
         if not self._budget.reserve(highest):
             cap = f"the cost cap of ${self._budget.cap:.2f} is reached"
             return Reply(None, "unsent", f"not sent: {cap}; raise it and run again, replies are kept", answered=False)
-        cost = None
+        cost = Cost()
         try:
             reply = self._connect().ask(request)
             cost = self._cost(reply.input_tokens or 0, reply.output_tokens or 0)
@@ -288,14 +288,10 @@ class Budget:
                 self._reserved.append(dollars)
             return fits
 
-    def settle(self, reserved: Cost, cost: Cost | None) -> None:
-        """Count what a request cost (None: nothing) in place of what was reserved."""
+    def settle(self, reserved: Cost | None, cost: Cost) -> None:
+        """Count a cost in place of what was reserved for it; None if nothing was."""
         with self._changed:
-            self._reserved.remove(reserved.dollars or 0.0)
-            self.spent += cost or Cost()
-            self._changed.notify_all()
-
-    def count(self, cost: Cost) -> None:
-        """Count a cost that nothing was reserved for."""
-        with self._changed:
+            if reserved is not None:
+                self._reserved.remove(reserved.dollars or 0.0)
             self.spent += cost
+            self._changed.notify_all()

@@ -77,7 +77,6 @@ def predict_remote(
     prompt: str = "yes-no",
     protocol: str = "fair",
     seed: int = 0,
-    quiet: bool = False,
 ) -> Path:
     """Ask about every sample and append to `out` (predictions.jsonl); pictures already there are not asked about again.
 
@@ -102,18 +101,16 @@ def predict_remote(
     images = [Path(sample.image) for sample in todo]
     requests = [Request("", PROMPTS[prompt], (image,), attempt=seed, max_side=MAX_SIDE) for image in images]
     quoted = remote.quote(requests)
-    if not quiet:
-        print(f"{name}, at most: {quoted}", flush=True)
+    print(f"{name}, at most: {quoted}", flush=True)
     try:
-        _write_answers(remote, todo, requests, out, origin, quiet)
+        _write_answers(remote, todo, requests, out, origin)
     finally:
-        if not quiet:
-            print(f"{name}, paid: {remote.spent}", flush=True)
+        print(f"{name}, paid: {remote.spent}", flush=True)
     return out
 
 
 def _write_answers(
-    remote: Remote, samples: list[Sample], requests: list[Request], out: Path, origin: dict[str, Any], quiet: bool
+    remote: Remote, samples: list[Sample], requests: list[Request], out: Path, origin: dict[str, Any]
 ) -> None:
     """Write a row per answer as soon as it and those before it are there; raises UserError if any is missing."""
     journal = Journal(out, ascii_only=True)
@@ -125,7 +122,7 @@ def _write_answers(
         if reply.answered:
             journal.append(_row(sample, reply, origin))
             answered, failures = answered + 1, 0
-            if not quiet and answered % EVERY == 0:
+            if answered % EVERY == 0:
                 rate = 60 * answered / (time.monotonic() - start)
                 print(f"answered {answered} of {len(samples)} pictures, {rate:.0f} a minute", flush=True)
         else:
