@@ -20,7 +20,7 @@ from iadr1_lib.errors import UserError
 from iadr1_lib.evaluation import scoring
 from iadr1_lib.files import write_json
 from iadr1_lib.reporting import paper_tables, report
-from iadr1_lib.runs import runs
+from iadr1_lib import runs
 
 # --------------------------------------------------------------------------------------------- one run
 
