@@ -12,12 +12,12 @@ from made_runs import SKILL, write_run
 from PIL import ImageFont
 from typer.testing import CliRunner
 
+from iadr1_lib import runs
 from iadr1_lib.answer import build_answer
 from iadr1_lib.cli.app import app
 from iadr1_lib.errors import UserError
 from iadr1_lib.evaluation import scoring
 from iadr1_lib.reporting import page, paper_tables, report
-from iadr1_lib import runs
 
 A4_POINTS = 595 - 2 * 14 * 72 / 25.4  # what the page's margins leave of A4
 LETTERS = ImageFont.load_default(75)  # ten times the size of a table's letters in print

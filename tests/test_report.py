@@ -14,13 +14,13 @@ from conftest import ROOT
 from made_runs import write_run
 from typer.testing import CliRunner
 
+from iadr1_lib import runs
 from iadr1_lib.cli.app import app
 from iadr1_lib.course import batch
 from iadr1_lib.errors import UserError
 from iadr1_lib.evaluation import scoring
 from iadr1_lib.files import write_json
 from iadr1_lib.reporting import paper_tables, report
-from iadr1_lib import runs
 
 # --------------------------------------------------------------------------------------------- one run
 

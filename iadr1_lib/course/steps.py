@@ -1,6 +1,7 @@
 """The course as a chain of steps: which rooms each step joins, which files of a run it reads and writes.
 
-The notebooks and the command line call these functions, so that both do the same thing.
+The notebooks and the command line call these functions, so that both do the same thing. Rooms that load torch are
+imported where a step needs them.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 
@@ -23,8 +24,10 @@ from iadr1_lib.expert_ad import RuleTeacher, build
 from iadr1_lib.files import Journal, write_json
 from iadr1_lib.records import Sample, pa_sft_row
 from iadr1_lib.runs import Run, commit
-from iadr1_lib.training import EngineSettings, launch
 from iadr1_lib.world import synthetic
+
+if TYPE_CHECKING:
+    from iadr1_lib.training import EngineSettings
 
 WORD = "mini"  # what `iadr1 evaluate --data` takes for the six mini benchmarks
 STAGES = ("base", "pa_sft", "sc_grpo", "control")
@@ -194,6 +197,8 @@ def dev_check(run: Run, count: int | None = None, max_new_tokens: int | None = N
 
 def engine_settings(run: Run) -> EngineSettings:
     """The profile's engine; one without that section trains in this process."""
+    from iadr1_lib.training import EngineSettings
+
     return run.profile.settings("engine", EngineSettings) if "engine" in run.profile.sections else EngineSettings()
 
 
@@ -228,6 +233,8 @@ def train_stage(run: Run, stage: str, engine: EngineSettings | None = None, forc
         engine: in place of the profile's. With several processes this one starts them and passes on what they print.
         force: train a finished stage again; it stays until the new one is whole.
     """
+    from iadr1_lib.training import launch
+
     engine = engine or engine_settings(run)
     model = model_settings(run)
     if model.dtype == "bfloat16" and not model.lora_rank and engine.config in (launch.SINGLE, "ddp"):
@@ -273,6 +280,8 @@ def _pa_sft_model(run: Run) -> Path:
 
 def _launch_stage(run: Run, stage: str, engine: EngineSettings, force: bool) -> Path:
     """Start the engine's processes, each of which calls `train_stage`, and wait for them."""
+    from iadr1_lib.training import ScGrpoSettings, launch
+
     model = model_settings(run)
     stage_records(run, stage)  # fetched once, before there are several processes
     if stage == "pa_sft":
@@ -284,8 +293,6 @@ def _launch_stage(run: Run, stage: str, engine: EngineSettings, force: bool) -> 
     arguments += ["--engine", engine.config, "--processes", str(engine.processes)]
     arguments += ["--vllm", engine.vllm, "--vllm-url", engine.vllm_url, *(["--force"] if force else [])]
     if stage == "sc_grpo":
-        from iadr1_lib.training import ScGrpoSettings
-
         engine, _ = launch.with_a_gpu_for_vllm(engine, run.profile.settings(stage, ScGrpoSettings))
     launch.launch(engine, arguments)
     return stage_model(run, stage)
