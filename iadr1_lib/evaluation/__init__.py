@@ -1,7 +1,7 @@
 """Protocols, prediction, metrics with intervals, simple predictors."""
 
 from iadr1_lib.evaluation.comparison import MARK, compare, pairwise_tests, protocol_share
-from iadr1_lib.evaluation.formatting import interval_text
+from iadr1_lib.evaluation.formatting import SEED_RANGE, interval_text
 from iadr1_lib.evaluation.one_shot import references, require_references
 from iadr1_lib.evaluation.prediction_file import finished_images, prediction_row
 from iadr1_lib.evaluation.protocols import (
@@ -50,6 +50,7 @@ __all__ = [
     "PARSERS",
     "PREDICTION_KEYS",
     "PROMPTS",
+    "SEED_RANGE",
     "Family",
     "Kind",
     "Protocol",

@@ -7,12 +7,14 @@ from typing import Any
 
 import pandas as pd
 
+SEED_RANGE = "lowest and highest seed"  # the `interval` of a row over several seeds
+
 
 def interval_text(row: Mapping[Any, Any] | None, signed: bool = False, decimals: int = 1) -> str:
     """A value with its interval as text, such as "57.2 [51.0, 63.1]"; a dash where there is no value.
 
-    Square brackets hold a 95 % interval. Round ones, "57.2 (51.0 to 63.1)", hold the lowest and the highest seed; they
-    are used where the row's `interval` names seeds. An interval without width is not printed.
+    Square brackets hold a 95 % interval. Round ones, "57.2 (51.0 to 63.1)", hold the lowest and the highest seed, for
+    a row whose `interval` is SEED_RANGE. An interval without width is not printed.
 
     Args:
         row: keys value, low and high, of which any may be None or NaN, and possibly interval.
@@ -25,6 +27,5 @@ def interval_text(row: Mapping[Any, Any] | None, signed: bool = False, decimals:
     ends = [format(row[end], number) for end in ("low", "high") if not pd.isna(row[end])]
     text = format(row["value"], number)
     if len(set(ends)) == 2:
-        seeds = "seed" in str(row.get("interval", ""))
-        text += " ({} to {})".format(*ends) if seeds else " [{}, {}]".format(*ends)
+        text += (" ({} to {})" if row.get("interval") == SEED_RANGE else " [{}, {}]").format(*ends)
     return text.replace("-", "−") if signed else text
