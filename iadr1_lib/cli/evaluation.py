@@ -344,9 +344,9 @@ def _speed_table(found: Speed) -> pd.DataFrame:
     """Seconds and share of each part of answering, and what they make per image."""
     import pandas as pd
 
-    whole = found.images / found.images_per_second
+    whole = sum(found.seconds.values())
     rows = [(name, f"{spent:.2f}", f"{100 * spent / whole:.0f} %") for name, spent in found.seconds.items()]
-    said = f"{found.images_per_second:.1f} images/s, {found.tokens_per_answer:.0f} tokens each"
+    said = f"{found.images_per_second:.1f} images/s, {found.tokens_per_second:.0f} tokens/s"
     return pd.DataFrame([*rows, (said, f"{whole:.2f}", "100 %")], columns=["part", "seconds", "share"])
 
 

@@ -9,10 +9,12 @@ import pandas as pd
 
 from iadr1_lib.answer import Answer, cell_box, cell_of_words, parse_answer, place_in_reasoning, type_in_reasoning
 from iadr1_lib.data import read_mask, says_where
-from iadr1_lib.evaluation.intervals import Estimate, bootstrap_mean, estimate_rows
+from iadr1_lib.evaluation.intervals import mean_rows
 from iadr1_lib.evaluation.metrics import answers_of, grid_of, judge, type_name
 from iadr1_lib.expert_ad import MOST_CHARACTERS, RULES
 from iadr1_lib.records import Record, Sample
+
+AGREEMENT = ("place_agrees", "place_differs", "type_agrees", "type_differs", "reasoning_agrees", "reasoning_opposes")
 
 
 def agreement(predictions: pd.DataFrame, parser: str = "fair", seed: int = 0) -> pd.DataFrame:
@@ -23,40 +25,25 @@ def agreement(predictions: pd.DataFrame, parser: str = "fair", seed: int = 0) ->
     contradiction" of `verification`); `reasoning_agrees`: it names the tags' place and type and does not oppose.
     Nothing is compared with the truth here.
     """
-    answers, grid = [parse_answer(raw) for raw in predictions["raw"]], grid_of(predictions)
-    places = [place_in_reasoning(a.reasoning or "", grid) for a in answers]
-    types = [type_in_reasoning(a.reasoning or "") for a in answers]
-    table = pd.DataFrame(
-        {
-            "benchmark": predictions["benchmark"].to_numpy(),
-            "yes": [answer == "yes" for answer in answers_of(predictions, parser)],
-            "place": [place is not None for place in places],
-            "same_place": [
-                place is not None and place == cell_of_words(a.location or "", grid)
-                for place, a in zip(places, answers, strict=True)
-            ],
-            "type": [kind is not None for kind in types],
-            "same_type": [
-                kind is not None and kind == type_name(a.type or "") for kind, a in zip(types, answers, strict=True)
-            ],
-        }
-    )
-    table["opposes"] = [yes and _opposes(answer, grid) for yes, answer in zip(table["yes"], answers, strict=True)]
-    rng = np.random.default_rng(seed)
+    grid = grid_of(predictions)
+    rows = [
+        _agreement(parse_answer(raw), grid) if answer == "yes" else [np.nan] * len(AGREEMENT)
+        for raw, answer in zip(predictions["raw"], answers_of(predictions, parser), strict=True)
+    ]
+    table = pd.DataFrame(rows, columns=AGREEMENT).assign(benchmark=predictions["benchmark"].to_numpy())
+    return pd.DataFrame(mean_rows(table, AGREEMENT, "answers yes", seed))
 
-    def shares(everything: pd.DataFrame) -> dict[str, Estimate]:
-        group = everything[everything["yes"]]
-        columns = {
-            "place_agrees": group["same_place"],
-            "place_differs": group["place"] & ~group["same_place"],
-            "type_agrees": group["same_type"],
-            "type_differs": group["type"] & ~group["same_type"],
-            "reasoning_agrees": group["same_place"] & group["same_type"] & ~group["opposes"],
-            "reasoning_opposes": group["opposes"],
-        }
-        return {name: bootstrap_mean(column.to_numpy(float), "answers yes", rng) for name, column in columns.items()}
 
-    return pd.DataFrame(estimate_rows(table, shares))
+def _agreement(answer: Answer, grid: int) -> list[float]:
+    """AGREEMENT of one answer."""
+    reasoning = answer.reasoning or ""
+    place, kind = place_in_reasoning(reasoning, grid), type_in_reasoning(reasoning)
+    same_place = place is not None and place == cell_of_words(answer.location or "", grid)
+    same_type = kind is not None and kind == type_name(answer.type or "")
+    differs = (place is not None and not same_place, kind is not None and not same_type)
+    opposes = _opposes(answer, grid)
+    agrees = same_place and same_type and not opposes
+    return [same_place, differs[0], same_type, differs[1], agrees, opposes]
 
 
 def _opposes(answer: Answer, grid: int) -> bool:
@@ -81,18 +68,13 @@ def grounding(
     """
     masks = {(sample.benchmark, sample.image): sample.mask for sample in samples}
     judged, grid = judge(predictions, parser), grid_of(predictions)
-    judged["grounded"] = [
+    judged["grounding"] = [
         _grounded(row["raw"], row["answer"], masks.get((row["benchmark"], row["image"])), grid)
         if row["label"] == "yes"
         else np.nan
         for row in judged.to_dict("records")
     ]
-    rng = np.random.default_rng(seed)
-
-    def share(group: pd.DataFrame) -> dict[str, Estimate]:
-        return {"grounding": bootstrap_mean(group["grounded"].to_numpy(), "defective images with a mask", rng)}
-
-    return pd.DataFrame(estimate_rows(judged, share))
+    return pd.DataFrame(mean_rows(judged, ["grounding"], "defective images with a mask", seed))
 
 
 def _grounded(raw: str, answer: str | None, mask: str | None, grid: int) -> float:

@@ -141,8 +141,8 @@ def pairwise_tests(
     rows = []
     for baseline, model in combinations(predictions, 2):
         for benchmark in sorted(set(predictions[model]["benchmark"])):
-            sides = [table[table["benchmark"] == benchmark] for table in (predictions[model], predictions[baseline])]
-            difference = paired_difference(*sides, parser=parser, seed=seed, mixed=mixed)
+            one, other = (predictions[name].query("benchmark == @benchmark") for name in (model, baseline))
+            difference = paired_difference(one, other, parser=parser, seed=seed, mixed=mixed)
             rows.append((model, baseline, benchmark, *difference))
     table = pd.DataFrame(rows, columns=["model", "baseline", "benchmark", "value", "low", "high", "n", "p"])
     table["p_holm"] = multipletests(table["p"], method="holm")[1] if len(table) else table["p"]

@@ -97,6 +97,14 @@ def estimate_rows(
     ]
 
 
+def mean_rows(table: pd.DataFrame, columns: Sequence[str], what: str, seed: int) -> list[dict[str, Any]]:
+    """`estimate_rows` of the means of these columns, whose NaN values are left out; `what` names the images."""
+    rng = np.random.default_rng(seed)
+    return estimate_rows(
+        table, lambda group: {name: bootstrap_mean(group[name].to_numpy(float), what, rng) for name in columns}
+    )
+
+
 def metric_rows(table: pd.DataFrame, prefix: str) -> list[dict[str, Any]]:
     """A table such as `score` returns as rows for metrics.json.
 

@@ -173,7 +173,9 @@ def parser_table(predictions: pd.DataFrame) -> pd.DataFrame:
     read = {parser: answers_of(predictions, parser) for parser in PARSERS}
     groups = predictions.reset_index(drop=True).groupby("benchmark", sort=False)["label"]
     accuracy = {
-        parser: float(np.mean([balanced_accuracy(labels, [answers[i] for i in labels.index]) for _, labels in groups]))
+        parser: float(
+            np.mean([balanced_accuracy(list(labels), [answers[i] for i in labels.index]) for _, labels in groups])
+        )
         for parser, answers in read.items()
     }
     columns = {

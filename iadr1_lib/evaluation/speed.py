@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from iadr1_lib.data import open_image
 from iadr1_lib.evaluation.prediction import asking, batches_of, longest_answer
@@ -14,9 +14,8 @@ from iadr1_lib.models import load_model
 from iadr1_lib.records import Sample
 
 
-@dataclass(frozen=True)
-class Speed:
-    """What `measure` found: pictures, tokens written, and seconds of wall time by what they were spent on.
+class Speed(NamedTuple):
+    """Number of pictures and of tokens written, and seconds of wall time by what they were spent on.
 
     `seconds` has decode (pictures from files, one after another; `predict` does it in threads) and answer (processor,
     forward passes, text from tokens).
