@@ -141,7 +141,7 @@ def pairwise_tests(
     rows = []
     for baseline, model in combinations(predictions, 2):
         for benchmark in sorted(set(predictions[model]["benchmark"])):
-            one, other = (predictions[name].query("benchmark == @benchmark") for name in (model, baseline))
+            one, other = (t[t["benchmark"] == benchmark] for t in (predictions[model], predictions[baseline]))
             difference = paired_difference(one, other, parser=parser, seed=seed, mixed=mixed)
             rows.append((model, baseline, benchmark, *difference))
     table = pd.DataFrame(rows, columns=["model", "baseline", "benchmark", "value", "low", "high", "n", "p"])
