@@ -1,6 +1,8 @@
 """Parsers, the file of predictions, metrics with intervals, P(Yes), agreement of reasoning, tags and masks."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -77,6 +79,11 @@ def test_strict_and_fair(text, strict, fair):
 def test_unknown_parser_names_the_choices():
     with pytest.raises(ValueError, match="fair"):
         read_answer("yes", "kind")
+
+
+def test_answers_are_read_without_torch():
+    code = "import sys; from iadr1_lib.evaluation import read_answer; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
 words = st.text(st.characters(exclude_characters="<>", exclude_categories=["Cs"]), max_size=40)

@@ -11,7 +11,6 @@ import numpy as np
 import pandas as pd
 from sklearn.metrics import confusion_matrix
 from statsmodels.stats.contingency_tables import mcnemar
-from statsmodels.stats.multitest import multipletests
 
 from iadr1_lib.errors import UserError
 from iadr1_lib.evaluation.intervals import (
@@ -137,6 +136,8 @@ def pairwise_tests(
 
     Raises UserError as `paired_difference`.
     """
+    from statsmodels.stats.multitest import multipletests  # takes half a second
+
     require_same_images(predictions)
     rows = []
     for baseline, model in combinations(predictions, 2):
