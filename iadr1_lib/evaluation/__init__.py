@@ -1,10 +1,21 @@
 """Protocols, prediction, metrics with intervals, simple predictors."""
 
 from iadr1_lib.evaluation.comparison import MARK, compare, pairwise_tests, protocol_share
-from iadr1_lib.evaluation.one_shot import KINDS, references, require_references
+from iadr1_lib.evaluation.formatting import SEED_RANGE, interval_text
+from iadr1_lib.evaluation.one_shot import references, require_references
 from iadr1_lib.evaluation.prediction_file import finished_images, prediction_row
-from iadr1_lib.evaluation.protocols import COURSE, FAMILIES, NAMES, PROMPTS, Family, Kind, Protocol, family_of, protocol
-from iadr1_lib.evaluation.sanity import metric_rows
+from iadr1_lib.evaluation.protocols import (
+    COURSE,
+    FAMILIES,
+    KINDS,
+    NAMES,
+    PROMPTS,
+    Family,
+    Kind,
+    Protocol,
+    family_of,
+    protocol,
+)
 from iadr1_lib.evaluation.scoring import (
     BASELINES,
     MEAN,
@@ -17,6 +28,7 @@ from iadr1_lib.evaluation.scoring import (
     grounding,
     judge,
     label_only_baselines,
+    metric_rows,
     paired_difference,
     parser_table,
     ranking,
@@ -38,6 +50,7 @@ __all__ = [
     "PARSERS",
     "PREDICTION_KEYS",
     "PROMPTS",
+    "SEED_RANGE",
     "Family",
     "Kind",
     "Protocol",
@@ -48,6 +61,7 @@ __all__ = [
     "family_of",
     "finished_images",
     "grounding",
+    "interval_text",
     "judge",
     "label_only_baselines",
     "metric_rows",

@@ -41,6 +41,7 @@ from iadr1_lib.answer import (
 )
 from iadr1_lib.data import open_image, read_mask, says, says_where
 from iadr1_lib.errors import UserError
+from iadr1_lib.evaluation.formatting import interval_text
 from iadr1_lib.expert_ad import MOST_CHARACTERS, RULES
 from iadr1_lib.files import read_json_lines
 from iadr1_lib.records import Record, Sample
@@ -581,25 +582,11 @@ METRICS = {
 
 
 def signed(row: Mapping[Any, Any] | None) -> str:
-    """A difference with its interval as text, a dash where there is none."""
-    if row is None or pd.isna(row["value"]):
-        return "–"
-    return f"{row['value']:+.1f} [{row['low']:+.1f}, {row['high']:+.1f}]".replace("-", "−")
+    """`interval_text` of a difference."""
+    return interval_text(row, signed=True)
 
 
-def level(row: Mapping[Any, Any] | None) -> str:
-    """A value in percent with its interval as text, a dash where there is none.
-
-    Square brackets hold a 95 % interval, round ones (a row whose `interval` says so) the lowest and the highest seed.
-    """
-    if row is None or pd.isna(row["value"]):
-        return "–"
-    ends = [f"{row[end]:.1f}" for end in ("low", "high") if not pd.isna(row[end])]
-    if len(set(ends)) < 2:
-        return f"{row['value']:.1f}"
-    over_seeds = "seed" in str(row.get("interval", ""))
-    spread = f"({ends[0]} to {ends[1]})" if over_seeds else f"[{ends[0]}, {ends[1]}]"
-    return f"{row['value']:.1f} {spread}"
+level = interval_text
 
 
 class PairedDifference(NamedTuple):
