@@ -433,14 +433,14 @@ def inspect(
 
 def _save_marked(folder: Path, path: Path, picture: Image.Image, said: Any, grid: int) -> Path:
     from iadr1_lib import answer
-    from iadr1_lib.reporting import plots
+    from iadr1_lib.reporting import mark_cell
 
     cell = answer.cell_of_words(said.location or "", grid)
     words = [word for word in (said.answer, said.type, said.location) if word]
     place = path.resolve()
     digest = hashlib.sha256(str(place).encode()).hexdigest()[:8]  # many pictures are called good/000.png
     target = folder / f"{place.parent.name}_{place.stem}_{digest}_marked.png"
-    plots.mark_cell(picture, cell, ", ".join(words) or "no answer", grid=grid).save(target)
+    mark_cell(picture, cell, ", ".join(words) or "no answer", grid=grid).save(target)
     return target
 
 
