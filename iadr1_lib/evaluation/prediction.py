@@ -22,10 +22,9 @@ from transformers import PreTrainedModel, ProcessorMixin
 
 from iadr1_lib.answer import GRID
 from iadr1_lib.data import labelled, open_image, to_rgb
-from iadr1_lib.errors import UserError
 from iadr1_lib.evaluation.one_shot import require_references
 from iadr1_lib.evaluation.prediction_file import finished_images, prediction_row
-from iadr1_lib.evaluation.protocols import COURSE, PROMPTS, Protocol, usual_length
+from iadr1_lib.evaluation.protocols import COURSE, Protocol, prompt_messages, usual_length
 from iadr1_lib.models import load_model, model_config, require_weights
 from iadr1_lib.records import Sample
 from iadr1_lib.training import stage_note
@@ -43,16 +42,6 @@ class Said(NamedTuple):
     raw: str
     p_yes: float | None
     cut: bool = False
-
-
-def prompt_messages(prompt: str | Protocol, images: int = 1) -> list[dict[str, Any]]:
-    """The chat messages of a prompt mode or protocol; of two images the first is the reference."""
-    if isinstance(prompt, Protocol):
-        return prompt.messages(images)
-    if prompt not in PROMPTS:
-        raise UserError(f"unknown prompt mode {prompt!r}: choose one of {', '.join(PROMPTS)}")
-    parts: list[dict[str, Any]] = [{"type": "image"} for _ in range(images)]
-    return [{"role": "user", "content": [*parts, {"type": "text", "text": PROMPTS[prompt]}]}]
 
 
 def _yes_no_ids(processor: ProcessorMixin) -> tuple[list[int], list[int]]:
