@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 
 from iadr1_lib.errors import UserError
-from iadr1_lib.evaluation.scoring import METRICS
+from iadr1_lib.evaluation import METRICS
 from iadr1_lib.files import write_text
 from iadr1_lib.reporting.claims import agreement, in_short, measured
 from iadr1_lib.reporting.results import REFERENCE, SHIPPED, shipped_metrics

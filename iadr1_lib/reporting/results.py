@@ -15,8 +15,15 @@ import pandas as pd
 from statsmodels.stats.proportion import proportion_confint
 
 from iadr1_lib.errors import UserError
-from iadr1_lib.evaluation import MEAN, PAIRED, SEED_RANGE, judge, paired_difference, read_predictions
-from iadr1_lib.evaluation.scoring import require_one_protocol
+from iadr1_lib.evaluation import (
+    MEAN,
+    PAIRED,
+    SEED_RANGE,
+    judge,
+    paired_difference,
+    read_predictions,
+    require_one_protocol,
+)
 from iadr1_lib.expert_ad import note_of
 from iadr1_lib.files import read_object
 from iadr1_lib.runs import RUN_KEYS, notebook_records, pooled_provenance, project_root, read_metrics_file, require

@@ -12,8 +12,7 @@ import pandas as pd
 
 from iadr1_lib.answer import GRID
 from iadr1_lib.errors import UserError, WrongUse
-from iadr1_lib.evaluation import MEAN, PAIRED, interval_text
-from iadr1_lib.evaluation.scoring import METRICS
+from iadr1_lib.evaluation import MEAN, METRICS, PAIRED, interval_text
 from iadr1_lib.expert_ad import build
 from iadr1_lib.reporting.results import SHIPPED, Row
 from iadr1_lib.runs import project_root, read_metrics_file, runs_folder

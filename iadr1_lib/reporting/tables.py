@@ -10,8 +10,7 @@ from typing import Any
 
 import pandas as pd
 
-from iadr1_lib.evaluation import BASELINES, MEAN, PAIRED, interval_text, sanity
-from iadr1_lib.evaluation.scoring import METRICS
+from iadr1_lib.evaluation import BASELINES, MEAN, METRICS, PAIRED, interval_text, sanity
 from iadr1_lib.reporting.results import STAGES, Row, differences, shipped_rows, stage_scores
 from iadr1_lib.reporting.studies import BASELINE, STUDIES, reference_study
 
