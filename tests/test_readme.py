@@ -16,7 +16,7 @@ from conftest import ROOT
 from typer.testing import CliRunner
 
 from iadr1_lib.cli.app import app
-from iadr1_lib.reporting import paper_tables, report
+from iadr1_lib.reporting import MARKS, PAPER_SETS, RESULTS, paper_table, readme_block, results_page
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 PAPERS = sorted(
@@ -36,11 +36,11 @@ def in_code(text: str) -> list[str]:
 
 
 def test_results_are_those_of_the_shipped_metrics() -> None:
-    before, start, rest = README.partition(report.MARKS[0])
-    block, end, after = rest.partition(report.MARKS[1])
+    before, start, rest = README.partition(MARKS[0])
+    block, end, after = rest.partition(MARKS[1])
     assert start and end, "the lines that mark the results are gone"
-    wanted = report.results_block()
-    assert block.strip() == wanted, "renew it: iadr1 report --readme"
+    assert block.strip() == readme_block(), "renew it: iadr1 report --readme"
+    assert (ROOT / RESULTS).read_text(encoding="utf-8") == results_page(), "renew it: iadr1 report --readme"
     # Numbers with a decimal point outside the marks would be results that nothing checks.
     loose = re.findall(r"(?<![\d.])\d+\.\d+ ?(?:%|points|GiB|min)", before + after)
     assert loose == []
@@ -48,8 +48,8 @@ def test_results_are_those_of_the_shipped_metrics() -> None:
 
 def test_notebooks_hold_no_result_that_nothing_checks() -> None:
     """Results in a notebook's prose would grow old: cells compute them. What is left is checked here, one by one."""
-    stages = paper_tables.paper_table(4)
-    stages["mean"] = stages[paper_tables.PAPER_SETS].mean(axis=1)
+    stages = paper_table(4)
+    stages["mean"] = stages[PAPER_SETS].mean(axis=1)
     means = stages.pivot(index=["model", "parameters"], columns="stage", values="mean")
     added = means["SC-GRPO"] - means["PA-SFT"]
     known = {

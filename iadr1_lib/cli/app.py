@@ -375,7 +375,7 @@ def report(
     if page and len(runs) != 1:
         raise WrongUse("--page writes the page of one run: name its folder, such as runs/mini-s0")
     metrics = reporting.pooled_metrics(runs) if runs else reporting.shipped_metrics()
-    for table in reporting.tables(metrics):
+    for table in reporting.result_tables(metrics):
         print_table(table)
     own: dict[str, Any] | None = {} if runs else None  # the shipped studies are not of these runs
     claims = reporting.agreement(reporting.measured(metrics, own))

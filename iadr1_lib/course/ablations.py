@@ -112,9 +112,7 @@ def _pa_sft_records(run: Run, variant: Variant) -> Path:
 
 def _levels(variant: str, answers: Answers, parser: str) -> list[dict[str, Any]]:
     """variant/metric/benchmark: the mean over the seeds, with the lowest and the highest."""
-    scores = {
-        seed: score(table, parser).set_index(["metric", "benchmark"])["value"] for seed, table in answers.items()
-    }
+    scores = {seed: score(table, parser).set_index(["metric", "benchmark"])["value"] for seed, table in answers.items()}
     return [
         _row(f"{variant}/{metric}/{benchmark}", {seed: one[metric, benchmark] for seed, one in scores.items()}, "%")
         for metric, benchmark in next(iter(scores.values())).index

@@ -67,8 +67,8 @@ from iadr1_lib.reporting.tables import (
     difference_table,
     judged_benchmarks,
     predictor_table,
+    result_tables,
     stage_table,
-    tables,
     what_they_measure,
 )
 
@@ -118,6 +118,7 @@ __all__ = [
     "record_gallery",
     "recorded",
     "reference_study",
+    "result_tables",
     "results_page",
     "sample_sheet",
     "severity_of",
@@ -131,7 +132,6 @@ __all__ = [
     "study_named",
     "study_results",
     "study_table",
-    "tables",
     "training_curves",
     "value_bars",
     "value_map",

@@ -36,7 +36,7 @@ REAL = {
 }
 
 
-def tables(metrics: dict[str, Any]) -> list[pd.DataFrame]:
+def result_tables(metrics: dict[str, Any]) -> list[pd.DataFrame]:
     """The results of one run or of several seeds: levels, differences, predictors, cost; no empty ones."""
     judged = judged_benchmarks(metrics, real=False)
     every = (stage_table(metrics), difference_table(metrics), predictor_table(judged), cost_table(metrics))
