@@ -413,7 +413,7 @@ def test_expert_ad_builds_a_set_and_a_second_call_finds_it_done(parts: Path, tmp
 
 def test_a_path_that_cannot_be_used_is_told_in_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     too_long = tmp_path / ("a" * 300 + ".html")
-    assert "too long" in complaint(iadr1("report", "--page", too_long))
+    assert "too long" in complaint(iadr1("report", "--out", too_long.with_suffix(".json")))
     assert "too long" in complaint(iadr1("sanity", "--data", too_long))
 
     def read_only(path: Path, *_: object, **__: object) -> None:
@@ -423,7 +423,7 @@ def test_a_path_that_cannot_be_used_is_told_in_one_line(tmp_path: Path, monkeypa
     monkeypatch.setattr(Path, "unlink", read_only)
     monkeypatch.setattr(Path, "write_text", read_only)
     monkeypatch.setenv("IADR1_RUNS", str(tmp_path / "runs"))
-    for words in (("report", "--page", tmp_path / "page.html"), ("run", "--profile", "smoke")):
+    for words in (("report", "--out", tmp_path / "rows.json"), ("run", "--profile", "smoke")):
         told = complaint(iadr1(*words))
         assert str(tmp_path) in told and "Read-only file system" in told
 

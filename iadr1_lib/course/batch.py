@@ -36,6 +36,7 @@ from rich.text import Text
 
 from iadr1_lib.errors import UserError, WrongUse
 from iadr1_lib.files import raise_if_full, write_json
+from iadr1_lib.reporting import REPORT, build_page
 from iadr1_lib.runs import Run, base_model_dir, data_hash, notebook_records, project_root, record_metrics
 
 NUMBERED = re.compile(r"^\d\d_\w+$")
@@ -224,6 +225,8 @@ def execute(notebook: Notebook, run: Run, force: bool = False, verbose: bool = F
     except OSError as error:
         raise_if_full(error, run.folder)
         raise
+    if notebook.name == REPORT:
+        build_page(run.folder)
     return None
 
 
