@@ -27,7 +27,6 @@ from iadr1_lib.cli.options import (
 from iadr1_lib.errors import UserError, WrongUse
 from iadr1_lib.evaluation import COURSE
 from iadr1_lib.files import write_json
-from iadr1_lib.models import require_weights
 from iadr1_lib.runs import Run, read_metrics_file, stamp
 
 if TYPE_CHECKING:
@@ -152,6 +151,8 @@ def evaluate(
         raise WrongUse(f"unknown parser {parser}: choose from {', '.join(scoring.PARSERS)}")
     if not endpoint:
         from iadr1_lib.evaluation import prediction
+
+        from iadr1_lib.models import require_weights
 
         require_weights(Path(model))
     mode = (prompt or (Prompt.YES_NO if endpoint else Prompt.BARE)).value
