@@ -151,7 +151,6 @@ def evaluate(
         raise WrongUse(f"unknown parser {parser}: choose from {', '.join(scoring.PARSERS)}")
     if not endpoint:
         from iadr1_lib.evaluation import prediction
-
         from iadr1_lib.models import require_weights
 
         require_weights(Path(model))
