@@ -82,12 +82,9 @@ def course(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Pat
         (project / "iadr1_lib" / "__init__.py").write_text("")
         (project / "data" / "profiles" / "tiny.yaml").write_text(PROFILE)
         for name, code in notebooks.items():
-            said = {}
-            if name in (needs or {}):
-                said["needs"] = (needs or {})[name]
-            if name in (makes or {}):
-                said["makes"] = (makes or {})[name]
-            write_notebook(project / "notebooks" / f"{name}.ipynb", code, said)
+            given = {"needs": needs, "makes": makes}
+            metadata = {key: by_name[name] for key, by_name in given.items() if by_name and name in by_name}
+            write_notebook(project / "notebooks" / f"{name}.ipynb", code, metadata)
         monkeypatch.setenv("IADR1_ROOT", str(project))
         monkeypatch.setenv("IADR1_RUNS", str(project / "out"))
         return project
@@ -124,13 +121,13 @@ def big(course: Callable[..., Path]) -> Path:
     return project
 
 
-def write_notebook(path: Path, code: str, said: dict[str, list[str]] | None = None) -> None:
+def write_notebook(path: Path, code: str, metadata: dict[str, list[str]] | None = None) -> None:
     """Write a notebook of a parameters cell and one code cell."""
     defaults = 'profile = "tiny"\nseed = 0\nrun_folder = None\nforce = False'
     parameters = nbformat.v4.new_code_cell(defaults, metadata={"tags": ["parameters"]})
     cells = [parameters, nbformat.v4.new_code_cell(textwrap.dedent(code))]
-    metadata = {"iadr1": said} if said else {}
-    nbformat.write(nbformat.v4.new_notebook(cells=cells, metadata=metadata), path)
+    notebook = nbformat.v4.new_notebook(cells=cells, metadata={"iadr1": metadata} if metadata else {})
+    nbformat.write(notebook, path)
 
 
 def read_json(path: Path) -> dict:

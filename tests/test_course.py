@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Iterator
 from itertools import combinations
@@ -15,6 +14,7 @@ from iadr1_lib.course import steps as course
 from iadr1_lib.data import content_hash, leakage
 from iadr1_lib.errors import UserError
 from iadr1_lib.evaluation import references
+from iadr1_lib.files import Journal
 from iadr1_lib.records import Sample, read_rows
 from iadr1_lib.runs import Run, data_hash
 from iadr1_lib.world import synthetic
@@ -116,9 +116,9 @@ def test_each_opening_of_the_test_set_is_noted_with_its_reason(fresh: Run) -> No
     reasons = ["final numbers of PA-SFT", "final numbers of SC-GRPO"]
     first, again = (course.benchmark_samples(fresh, why) for why in reasons)
     assert first == again
-    notes = [json.loads(line) for line in fresh.path("test_openings.jsonl").read_text().splitlines()]
-    assert [note["why"] for note in notes] == reasons
-    assert all(note["time"] and note["commit"] for note in notes)
+    openings = Journal(fresh.path("test_openings.jsonl")).rows()
+    assert [opening["why"] for opening in openings] == reasons
+    assert all(opening["time"] and opening["commit"] for opening in openings)
 
 
 # ---------------------------------------------------------------------------------------------- Expert-AD
@@ -145,33 +145,23 @@ def test_expert_ad_is_the_same_when_built_again(run: Run) -> None:
 # ---------------------------------------------------------------------------------------------- what is missing
 
 
-@pytest.mark.parametrize("part", PARTS)
-def test_samples_before_the_world_is_drawn_name_the_notebook(fresh: Run, part: str) -> None:
-    with pytest.raises(UserError, match="02_data"):
-        course.training_samples(fresh, part)
-
-
-def test_expert_ad_before_the_world_is_drawn_names_the_notebook(fresh: Run) -> None:
+def test_what_is_missing_names_the_notebook_that_makes_it(fresh: Run) -> None:
+    for part in PARTS:
+        with pytest.raises(UserError, match="02_data"):
+            course.training_samples(fresh, part)
     with pytest.raises(UserError, match="02_data"):
         course.build_expert_ad(fresh)
-
-
-@pytest.mark.parametrize(("stage", "maker"), [("pa_sft", "04_pa_sft"), ("sc_grpo", "07_"), ("control", "07_")])
-def test_a_model_that_is_not_trained_names_the_notebook(fresh: Run, stage: str, maker: str) -> None:
-    with pytest.raises(UserError, match=maker):
-        course.stage_model(fresh, stage)
-    with pytest.raises(UserError, match=maker):
-        course.predict_stage(fresh, stage, [])
+    for stage, maker in (("pa_sft", "04_pa_sft"), ("sc_grpo", "07_"), ("control", "07_")):
+        with pytest.raises(UserError, match="03_expert_ad"):
+            course.train_stage(fresh, stage)
+        with pytest.raises(UserError, match=maker):
+            course.stage_model(fresh, stage)
+        with pytest.raises(UserError, match=maker):
+            course.predict_stage(fresh, stage, [])
 
 
 def test_the_base_model_needs_no_notebook(fresh: Run) -> None:
     assert course.stage_model(fresh, "base").name == "mini_base"
-
-
-@pytest.mark.parametrize("stage", ["pa_sft", "sc_grpo", "control"])
-def test_training_before_expert_ad_names_the_notebook(fresh: Run, stage: str) -> None:
-    with pytest.raises(UserError, match="03_expert_ad"):
-        course.train_stage(fresh, stage)
 
 
 @pytest.mark.parametrize("stage", ["sc_grpo", "control"])

@@ -17,15 +17,17 @@ from pathlib import Path
 import numpy as np
 import psutil
 import pytest
-from conftest import ROOT, read_json, write_notebook
+from conftest import ROOT, write_notebook
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import BaseModel
 
+from iadr1_lib import runs
 from iadr1_lib.course import batch
 from iadr1_lib.errors import UserError, WrongUse
-from iadr1_lib.files import read_json_lines, write_json, write_text
-from iadr1_lib.runs import Run, load_profile, profile_names, runs
+from iadr1_lib.files import Journal, read_json, read_json_lines, write_json, write_text
+from iadr1_lib.runs import Run, load_profile, profile_names
+from iadr1_lib.runs.metrics import _metric_row
 
 Course = Callable[..., Path]
 
@@ -40,41 +42,34 @@ class TinySettings:
 # ------------------------------------------------------------------------------------- places, profiles
 
 
-def test_root_is_found_from_a_folder_inside(course: Course, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_root_is_found_from_a_folder_inside_else_the_checkout(
+    course: Course, root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     project = course()
     monkeypatch.delenv("IADR1_ROOT")
     monkeypatch.chdir(project / "notebooks")
     assert runs.project_root() == project.resolve()
-
-
-def test_root_falls_back_to_the_checkout(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("IADR1_ROOT", raising=False)
     monkeypatch.chdir(tmp_path)
     assert runs.project_root() == root
-
-
-def test_wrong_root_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("IADR1_ROOT", str(tmp_path))
     with pytest.raises(UserError, match="IADR1_ROOT"):
         runs.project_root()
 
 
+class TinyModel(BaseModel):
+    learning_rate: float
+    steps: int
+
+
 def test_profile_gives_values_sources_and_numbers_in_any_notation(course: Course) -> None:
-    course()
+    path = course() / "data" / "profiles" / "tiny.yaml"
+    path.write_text(path.read_text() + 'engine:\n  vllm: {value: off, source: "why: a word"}\n')
     profile = load_profile("tiny")
     assert profile.settings("pa_sft", TinySettings) == TinySettings(1e-4, 3)
+    assert profile.settings("pa_sft", TinyModel) == TinyModel(learning_rate=1e-4, steps=3)
     assert profile.sources["pa_sft.learning_rate"] == "paper, section 4.1"
-    assert isinstance(profile.section("pa_sft")["learning_rate"], float)
-    assert len(profile.table()) == 3
-
-
-def test_settings_may_be_a_pydantic_model(course: Course) -> None:
-    class Model(BaseModel):
-        learning_rate: float
-        steps: int
-
-    course()
-    assert load_profile("tiny").settings("pa_sft", Model).steps == 3
+    assert profile.section("pa_sft")["learning_rate"] == 1e-4 and profile.section("engine")["vllm"] == "off"
+    assert len(profile.table()) == 4
 
 
 def test_unknown_profile_lists_the_others(course: Course) -> None:
@@ -146,8 +141,8 @@ def test_seed_everything_repeats_in_a_process_that_had_not_loaded_torch() -> Non
         import torch
         print(random.random(), numpy.random.rand(), float(torch.rand(())))
     """
-    said = {subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout for _ in range(2)}
-    assert len(said) == 1 and len(said.pop().split()) == 3
+    numbers = {subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout for _ in range(2)}
+    assert len(numbers) == 1 and len(numbers.pop().split()) == 3
 
 
 def test_provenance_names_the_gpu_though_nothing_has_loaded_torch(tmp_path: Path) -> None:
@@ -161,19 +156,8 @@ def test_provenance_names_the_gpu_though_nothing_has_loaded_torch(tmp_path: Path
     assert done.stdout.strip() == "a GPU", done.stderr
 
 
-@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "latin-1"])
-def test_text_of_another_system_is_read_or_named(tmp_path: Path, encoding: str) -> None:
-    path = tmp_path / "a.json"
-    path.write_text('{"a": "é"}', encoding=encoding)
-    if encoding == "utf-8-sig":
-        assert read_json(path) == {"a": "é"}
-        return
-    with pytest.raises(UserError, match=r"a\.json is .*UTF-.*save it as UTF-8"):
-        read_json(path)
-
-
-def test_importing_runs_and_cli_loads_no_torch() -> None:
-    code = "import sys, iadr1_lib.runs, iadr1_lib.course.batch, iadr1_lib.cli; print('torch' in sys.modules)"
+def test_rewards_course_and_cli_load_no_torch() -> None:
+    code = "import sys, iadr1_lib.rewards, iadr1_lib.course, iadr1_lib.cli; print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
 
@@ -187,12 +171,12 @@ def test_metrics_replace_a_notebooks_rows_and_keep_the_others(course: Course) ->
     runs.record_metrics(run, "01_b", [{"name": "x", "value": 1}])
     runs.record_metrics(run, "00_a", [{"name": "z", "value": 2.0, "low": 1.0, "high": 3.0, "n": 9, "unit": "%"}])
     runs.record_metrics(run, "01_b", [{"name": "y", "value": np.float32(0.5)}], {"force": True})
-    rows = runs.read_metrics(run)
+    metrics = runs.read_metrics_file(run.path("metrics.json"), of_run=True)
+    rows, block = metrics["rows"], metrics["provenance"]
     assert [(row["notebook"], row["name"], row["value"]) for row in rows] == [
         ("00_a", "z", 2.0),
         ("01_b", "y", 0.5),
     ]
-    block = read_json(run.path("metrics.json"))["provenance"]
     assert {"parameters", "seed", "versions", "hardware", "commit", "data_hash", "time"} <= set(block)
     assert block["parameters"]["pa_sft"]["steps"] == 3
     assert block["notebooks"]["01_b"]["parameters"] == {"force": True}
@@ -200,7 +184,7 @@ def test_metrics_replace_a_notebooks_rows_and_keep_the_others(course: Course) ->
 
 @given(st.floats())
 def test_no_number_that_json_lacks_is_written(value: float) -> None:
-    row = runs._metric_row("00_a", {"name": "x", "value": value, "low": value})
+    row = _metric_row("00_a", {"name": "x", "value": value, "low": value})
     text = json.dumps(row, allow_nan=False)
     if math.isfinite(value):
         assert json.loads(text)["value"] == value
@@ -215,20 +199,6 @@ def test_metrics_rows_are_checked(course: Course) -> None:
         with pytest.raises(ValueError):
             runs.record_metrics(run, "00_a", rows)
     assert not run.path("metrics.json").exists()
-
-
-def test_full_disk_keeps_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = write_json(tmp_path / "metrics.json", {"old": 1})
-
-    def full(self: Path, *_: object, **__: object) -> int:
-        self.touch()
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    monkeypatch.setattr(Path, "write_text", full)
-    with pytest.raises(UserError, match="full"):
-        write_json(path, {"new": 2})
-    assert read_json(path) == {"old": 1}
-    assert list(tmp_path.iterdir()) == [path]
 
 
 def test_broken_metrics_file_is_named(course: Course) -> None:
@@ -267,6 +237,11 @@ def times_run(run: Run, name: str) -> int:
     return len(path.read_text()) if path.exists() else 0
 
 
+def batch_metrics(run: Run) -> dict[str, float]:
+    rows = read_json(run.path("metrics.json"))["rows"]
+    return {row["name"]: row["value"] for row in rows if row["notebook"] == "batch"}
+
+
 def statuses(outcomes: list[batch.Outcome]) -> list[str]:
     return [outcome.status for outcome in outcomes]
 
@@ -280,31 +255,27 @@ def test_batch_runs_skips_and_follows_changes(course: Course, monkeypatch: pytes
     )
     monkeypatch.chdir(project.parent)  # any working directory will do
     run = Run("tiny", 0)
-    said: list[str] = []
+    lines: list[str] = []
 
-    assert statuses(batch.run_notebooks(run, say=said.append)) == [batch.DONE] * 3
-    assert len(said) == 6  # a line at the start and one at the end of each
-    rows = {row["name"]: row["value"] for row in runs.read_metrics(run) if row["notebook"] == "batch"}
+    assert statuses(batch.run_notebooks(run, say=lines.append)) == [batch.DONE] * 3
+    assert len(lines) == 6  # a line at the start and one at the end of each
+    rows = batch_metrics(run)
     assert rows["from scratch"] == 1 and rows["course seconds"] > 0 and rows["peak memory"] > 20
     assert all(run.path("notebooks", f"{name}.ipynb").exists() for name in names)
 
-    assert statuses(batch.run_notebooks(run, say=said.append)) == [batch.UP_TO_DATE] * 3
+    assert statuses(batch.run_notebooks(run, say=lines.append)) == [batch.UP_TO_DATE] * 3
 
     # a notebook that runs again makes those stale that need it, here 01 but not 00
     write_notebook(project / "notebooks" / "00_a.ipynb", COUNT.format("a") + "# changed")
-    assert statuses(batch.run_notebooks(run, say=said.append)) == [batch.DONE] * 3
+    assert statuses(batch.run_notebooks(run, say=lines.append)) == [batch.DONE] * 3
     write_notebook(project / "notebooks" / "01_b.ipynb", COUNT.format("b") + "# changed", {"makes": ["b.txt"]})
-    assert statuses(batch.run_notebooks(run, say=said.append)) == [
-        batch.UP_TO_DATE,
-        batch.DONE,
-        batch.UP_TO_DATE,
-    ]
+    assert statuses(batch.run_notebooks(run, say=lines.append)) == [batch.UP_TO_DATE, batch.DONE, batch.UP_TO_DATE]
 
     run.path("b.txt").unlink()  # what it makes has vanished
-    assert statuses(batch.run_notebooks(run, "01", say=said.append)) == [batch.DONE]
-    assert statuses(batch.run_notebooks(run, ["02_c"], force=True, say=said.append)) == [batch.DONE]
+    assert statuses(batch.run_notebooks(run, "01", say=lines.append)) == [batch.DONE]
+    assert statuses(batch.run_notebooks(run, ["02_c"], force=True, say=lines.append)) == [batch.DONE]
     assert [times_run(run, name) for name in "abc"] == [2, 1, 3]
-    rows = {row["name"]: row["value"] for row in runs.read_metrics(run) if row["notebook"] == "batch"}
+    rows = batch_metrics(run)
     assert rows["from scratch"] == 0
 
 
@@ -328,12 +299,12 @@ def test_failure_is_told_and_stops_only_what_depends_on_it(course: Course) -> No
         **{"00_a": "raise ValueError('no such\\nluck')", "01_b": "pass", "02_c": "pass", "03_d": "pass"},
     )
     run = Run("tiny", 0)
-    said: list[str] = []
-    outcomes = batch.run_notebooks(run, say=said.append)
+    lines: list[str] = []
+    outcomes = batch.run_notebooks(run, say=lines.append)
     assert statuses(outcomes) == [batch.FAILED, batch.DONE, batch.NOT_RUN, batch.NOT_RUN]
-    line = next(line for line in said if "failed" in line)
+    line = next(line for line in lines if "failed" in line)
     assert "ValueError: no such luck" in line and str(run.path("notebooks", "00_a.ipynb")) in line
-    assert statuses(batch.run_notebooks(run, "00", say=said.append)) == [batch.FAILED]
+    assert statuses(batch.run_notebooks(run, "00", say=lines.append)) == [batch.FAILED]
 
 
 def test_kernel_that_dies_is_a_failure(course: Course) -> None:
@@ -370,16 +341,13 @@ def test_notebook_gets_its_parameters_and_the_root_as_working_directory(course: 
 
 
 def test_unknown_notebooks_are_wrong_use(course: Course) -> None:
+    course()
+    with pytest.raises(UserError, match="no numbered notebook"):
+        batch.run_notebooks(Run("tiny", 0))
     course(**{"00_a": "pass"})
     for only in ("07", "00,7", ""):
         with pytest.raises(WrongUse, match="00_a"):
             batch.run_notebooks(Run("tiny", 0), only)
-
-
-def test_course_without_notebooks_says_so(course: Course) -> None:
-    course()
-    with pytest.raises(UserError, match="no numbered notebook"):
-        batch.run_notebooks(Run("tiny", 0))
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
@@ -414,7 +382,33 @@ def test_killed_run_goes_on_where_it_stopped(course: Course, root: Path, number:
     assert [times_run(run, name) for name in "abc"] == [1, 2, 1]
 
 
-# ------------------------------------------------------------------------------------- JSON Lines
+# ------------------------------------------------------------------------------------- files
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "latin-1"])
+def test_text_of_another_system_is_read_or_named(tmp_path: Path, encoding: str) -> None:
+    path = tmp_path / "a.json"
+    path.write_text('{"a": "é"}', encoding=encoding)
+    if encoding == "utf-8-sig":
+        assert read_json(path) == {"a": "é"}
+        return
+    for read in (read_json, read_json_lines, lambda path: read_json_lines(path, unfinished=True)):
+        with pytest.raises(UserError, match=r"a\.json is .*UTF-.*save it as UTF-8"):
+            read(path)
+
+
+def test_full_disk_keeps_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write_json(tmp_path / "metrics.json", {"old": 1})
+
+    def full(self: Path, *_: object, **__: object) -> int:
+        self.touch()
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_text", full)
+    with pytest.raises(UserError, match="full"):
+        write_json(path, {"new": 2})
+    assert read_json(path) == {"old": 1}
+    assert list(tmp_path.iterdir()) == [path]
 
 
 def test_json_lines_are_read_with_their_numbers(tmp_path: Path) -> None:
@@ -429,7 +423,19 @@ def test_json_lines_are_read_with_their_numbers(tmp_path: Path) -> None:
         assert read_json_lines(path, unfinished=True) == [(1, {})]
         with pytest.raises(UserError, match=r"rows.jsonl.* line 2"):
             read_json_lines(path)
-    path.write_bytes("{}\n".encode("utf-16"))
-    for unfinished in (True, False):
-        with pytest.raises(UserError, match="UTF-16"):
-            read_json_lines(path, unfinished)
+
+
+@pytest.mark.parametrize("ascii_only", [False, True])
+def test_a_journal_goes_on_after_its_last_whole_row(tmp_path: Path, ascii_only: bool) -> None:
+    path = tmp_path / "new" / "rows.jsonl"
+    assert Journal(path).rows() == []
+    Journal(path, ascii_only).append({"a": "é"}, {"b": 1})
+    assert path.read_text(encoding="utf-8").startswith('{"a": "\\u00e9"}\n' if ascii_only else '{"a": "é"}\n')
+    for rest, rows in ((b'{"c": "\xc3', 2), (b'{"c": 1}', 4)):  # broken off inside a row, and between row and line end
+        path.write_bytes(path.read_bytes() + rest)
+        journal = Journal(path, ascii_only)
+        assert len(journal.rows()) == rows
+        journal.append({"d": 2})
+        assert len(journal.rows()) == rows + 1 and journal.rows()[-1] == {"d": 2}
+    journal.replace([{"e": 3}])
+    assert path.read_text() == '{"e": 3}\n'
