@@ -21,7 +21,7 @@ from trl import SFTConfig, SFTTrainer
 
 from iadr1_lib.data import hub, open_image
 from iadr1_lib.errors import UserError
-from iadr1_lib.evaluation import prediction, scoring
+from iadr1_lib.evaluation import balanced_accuracy, prediction, read_answer
 from iadr1_lib.models import FAMILIES, MODELS, ModelSettings, family_of, load_model, loading, named
 from iadr1_lib.records import Sample, read_rows
 from iadr1_lib.runs import load_profile
@@ -144,7 +144,7 @@ def test_both_stages_prediction_and_scoring(
     shown = [[open_image(s.image)] * images for s in pictures[:3]]
     raw = prediction.generate(model, processor, shown, max_new_tokens=4)
     assert len(raw) == 3
-    assert 0 <= scoring.balanced_accuracy(["yes", "no", "yes"], [scoring.read_answer(text) for text, *_ in raw]) <= 100
+    assert 0 <= balanced_accuracy(["yes", "no", "yes"], [read_answer(text) for text, *_ in raw]) <= 100
 
 
 @pytest.mark.parametrize("images", [1, 2])

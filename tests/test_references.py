@@ -16,12 +16,11 @@ from iadr1_lib.evaluation import references, require_references
 from iadr1_lib.records import Sample
 
 
-def draw(path: Path, seed: int | None = None) -> Path:
-    """A picture of noise; its seed, or else its path, decides which."""
+def draw(path: Path) -> None:
+    """A picture of noise, which its path decides."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    rng = np.random.default_rng(list(str(path).encode()) if seed is None else seed)
+    rng = np.random.default_rng(list(str(path).encode()))
     Image.fromarray(rng.integers(0, 256, (40, 40), dtype=np.uint8)).save(path)
-    return path
 
 
 @pytest.fixture
@@ -29,21 +28,20 @@ def tree(tmp_path: Path) -> Path:
     """Two categories in MVTec-AD's layout with six training pictures each."""
     root = tmp_path / "plant"
     for category in ("bolt", "nut"):
-        for number in range(6):
-            draw(root / category / "train" / "good" / f"{number:03}.png")
-        for kind in ("good", "bent"):
-            for number in range(4):
-                draw(root / category / "test" / kind / f"{number:03}.png")
+        for kind, count in (("train/good", 6), ("test/good", 4), ("test/bent", 4)):
+            for number in range(count):
+                draw(root / category / kind / f"{number:03}.png")
     return root
 
 
 def index(root: Path, templates: dict[str, list[str]]) -> Path:
     """An index of DTD's form; `templates` holds image -> names of its reference pictures."""
-    entries = {}
-    for image, names in templates.items():
-        question = {"Answer": "B", "Options": {"A": "Yes.", "B": "No."}}
-        named = {"similar_templates": names, "random_templates": names[::-1]}
-        entries[image] = {"image_path": image, "conversation": [question], **named}
+    question = {"Answer": "B", "Options": {"A": "Yes.", "B": "No."}}
+    entries = {
+        image: {"image_path": image, "conversation": [question]}
+        | {"similar_templates": names, "random_templates": names[::-1]}
+        for image, names in templates.items()
+    }
     path = root / "index.json"
     path.write_text(json.dumps(entries))
     return path
@@ -56,29 +54,31 @@ def asked(table: list[Sample]) -> list[Sample]:
 @pytest.mark.parametrize("kind", ["similar", "random"])
 def test_every_test_picture_gets_a_normal_training_picture_of_its_category(tree: Path, kind: str) -> None:
     table = load_samples(tree)
-    found = references(asked(table), table, kind=kind, seed=3)
-    assert set(found) == {sample.image for sample in asked(table)}
+    result = references(asked(table), table, kind=kind, seed=3)
+    assert set(result) == {sample.image for sample in asked(table)}
     for sample in asked(table):
-        assert found[sample.image].parent == tree / sample.category / "train" / "good"
-    assert found == references(asked(table), table, kind=kind, seed=3)
+        assert result[sample.image].parent == tree / sample.category / "train" / "good"
+    assert result == references(asked(table), table, kind=kind, seed=3)
+    require_references(asked(table), result)
+    result.popitem()  # it must not be asked zero-shot among others
+    with pytest.raises(UserError, match="1 pictures have no reference"):
+        require_references(asked(table), result)
 
 
 def test_random_references_depend_on_the_seed_and_not_on_the_folder_s_place(tree: Path, tmp_path: Path) -> None:
-    moved = tmp_path / "elsewhere" / "plant"
-    shutil.copytree(tree, moved)
-    drawn = []
+    moved = shutil.copytree(tree, tmp_path / "elsewhere" / "plant")
+    chosen = []
     for root, seed in ((tree, 0), (moved, 0), (tree, 1)):
         table = load_samples(root)
-        found = references(asked(table), table, kind="random", seed=seed)
-        drawn.append({Path(image).relative_to(root): path.relative_to(root) for image, path in found.items()})
-    assert drawn[0] == drawn[1] != drawn[2]
-    assert len(set(drawn[0].values())) > 4  # not the same one for all
+        result = references(asked(table), table, kind="random", seed=seed)
+        chosen.append({Path(image).relative_to(root): path.relative_to(root) for image, path in result.items()})
+    assert chosen[0] == chosen[1] != chosen[2]
+    assert len(set(chosen[0].values())) > 4  # not the same one for all
 
 
 def test_the_similar_reference_is_the_most_similar(tree: Path) -> None:
     """A training picture that was saved again, a little darker, is chosen for its original."""
-    query = tree / "nut" / "test" / "good" / "002.png"
-    like = tree / "nut" / "train" / "good" / "004.png"
+    query, like = (tree / "nut" / name / "good" / "002.png" for name in ("test", "train"))
     Image.open(query).point(lambda value: value * 0.8).save(like)
     table = load_samples(tree)
     assert references(asked(table), table, kind="similar")[str(query)] == like
@@ -87,13 +87,12 @@ def test_the_similar_reference_is_the_most_similar(tree: Path) -> None:
 @pytest.mark.parametrize("kind", ["similar", "random"])
 def test_a_reference_is_never_the_picture_itself(tree: Path, kind: str) -> None:
     """Copied into training, a test picture would be its own answer."""
-    query = tree / "bolt" / "test" / "good" / "001.png"
+    query, training = tree / "bolt" / "test" / "good" / "001.png", tree / "bolt" / "train" / "good"
     for number in range(5):
-        shutil.copy(query, tree / "bolt" / "train" / "good" / f"{number:03}.png")
+        shutil.copy(query, training / f"{number:03}.png")
     table = load_samples(tree)
-    found = references(asked(table), table, kind=kind)
-    assert found[str(query)] == tree / "bolt" / "train" / "good" / "005.png"
-    shutil.copy(query, tree / "bolt" / "train" / "good" / "005.png")
+    assert references(asked(table), table, kind=kind)[str(query)] == training / "005.png"
+    shutil.copy(query, training / "005.png")
     with pytest.raises(UserError, match="1 of 16 pictures have no reference.*bolt"):
         references(asked(table), table, kind=kind)
 
@@ -106,11 +105,11 @@ def test_an_index_s_templates_count_by_kind(tmp_path: Path) -> None:
     table = load_samples(index(tmp_path, {image: names}))
     query = str(tmp_path / image)
     assert references(table, templates=table.templates) == {query: tmp_path / names[0]}
-    drawn = {references(table, templates=table.templates, kind="random", seed=s)[query].name for s in range(20)}
-    assert drawn == {"0.png", "1.png", "2.png"}
+    random = [references(table, templates=table.templates, kind="random", seed=s)[query].name for s in range(20)]
+    assert set(random) == {"0.png", "1.png", "2.png"}
 
 
-def test_templates_that_are_missing_or_lead_out_are_told(tmp_path: Path) -> None:
+def test_templates_that_are_missing_or_lead_out_are_reported(tmp_path: Path) -> None:
     images = [f"DTD/Woven_001/test/good/{number}.png" for number in range(3)]
     names = ["DTD/Woven_001/template/0.png", "DTD/Woven_001/template/1.png"]
     for name in (*images, names[0]):
@@ -128,20 +127,19 @@ def test_where_the_index_names_none_training_pictures_serve_or_it_is_not_possibl
     named = [sample for sample in load_samples(tree) if Path(sample.image).relative_to(tree).as_posix() in images]
     with pytest.raises(UserError, match="not possible: 3 of 3.*bolt, nut"):
         references(named, templates=table.templates)
-    found = references(named, load_samples(tree / "nut") + load_samples(tree / "bolt"), templates=table.templates)
-    assert len(found) == 3
+    nut = load_samples(tree / "nut")
+    assert len(references(named, nut + load_samples(tree / "bolt"), templates=table.templates)) == 3
     with pytest.raises(UserError, match="1 of 3 .*are bolt.*only of nut"):
-        references(named, load_samples(tree / "nut"))
+        references(named, nut)
 
 
 def test_one_category_on_both_sides_needs_no_common_name(tree: Path) -> None:
     """The released index calls KolektorSDD's one category SDD, the native folder has no name for it."""
-    table = load_samples(tree / "nut")
-    other = [sample for sample in load_samples(tree / "bolt") if sample.split == "test"]
-    assert all(path.parts[-4] == "nut" for path in references(other, table).values())
+    result = references(asked(load_samples(tree / "bolt")), load_samples(tree / "nut"))
+    assert all(path.parts[-4] == "nut" for path in result.values())
 
 
-def test_missing_pictures_and_unknown_kinds_are_told(tree: Path) -> None:
+def test_missing_pictures_and_unknown_kinds_are_reported(tree: Path) -> None:
     table = load_samples(tree)
     with pytest.raises(UserError, match="similar, random"):
         references(asked(table), table, kind="nice")
@@ -149,12 +147,3 @@ def test_missing_pictures_and_unknown_kinds_are_told(tree: Path) -> None:
         (tree / "nut" / "test" / "bent" / f"00{number}.png").unlink()
     with pytest.raises(UserError, match="2 of 16 pictures cannot be reached"):
         references(asked(table), table)
-
-
-def test_a_picture_without_reference_is_not_asked_zero_shot_among_others(tree: Path) -> None:
-    table = load_samples(tree)
-    found = references(asked(table), table)
-    require_references(asked(table), found)
-    found.popitem()
-    with pytest.raises(UserError, match="1 pictures have no reference"):
-        require_references(asked(table), found)

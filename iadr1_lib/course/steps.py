@@ -177,7 +177,7 @@ def dev_check(run: Run, count: int | None = None, max_new_tokens: int | None = N
     Both numbers are the profile's where they are not given.
     """
     from iadr1_lib.data import open_image
-    from iadr1_lib.evaluation import prediction, scoring
+    from iadr1_lib.evaluation import balanced_accuracy, prediction, read_answer
 
     evaluation = evaluation_settings(run)
     longest = max_new_tokens or evaluation.max_new_tokens
@@ -189,8 +189,8 @@ def dev_check(run: Run, count: int | None = None, max_new_tokens: int | None = N
         for start in range(0, len(images), evaluation.batch):
             batch = images[start : start + evaluation.batch]
             outputs = prediction.generate(model, processor, batch, max_new_tokens=longest)
-            answers += [scoring.read_answer(output.raw) for output in outputs]
-        return scoring.balanced_accuracy([sample.label for sample in samples], answers)
+            answers += [read_answer(output.raw) for output in outputs]
+        return balanced_accuracy([sample.label for sample in samples], answers)
 
     return score
 
