@@ -8,13 +8,13 @@ import random
 from pathlib import Path
 from typing import Any
 
+from iadr1_lib import world as synthetic
 from iadr1_lib.answer import build_answer
 from iadr1_lib.data import load_mvtec
 from iadr1_lib.evaluation import scoring
 from iadr1_lib.files import write_json, write_text
 from iadr1_lib.reporting import report
 from iadr1_lib.runs import runs
-from iadr1_lib.world import synthetic
 
 SKILL = {"base": 0.5, "pa_sft": 0.7, "sc_grpo": 0.85, "control": 0.75}
 IMAGES = 16

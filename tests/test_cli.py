@@ -18,6 +18,7 @@ from conftest import read_json
 from PIL import Image
 from typer.testing import CliRunner, Result
 
+from iadr1_lib import world as synthetic
 from iadr1_lib.answer import parse_answer
 from iadr1_lib.cli import options
 from iadr1_lib.cli.app import app
@@ -25,7 +26,6 @@ from iadr1_lib.course import batch, doctor
 from iadr1_lib.course import steps as course
 from iadr1_lib.data import benchmarks, elpv
 from iadr1_lib.errors import UserError
-from iadr1_lib.world import synthetic
 
 YES = "<think>A dark line.</think><location>top left</location><type>scratch</type><answer>Yes</answer>"
 NO = "<think>Nothing.</think><answer>No</answer>"

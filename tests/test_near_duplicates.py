@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from PIL import Image, ImageEnhance
 
+from iadr1_lib import world as synthetic
 from iadr1_lib.data import THRESHOLD, leakage, likeness, load_samples, near_duplicates
 from iadr1_lib.records import Sample
-from iadr1_lib.world import synthetic
 
 FAMILIES = [*synthetic.train_families(6), *[family for group in synthetic.test_families().values() for family in group]]
 PER_FAMILY = 6

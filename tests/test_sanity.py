@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from iadr1_lib import world as synthetic
 from iadr1_lib.course import steps as course
 from iadr1_lib.data import load_mvtec
 from iadr1_lib.evaluation import BASELINES, sanity
 from iadr1_lib.records import Sample
-from iadr1_lib.world import synthetic
 
 
 def noise(folder: Path, benchmark: str, brightness: dict[str, int], count: int = 30) -> list[Sample]:

@@ -11,11 +11,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from iadr1_lib import world as synthetic
 from iadr1_lib.answer import DEFECT_TYPES, SYNONYMS
 from iadr1_lib.data import category_of, load_mvtec, load_samples, type_names, unmapped
 from iadr1_lib.errors import UserError
 from iadr1_lib.records import Sample
-from iadr1_lib.world import synthetic
 
 
 def defect(name: str | None, benchmark: str = "mine", category: str = "part", source: str = "mvtec") -> Sample:

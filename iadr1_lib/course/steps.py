@@ -16,6 +16,7 @@ from pathlib import Path
 
 from PIL import Image
 
+from iadr1_lib import world as synthetic
 from iadr1_lib.answer import GRID
 from iadr1_lib.data import Table, labelled, load_mvtec
 from iadr1_lib.errors import UserError
@@ -25,7 +26,6 @@ from iadr1_lib.files import write_json
 from iadr1_lib.records import Sample, pa_sft_row
 from iadr1_lib.runs import Run, commit
 from iadr1_lib.training import EngineSettings, launch
-from iadr1_lib.world import synthetic
 
 WORD = "mini"  # what `iadr1 evaluate --data` takes for the six mini benchmarks
 STAGES = ("base", "pa_sft", "sc_grpo", "control")
