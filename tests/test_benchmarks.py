@@ -18,9 +18,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from iadr1_lib.data import benchmarks as b
+from iadr1_lib import data as b
 from iadr1_lib.data import category_of
+from iadr1_lib.data.masks import mask_location
 from iadr1_lib.errors import UserError
+from iadr1_lib.records import Sample
 
 
 def draw(path: Path, size: tuple[int, int] = (30, 20), mode: str = "RGB", value: int | None = None) -> Path:
@@ -58,7 +60,7 @@ def tree(tmp_path: Path) -> Path:
     return tmp_path / "plant"
 
 
-def problem_kinds(samples: list[b.Sample]) -> Counter[str]:
+def problem_kinds(samples: list[Sample]) -> Counter[str]:
     return Counter(problem.kind for problem in b.check_health(samples))
 
 
@@ -587,7 +589,7 @@ SPOTS = {
 def test_the_spot_of_every_kind_of_mask_is_found(tmp_path: Path, kind: str) -> None:
     SPOTS[kind].save(tmp_path / "m.png")
     np.testing.assert_array_equal(b.read_mask(tmp_path / "m.png"), SPOT)
-    assert b.mask_location(tmp_path / "m.png") == "top left"
+    assert mask_location(tmp_path / "m.png") == "top left"
 
 
 @pytest.mark.parametrize("mode", ["L", "RGB", "CMYK"])
@@ -629,13 +631,13 @@ def test_a_mask_of_the_pixels_of_a_turned_picture_is_told(tmp_path: Path, size: 
     mask = Image.new("L", size)
     mask.paste(255, (0, 0, 4, 4))
     mask.save(tmp_path / "0.png")
-    sample = b.Sample(str(tmp_path / "0.jpg"), "yes", str(tmp_path / "0.png"), None, "top left", "a", "s", "test", "x")
+    sample = Sample(str(tmp_path / "0.jpg"), "yes", str(tmp_path / "0.png"), None, "top left", "a", "s", "test", "x")
     assert kind in {problem.kind for problem in b.sample_problems(sample)}
 
 
 def test_a_large_defect_has_its_place(tmp_path: Path) -> None:
     """Patches on steel cover up to 63 % of a real picture."""
-    assert b.mask_location(draw_mask(tmp_path / "m.png", (0, 0, 19, 20))) == "left"
+    assert mask_location(draw_mask(tmp_path / "m.png", (0, 0, 19, 20))) == "left"
 
 
 # --- checks --------------------------------------------------------------------------------------
@@ -701,7 +703,7 @@ def test_health_table_counts_in_the_order_of_kinds(tree: Path) -> None:
 def test_good_in_a_path_by_accident(tmp_path: Path, path: str, label: str, source: str, kind: str | None) -> None:
     root = tmp_path.parent / "paths" / tmp_path.name.rsplit("_", 1)[-1]  # without the word in this test's name
     image = draw(root / path)
-    sample = b.Sample(str(image), label, None, None, None, "tyre", "DS", "test", source)  # type: ignore[arg-type]
+    sample = Sample(str(image), label, None, None, None, "tyre", "DS", "test", source)  # type: ignore[arg-type]
     kinds = {problem.kind for problem in b.check_health([sample])} - {"defect without mask"}
     assert kinds == ({kind} if kind else set())
 
@@ -726,13 +728,13 @@ def test_counts_and_table(tree: Path) -> None:
     assert table.loc["train", ["good", "defective", "with mask"]].tolist() == [1, 0, 0]
     assert table.loc["test", ["good", "defective", "with mask"]].tolist() == [2, 3, 2]
     frame = b.samples_table(samples)
-    assert list(frame.columns) == [field.name for field in dataclasses.fields(b.Sample)] and len(frame) == 6
+    assert list(frame.columns) == [field.name for field in dataclasses.fields(Sample)] and len(frame) == 6
     assert b.samples_table([]).empty and b.counts([]).empty
 
 
 texts = st.text(max_size=12)
 sample_rows = st.builds(
-    b.Sample,
+    Sample,
     image=texts,
     label=st.sampled_from(["yes", "no"]),
     mask=st.none() | texts,
@@ -746,7 +748,7 @@ sample_rows = st.builds(
 
 
 @given(samples=st.lists(sample_rows, max_size=4))
-def test_samples_survive_the_file(samples: list[b.Sample], tmp_path_factory: pytest.TempPathFactory) -> None:
+def test_samples_survive_the_file(samples: list[Sample], tmp_path_factory: pytest.TempPathFactory) -> None:
     path = tmp_path_factory.mktemp("table") / "new" / "samples.jsonl"
     assert b.read_samples(b.write_samples(samples, path)) == samples
 

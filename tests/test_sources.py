@@ -24,13 +24,16 @@ from iadr1_lib.data import (
     health_table,
     load_samples,
     open_image,
-    read_index,
     read_mask,
-    sources,
-    write_index,
 )
+from iadr1_lib.data.index import REAL_IAD_TYPES, read_index
 from iadr1_lib.errors import UserError
+from iadr1_lib.files import write_json as write
 from iadr1_lib.records import Sample
+
+
+def write_index(entries, path):
+    return write(path, entries)
 
 
 def draw(path: Path, marked: bool = False, size: tuple[int, int] = (60, 40)) -> Path:
@@ -127,7 +130,7 @@ def test_real_iad_follows_its_index(tmp_path: Path) -> None:
     first, second = load_samples(real_iad(tmp_path))
     assert (first.label, first.split, first.type) == ("no", "train", None)
     assert (second.label, second.type, second.location, second.category) == ("yes", "scratch", "top left", "bolt")
-    assert set(sources.REAL_IAD_TYPES.values()) == set(DEFECT_TYPES)
+    assert set(REAL_IAD_TYPES.values()) == set(DEFECT_TYPES)
 
 
 def test_an_index_never_leads_out_of_its_folder(tmp_path: Path) -> None:

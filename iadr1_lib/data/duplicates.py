@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from scipy import ndimage
 
-from iadr1_lib.data.benchmarks import open_image
+from iadr1_lib.data.images import open_image
 from iadr1_lib.records import Sample
 
 SIDE = 64  # pixels of the thumbnail

@@ -22,7 +22,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
 
-from iadr1_lib.data.benchmarks import Problem, Table, load_mvtec
+from iadr1_lib.data.reading import load_mvtec
+from iadr1_lib.data.table import Problem, Table
 from iadr1_lib.errors import UserError
 from iadr1_lib.files import write_json
 from iadr1_lib.runs import runs_folder

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from iadr1_lib.answer import GRID, cell_of_mask
-from iadr1_lib.data.benchmarks import depth_of, open_image, read_mask, share_depth, take_depths
+from iadr1_lib.data.images import depth_of, open_image, share_depth, take_depths
+from iadr1_lib.data.masks import read_mask
 from iadr1_lib.data.type_names import category_of
 from iadr1_lib.errors import UserError
 from iadr1_lib.records import KEYS, Record, Sample, Stage, checked_row, grid_of
