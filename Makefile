@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install reproduce smoke test test-all lint format doctor clean
+.PHONY: help install reproduce smoke test test-all lint stats format doctor clean
 
 help:
 	@echo 'verb            the same by hand, in an activated environment'
@@ -17,7 +17,8 @@ help:
 	@echo 'make smoke      iadr1 run --profile smoke --seed 0'
 	@echo 'make test       make lint, then: pytest -m "not slow"'
 	@echo 'make test-all   pip install -c constraints.txt -e ".[dev,semantic,real]", then: IADR1_REQUIRE_SHARED=1 pytest'
-	@echo 'make lint       ruff check . && ruff format --check . && mypy && nbstripout --verify notebooks/*.ipynb'
+	@echo 'make lint       ruff check . && ruff format --check . && mypy && lint-imports && nbstripout --verify notebooks/*.ipynb'
+	@echo 'make stats      python tests/stats.py && lint-imports'
 	@echo 'make format     ruff check --fix . && ruff format . && nbstripout notebooks/*.ipynb'
 	@echo 'make doctor     iadr1 doctor'
 	@echo 'make clean      rm -rf .venv and caches (runs/ stays)'
@@ -47,7 +48,12 @@ lint: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports --no-logo
 	$(BIN)/nbstripout --verify notebooks/*.ipynb
+
+stats: $(STAMP)
+	$(BIN)/python tests/stats.py
+	$(BIN)/lint-imports --no-logo
 
 format: $(STAMP)
 	$(BIN)/ruff check --fix .
@@ -58,5 +64,5 @@ doctor: $(STAMP)
 	$(BIN)/iadr1 doctor
 
 clean:
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis build *.egg-info
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis build *.egg-info
 	find iadr1_lib tests notebooks -name __pycache__ -o -name .ipynb_checkpoints | xargs rm -rf

@@ -29,22 +29,7 @@ from iadr1_lib.errors import UserError
 
 YES = "<think>A dark line.</think><location>top left</location><type>scratch</type><answer>Yes</answer>"
 NO = "<think>Nothing.</think><answer>No</answer>"
-COMMANDS = (
-    "run",
-    "train",
-    "evaluate",
-    "inspect",
-    "doctor",
-    "build-base",
-    "expert-ad",
-    "ablate",
-    "report",
-    "score",
-    "sanity",
-    "check-vllm",
-    "plan",
-    "fetch",
-)
+COMMANDS = "run train evaluate inspect doctor expert-ad ablate report score sanity check-vllm plan fetch".split()
 
 
 def iadr1(*words: object) -> Result:
@@ -62,7 +47,7 @@ def complaint(result: Result, status: int = 1) -> str:
 
 @pytest.fixture
 def model(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    """A stand-in for the room `inference`: answers Yes to pictures with a dark pixel."""
+    """A stand-in for `evaluation.prediction`: answers Yes to pictures with a dark pixel."""
     fake = ModuleType("iadr1_lib.evaluation.prediction")
 
     def text(image: Image.Image) -> str:
@@ -86,7 +71,7 @@ def model(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     fake.predict = predict  # type: ignore[attr-defined]
     fake.answerer = lambda model, prompt: lambda images: [(text(image), None, False) for image in images]  # type: ignore[attr-defined]
     fake.grid_of = lambda model: 3  # type: ignore[attr-defined]
-    fake.require_weights = Path  # type: ignore[attr-defined]
+    monkeypatch.setattr("iadr1_lib.models.require_weights", Path)
     monkeypatch.setitem(sys.modules, "iadr1_lib.evaluation.prediction", fake)
     monkeypatch.setattr("iadr1_lib.evaluation.prediction", fake, raising=False)
     return fake
@@ -522,7 +507,7 @@ def test_magnetic_tiles_become_a_set_by_one_command(shared: Path, tmp_path: Path
 
 @pytest.mark.parametrize("profile", ["gpu", "paper"])
 def test_profiles_without_a_drawn_world_say_how_to_train(profile: str) -> None:
-    assert "MODELS.md" in complaint(iadr1("run", "--profile", profile), status=2)
+    assert "models.md" in complaint(iadr1("run", "--profile", profile), status=2)
 
 
 # --- score ----------------------------------------------------------------------------------------------
@@ -636,9 +621,9 @@ def test_a_finished_evaluation_stays_until_the_new_one_is_finished(
 
     unchanged("--parser", "kind", status=2)
     unchanged("--data", tmp_path / "nowhere")
-    monkeypatch.setattr(model, "require_weights", gone)
+    monkeypatch.setattr("iadr1_lib.models.require_weights", gone)
     assert "no model folder" in unchanged()
-    monkeypatch.setattr(model, "require_weights", Path)
+    monkeypatch.setattr("iadr1_lib.models.require_weights", Path)
 
     def interrupted(model: Path, samples: list[Any], out: Path, **said: Any) -> Path:
         answer(model, samples[:3], out, **said)

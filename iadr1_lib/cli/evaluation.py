@@ -1,4 +1,4 @@
-"""The commands of `iadr1` that judge pictures and score answers: evaluate, sanity, score, inspect."""
+"""Commands that judge pictures and score answers: evaluate, sanity, score, inspect."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import os
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -15,54 +16,41 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from iadr1_lib.cli.options import (
-    ConcurrencyOption,
-    CostCapOption,
-    FolderOrNameOption,
-    KeyVariableOption,
-    PaceOption,
-    RepliesOption,
+    ApiOptions,
+    LayoutOption,
+    MetricsOption,
+    Prompt,
+    PromptOption,
+    RootOption,
     SeedOption,
+    option_groups,
     print_table,
+    require_metrics_file,
 )
 from iadr1_lib.errors import UserError, WrongUse
-from iadr1_lib.evaluation import COURSE
 from iadr1_lib.files import write_json
-from iadr1_lib.models import require_weights
-from iadr1_lib.runs import Run, read_metrics_file, stamp
+from iadr1_lib.runs import Run, stamp
 
 if TYPE_CHECKING:
     import pandas as pd
     from PIL import Image
 
-    from iadr1_lib.data import benchmarks
+    from iadr1_lib.answer import Answer
+    from iadr1_lib.data import Table
     from iadr1_lib.evaluation import Protocol
-    from iadr1_lib.evaluation.speed import Speed
     from iadr1_lib.records import Sample
+    from iadr1_lib.remote import Endpoint
 
-REPORTED = (
-    "balanced_accuracy",
-    "accuracy_normal",
-    "accuracy_defective",
-    "share_unparsed",
-    "location",
-    "type",
-)
+REPORTED = ("balanced_accuracy", "accuracy_normal", "accuracy_defective", "share_unparsed", "location", "type")
 AT_ONCE = 32  # pictures that `inspect` opens and asks about together
 commands = typer.Typer()
 
 
 class ReferenceKind(StrEnum):
-    """Which normal picture stands before the one in question: a similar one, or one drawn by the seed."""
+    """Which normal picture stands before the one in question: a similar one, or one sampled by the seed."""
 
     SIMILAR = "similar"
     RANDOM = "random"
-
-
-class Prompt(StrEnum):
-    """How a picture is asked about: the question alone, or with "answer yes or no" for an untrained model."""
-
-    BARE = "bare"
-    YES_NO = "yes-no"
 
 
 class ProtocolName(StrEnum):
@@ -79,179 +67,247 @@ class Kind(StrEnum):
     TUNED = "tuned"
 
 
-PromptOption = Annotated[Prompt, typer.Option(help="yes-no is the fair way to ask an untrained model.")]
-ModelOption = Annotated[Path, typer.Option(help="Model folder, such as runs/mini-s0/sc_grpo/model.")]
+@dataclass
+class DataOptions:
+    """Which pictures are asked about."""
+
+    data: Annotated[Path, typer.Option(help="Data set's root, one category, an index file, elpv or mini.")]
+    layout: LayoutOption = None
+    root: RootOption = None
+    one_label: Annotated[bool, typer.Option("--one-label", help="Score a set that has only one of the labels.")] = False
+
+
+@dataclass
+class AskingOptions:
+    """How a model is asked, and how its answers are read."""
+
+    parser: Annotated[str | None, typer.Option(help="How answers are read: fair (default), strict, ...")] = None
+    prompt: Annotated[Prompt | None, typer.Option(help="By default bare; yes-no behind an API.")] = None
+    protocol: Annotated[ProtocolName | None, typer.Option(help="Brings its own prompt and parser.")] = None
+    kind: Annotated[Kind, typer.Option(help="For --protocol: what the model is.")] = Kind.TUNED
+    answer_only: Annotated[bool, typer.Option("--answer-only", help="One pass for P(Yes); nothing is written.")] = False
+    batch_size: Annotated[int, typer.Option(min=1, help="Pictures per forward pass.")] = 32
+    max_new_tokens: Annotated[int | None, typer.Option(min=1, help="Longest answer; by default the model's.")] = None
+    max_tokens: Annotated[int, typer.Option(min=1, help="API: most tokens of a reply, thinking included.")] = 600
+    logprobs: Annotated[bool | None, typer.Option(help="API: ask for them; by default where it has them.")] = None
+
+
+@dataclass
+class ReferenceOptions:
+    """Whether a normal picture stands before the one in question, and which."""
+
+    shots: Annotated[int, typer.Option(min=0, max=1, help="1: a normal reference before each picture.")] = 0
+    reference_kind: Annotated[ReferenceKind, typer.Option(help="For --shots 1.")] = ReferenceKind.SIMILAR
+    train: Annotated[Path | None, typer.Option(help="For --shots 1: where normal training pictures lie.")] = None
 
 
 @commands.command()
+@option_groups
 def evaluate(
-    model: FolderOrNameOption,
-    data: Annotated[
-        Path,
+    model: Annotated[
+        str,  # a path would lose a slash of an address
         typer.Option(
-            help="Data set's root, one category, an index file, elpv (solar cells) or mini (the drawn benchmarks)."
+            help="Model folder, or a model behind an API: gpt-4.1, claude-sonnet-4, openai:NAME@http://host/v1."
         ),
     ],
+    source: DataOptions,
+    how: AskingOptions,
+    reference: ReferenceOptions,
+    api: ApiOptions,
     out: Annotated[Path | None, typer.Option(help="Metrics file; predictions lie beside it.")] = None,
-    parser: Annotated[
-        str | None, typer.Option(help="How answers are read: fair (default), strict, ...; a protocol brings its own.")
-    ] = None,
-    prompt: Annotated[
-        Prompt | None, typer.Option(help="By default bare for a folder, yes-no for a model behind an API.")
-    ] = None,
-    protocol: Annotated[
-        ProtocolName | None, typer.Option(help="Ask by a protocol, by the model's family; --prompt then says nothing.")
-    ] = None,
-    kind: Annotated[Kind, typer.Option(help="For --protocol: what the model is.")] = Kind.TUNED,
-    answer_only: Annotated[
-        bool, typer.Option("--answer-only", help="One pass for P(Yes); nothing is written.")
-    ] = False,
     profile_speed: Annotated[bool, typer.Option("--profile-speed", help="Only say how fast it is, and why.")] = False,
-    layout: Annotated[str | None, typer.Option(help="Such as mvtec or visa; by default found by looking.")] = None,
-    root: Annotated[Path | None, typer.Option(help="Of an index file: the folder that its paths start from.")] = None,
-    shots: Annotated[int, typer.Option(min=0, max=1, help="1: a normal reference before each picture.")] = 0,
-    reference_kind: Annotated[ReferenceKind, typer.Option(help="For --shots 1.")] = ReferenceKind.SIMILAR,
-    train: Annotated[Path | None, typer.Option(help="For --shots 1: where normal training pictures lie.")] = None,
-    one_label: Annotated[
-        bool, typer.Option("--one-label", help="Score a set whose good or defective pictures are not there.")
-    ] = False,
-    batch_size: Annotated[int, typer.Option(min=1, help="Pictures per forward pass.")] = 32,
-    max_new_tokens: Annotated[
-        int | None, typer.Option(min=1, help="Longest answer; by default what the model's training or family needs.")
-    ] = None,
-    concurrency: ConcurrencyOption = 4,
-    requests_per_minute: PaceOption = None,
-    cost_cap: CostCapOption = None,
-    replies: RepliesOption = None,
-    key_variable: KeyVariableOption = None,
-    max_tokens: Annotated[int, typer.Option(min=1, help="API: most tokens of a reply, thinking included.")] = 600,
-    logprobs: Annotated[
-        bool | None, typer.Option(help="API: ask for log-probabilities; by default where servers give them.")
-    ] = None,
     seed: SeedOption = 0,
 ) -> None:
     """Score the test pictures of any data set whose layout is known; writes predictions and metrics.
 
     A run that was stopped goes on; one that was finished is made anew (from the kept replies, if behind an API).
     """
-    from iadr1_lib.data import benchmarks
-    from iadr1_lib.evaluation import references, scoring
-    from iadr1_lib.remote import predictor
+    from iadr1_lib.evaluation import COURSE, PARSERS, metric_rows, read_predictions, score
+    from iadr1_lib.remote import endpoint_named
 
-    manner = {"concurrency": concurrency, "requests_per_minute": requests_per_minute, "key_variable": key_variable}
-    endpoint = predictor.endpoint_named(model, logprobs, max_tokens=max_tokens, **manner)
-    if endpoint and (protocol or answer_only or profile_speed):
+    endpoint = endpoint_named(model, how.logprobs, max_tokens=how.max_tokens, **api.endpoint())
+    if endpoint and (how.protocol or how.answer_only or profile_speed):
         raise WrongUse(
             "--protocol, --answer-only and --profile-speed are for model folders, not for models behind an API"
         )
-    if shots and endpoint:
+    if reference.shots and endpoint:
         raise WrongUse("--shots 1 is for model folders: models behind an API are shown one picture")
-    asked = _protocol(Path(model), protocol, kind) if protocol else None
-    parser = parser or (asked.parser if asked and not answer_only else "fair")
-    if parser not in scoring.PARSERS:
-        raise WrongUse(f"unknown parser {parser}: choose from {', '.join(scoring.PARSERS)}")
+    protocol = _protocol(Path(model), how.protocol, how.kind) if how.protocol else None
+    parser = how.parser or (protocol.parser if protocol and not how.answer_only else "fair")
+    if parser not in PARSERS:
+        raise WrongUse(f"unknown parser {parser}: choose from {', '.join(PARSERS)}")
     if not endpoint:
-        from iadr1_lib.evaluation import prediction
+        from iadr1_lib.models import require_weights
 
         require_weights(Path(model))
-    mode = (prompt or (Prompt.YES_NO if endpoint else Prompt.BARE)).value
-    said = {"model": str(model), "data": str(data), "parser": parser, "shots": shots, "answer_only": answer_only}
-    said |= {"prompt": asked.prompt if asked else mode, "protocol": asked.name if asked else COURSE}
-    said |= {"reference_kind": reference_kind.value} if shots else {}
-    where = {"layout": layout, "root": root and str(root.resolve()), "train": train and str(train.resolve())}
-    out = _with_ending(out or _default_out(said | where | {"seed": seed}))
+    mode = (how.prompt or (Prompt.YES_NO if endpoint else Prompt.BARE)).value
+    settings: dict[str, Any] = {"model": model, "data": str(source.data), "parser": parser}
+    settings |= {"shots": reference.shots, "answer_only": how.answer_only}
+    settings |= {"prompt": protocol.prompt if protocol else mode, "protocol": protocol.name if protocol else COURSE}
+    settings |= {"reference_kind": reference.reference_kind.value} if reference.shots else {}
+    out = _metrics_file(out, settings, source, reference, seed)
     require_metrics_file(out)
-    table = _load(data, layout, root, why=f"iadr1 evaluate --model {model}")
-    samples = _test_samples(table, data, one_label)
+    table = _load(source.data, source.layout, source.root, why=f"iadr1 evaluate --model {model}")
+    samples = _test_samples(table, source)
     if profile_speed:
-        from iadr1_lib.evaluation import speed
-
-        lengths: dict[str, Any] = {"batch_size": batch_size, "answer_only": answer_only}
-        lengths |= {"max_new_tokens": max_new_tokens}
-        print_table(_speed_table(speed.measure(Path(model), samples, prompt=asked or mode, **lengths)))
+        _print_speed(Path(model), samples, protocol or mode, how)
         return
-    beside: dict[str, Any] = {}
-    if shots:
-        pool = [*table, *(_load(train) if train else [])]
-        benchmarks.share_depth(sample.image for sample in pool)
-        how: dict[str, Any] = {"kind": reference_kind.value, "seed": seed, "templates": table.templates}
-        beside["references"] = references(samples, pool, **how)
-    predictions = _beside(out, ".predictions.jsonl")
+    references = _references(samples, table, reference, seed) if reference.shots else {}
+    predictions = out.with_name(f"{out.stem}.predictions.jsonl")
     # A finished evaluation stays whole until the new one is.
     begun = predictions.with_name(f"{predictions.name}.new") if out.exists() else predictions
     if endpoint:
-        from iadr1_lib.remote import Remote
-
-        remote = Remote(endpoint, replies or _beside(out, ".replies"), cost_cap)
-        predictor.predict_remote(remote, samples, begun, prompt=mode, protocol=COURSE, seed=seed)
+        _ask_endpoint(endpoint, samples, begun, mode, api, out, seed)
     else:
-        options: dict[str, Any] = {"prompt": mode, "protocol": asked or COURSE, "batch_size": batch_size, "seed": seed}
-        options |= {"answer_only": answer_only, "max_new_tokens": max_new_tokens}
-        with _kept_answers(begun, len(samples)):
-            prediction.predict(Path(model), samples, begun, **options, **beside)
-    answers = scoring.read_predictions(begun)
-    scores = scoring.score(answers, parser, seed)
-    said |= {"grid": int(answers["grid"].iloc[0])} if "grid" in answers else {}
+        _ask_model(Path(model), samples, begun, protocol or COURSE, mode, how, references, seed)
+    answers = read_predictions(begun)
+    scores = score(answers, parser, seed)
+    settings |= {"grid": int(answers["grid"].iloc[0])} if "grid" in answers else {}
     os.replace(begun, predictions)
-    rows = scoring.metric_rows(scores, data.resolve().name)
-    write_json(out, {"rows": rows, "provenance": stamp(said, seed, _hashed(data, samples))})
-    _tell(scores, table)
+    rows = metric_rows(scores, source.data.resolve().name)
+    write_json(out, {"rows": rows, "provenance": stamp(settings, seed, _hashed(source.data, samples))})
+    _print_scores(scores, table)
     print(f"{len(samples)} pictures; metrics in {out}, predictions in {predictions}")
 
 
-def _test_samples(table: benchmarks.Table, data: Path, one_label: bool) -> list[Sample]:
+def _ask_endpoint(
+    endpoint: Endpoint, samples: list[Sample], out: Path, mode: str, api: ApiOptions, metrics: Path, seed: int
+) -> None:
+    from iadr1_lib.evaluation import COURSE
+    from iadr1_lib.remote import Remote, predict_remote
+
+    remote = Remote(endpoint, api.replies or metrics.with_name(f"{metrics.stem}.replies"), api.cost_cap)
+    predict_remote(remote, samples, out, prompt=mode, protocol=COURSE, seed=seed)
+
+
+def _ask_model(
+    model: Path,
+    samples: list[Sample],
+    out: Path,
+    protocol: Protocol | str,
+    mode: str,
+    how: AskingOptions,
+    references: dict[str, Any],
+    seed: int,
+) -> None:
+    from iadr1_lib.evaluation import prediction
+
+    options: dict[str, Any] = {"prompt": mode, "protocol": protocol, "batch_size": how.batch_size, "seed": seed}
+    options |= {"answer_only": how.answer_only, "max_new_tokens": how.max_new_tokens}
+    with _kept_answers(out, len(samples)):
+        prediction.predict(model, samples, out, **options, **references)
+
+
+@contextmanager
+def _kept_answers(predictions: Path, wanted: int) -> Iterator[None]:
+    """Add to a UserError where the answers that were given before it are kept."""
+    try:
+        yield
+    except UserError as error:
+        if not predictions.exists():
+            raise
+        done = len(predictions.read_bytes().splitlines())
+        kept = f"{done} of {wanted} answers are kept in {predictions}, and the same command goes on from there"
+        raise UserError(f"{error} {kept}.") from error
+
+
+def _references(samples: list[Sample], table: Table, reference: ReferenceOptions, seed: int) -> dict[str, Any]:
+    """A normal picture for each sample, as the keyword argument of `predict`."""
+    from iadr1_lib.data import share_depth
+    from iadr1_lib.evaluation import references
+
+    pool = [*table, *(_load(reference.train) if reference.train else [])]
+    share_depth(sample.image for sample in pool)
+    kind = reference.reference_kind.value
+    return {"references": references(samples, pool, kind=kind, seed=seed, templates=table.templates)}
+
+
+def _print_speed(model: Path, samples: list[Sample], prompt: Protocol | str, how: AskingOptions) -> None:
+    """Print seconds and share of each part of answering, and what they make per image."""
+    import pandas as pd
+
+    from iadr1_lib.evaluation import speed
+
+    measured = speed.measure(
+        model,
+        samples,
+        prompt=prompt,
+        batch_size=how.batch_size,
+        answer_only=how.answer_only,
+        max_new_tokens=how.max_new_tokens,
+    )
+    whole = measured.images / measured.images_per_second
+    rows = [(name, f"{spent:.2f}", f"{100 * spent / whole:.0f} %") for name, spent in measured.seconds.items()]
+    total = f"{measured.images_per_second:.1f} images/s, {measured.tokens_per_answer:.0f} tokens each"
+    print_table(pd.DataFrame([*rows, (total, f"{whole:.2f}", "100 %")], columns=["part", "seconds", "share"]))
+
+
+def _protocol(model: Path, name: ProtocolName, kind: Kind) -> Protocol:
+    from iadr1_lib.evaluation import protocols
+    from iadr1_lib.models import model_config
+
+    return protocols.protocol(name.value, protocols.family_of(model_config(model)), kind.value)
+
+
+def _metrics_file(
+    out: Path | None, settings: dict[str, Any], source: DataOptions, reference: ReferenceOptions, seed: int
+) -> Path:
+    """The metrics file: `out`, or a name that no evaluation of another model, of other data or by another way takes."""
+    if out is None:
+        places = {key: Path(settings[key]) for key in ("model", "data")}
+        places = {key: path.resolve() if path.exists() else path for key, path in places.items()}
+        words = re.sub(r"[^\w.-]+", "-", "_".join([*places["model"].parts[-2:], places["data"].name]))
+        identity = settings | {key: str(path) for key, path in places.items()} | {"seed": seed, "layout": source.layout}
+        identity |= {"root": source.root and str(source.root.resolve())}
+        identity |= {"train": reference.train and str(reference.train.resolve())}
+        digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
+        out = Path(f"evaluation_{words[:100]}_{digest[:8]}.json")
+    return out if out.suffix == ".json" else out.with_name(f"{out.name}.json")  # a name may have other dots
+
+
+def _load(data: Path, layout: str | None = None, root: Path | None = None, why: str = "iadr1 sanity") -> Table:
+    """The table of a folder, of an index file, or of what has a name: the solar cells and the mini benchmarks."""
+    from iadr1_lib.course import steps
+    from iadr1_lib.data import elpv, load_samples
+
+    word = None if data.exists() else str(data).lower()
+    if word == elpv.WORD:
+        return elpv.load()
+    if word == steps.WORD:  # the same pictures for every seed
+        return steps.benchmark_table(Run(word, seed=0), why)
+    return load_samples(data, layout, root=root)
+
+
+def _test_samples(table: Table, source: DataOptions) -> list[Sample]:
     """The pictures to ask about; UserError where a label is missing and nobody said that this is wanted."""
-    from iadr1_lib.data import benchmarks
+    from iadr1_lib.data import missing_label
 
     samples = [sample for sample in table if sample.split == "test"]
-    if one_sided := benchmarks.missing_label(samples, data):
-        if not one_label:
+    if one_sided := missing_label(samples, source.data):
+        if not source.one_label:
             raise UserError(f"{one_sided} Put some there, or give --one-label to have that.")
         print(one_sided)
     return samples
 
 
-def _default_out(said: dict[str, Any]) -> Path:
-    """A metrics file that no evaluation of another model, of other data or with another way of asking writes."""
-    places = {key: Path(said[key]) for key in ("model", "data")}
-    places = {key: path.resolve() if path.exists() else path for key, path in places.items()}
-    words = re.sub(r"[^\w.-]+", "-", "_".join([*places["model"].parts[-2:], places["data"].name]))
-    whole = said | {key: str(path) for key, path in places.items()}
-    digest = hashlib.sha256(json.dumps(whole, sort_keys=True).encode()).hexdigest()
-    return Path(f"evaluation_{words[:100]}_{digest[:8]}.json")
+def _hashed(data: Path, samples: Sequence[Sample]) -> list[Path]:
+    """What stands for the data in a file's provenance: a folder as a whole, else the pictures that were asked about."""
+    return [data] if data.is_dir() else [data, *(Path(sample.image) for sample in samples)]
 
 
-def _with_ending(out: Path) -> Path:
-    """The metrics file's name, which ends in .json: a name may have other dots."""
-    return out if out.suffix == ".json" else out.with_name(f"{out.name}.json")
-
-
-def _beside(out: Path, ending: str) -> Path:
-    """What lies beside a metrics file."""
-    return out.with_name(out.stem + ending)
-
-
-def require_metrics_file(path: Path | None) -> None:
-    """Raise UserError where a file would be overwritten that holds anything but metrics."""
-    try:
-        read_metrics_file(path) if path else None
-    except UserError as error:
-        raise UserError(f"{path} is there and holds no metrics: name another file for --out") from error
-
-
-def _tell(scores: pd.DataFrame, table: benchmarks.Table) -> None:
+def _print_scores(scores: pd.DataFrame, table: Table) -> None:
     """Print the scores, and what could not be asked or was refused."""
-    from iadr1_lib.data import benchmarks
+    from iadr1_lib.data import health_table, without_place
 
     print_table(_score_table(scores))
     if table.passed_over:
-        print_table(benchmarks.health_table(table.passed_over).drop(columns="meaning"))
-    if unplaced := benchmarks.without_place(sample for sample in table if sample.split == "test"):
+        print_table(health_table(table.passed_over).drop(columns="meaning"))
+    if unplaced := without_place(sample for sample in table if sample.split == "test"):
         print(f"{len(unplaced)} defective pictures have no mask that says where: location is not scored for them")
-    _tell_oddities(scores)
+    _print_oddities(scores)
 
 
-def _tell_oddities(scores: pd.DataFrame) -> None:
+def _print_oddities(scores: pd.DataFrame) -> None:
     """Print what was refused or cut, and why a balanced accuracy is not defined."""
     counts = scores[scores["unit"] == "images"].groupby("metric")["value"].sum()
     if refused := int(counts.get("refused", 0)):
@@ -261,41 +317,31 @@ def _tell_oddities(scores: pd.DataFrame) -> None:
             f"{cut} answers reached the limit of length and count as far as they go: evaluate again with a larger "
             "--max-new-tokens (--max-tokens for a model behind an API)"
         )
-    undefined = scores[
-        (scores["metric"] == "balanced_accuracy") & (scores["note"] != "") & (scores["benchmark"] != "mean")
-    ]
-    for row in undefined.to_dict("records"):
+    balanced = scores[(scores["metric"] == "balanced_accuracy") & (scores["benchmark"] != "mean")]
+    for row in balanced[balanced["note"] != ""].to_dict("records"):
         print(f"balanced accuracy of {row['benchmark']} is not defined: {row['note']}")
 
 
-def _load(
-    data: Path, layout: str | None = None, root: Path | None = None, why: str = "iadr1 sanity"
-) -> benchmarks.Table:
-    """The table of a folder, of an index file, or of what has a name: the solar cells and the mini benchmarks."""
-    from iadr1_lib.course import steps
-    from iadr1_lib.data import elpv, sources
+def _score_table(scores: pd.DataFrame) -> pd.DataFrame:
+    """One row per benchmark; metrics in percent with their 95 % interval."""
+    from iadr1_lib.evaluation import interval_text
 
-    word = None if data.exists() else str(data).lower()
-    if word == elpv.WORD:
-        return elpv.load()
-    if word == steps.WORD:  # the same pictures for every seed
-        return steps.benchmark_table(Run(word, seed=0), why)
-    return sources.load_samples(data, layout, root=root)
-
-
-def _hashed(data: Path, samples: Sequence[Sample]) -> list[Path]:
-    """What stands for the data in a file's provenance: a folder as a whole, else the pictures that were asked about."""
-    return [data] if data.is_dir() else [data, *(Path(sample.image) for sample in samples)]
+    one = scores["benchmark"].nunique() == 2  # itself and the mean, which would say it again
+    shown = scores[scores["metric"].isin(REPORTED) & ~(one & (scores["benchmark"] == "mean"))]
+    shown = shown.assign(text=[interval_text(row) for row in shown.to_dict("records")])
+    wide = shown.pivot_table("text", "benchmark", "metric", aggfunc="first", sort=False)
+    wide = wide[[metric for metric in REPORTED if metric in wide]].reset_index()
+    return wide.rename(columns=lambda column: column.replace("_", " "))
 
 
 @commands.command()
 def sanity(
     data: Annotated[list[Path], typer.Option(help="Benchmark: folder, index file, elpv or mini. Repeatable.")],
     train: Annotated[list[Path] | None, typer.Option(help="Training pictures. Repeatable.")] = None,
-    layout: Annotated[str | None, typer.Option(help="Of --data; by default found by looking.")] = None,
-    root: Annotated[Path | None, typer.Option(help="Of an index file: the folder that its paths start from.")] = None,
+    layout: LayoutOption = None,
+    root: RootOption = None,
     duplicates: Annotated[bool, typer.Option(help="Also look for nearly the same pictures.")] = True,
-    out: Annotated[Path | None, typer.Option(help="Metrics file to write: rows and provenance.")] = None,
+    out: MetricsOption = None,
     seed: SeedOption = 0,
 ) -> None:
     """Say what a benchmark measures before any model has looked: simple predictors, training pictures in the test."""
@@ -306,160 +352,105 @@ def sanity(
     samples = [sample for table in tables for sample in table if sample.split == "test"]
     training = [sample for table in tables for sample in table if sample.split == "train"]
     training += [sample for folder in train or [] for sample in _load(folder)]
-    found = room.baselines(samples, training, seed)
-    print_table(room.table(found))
-    for sentence in room.readings(found):
-        print(sentence)
-    if duplicates:
-        for line in room.duplicate_report(training, samples):
-            print(line)
+    results = room.baselines(samples, training, seed)
+    print_table(room.table(results))
+    lines = room.readings(results) + (room.duplicate_report(training, samples) if duplicates else [])
+    print(*lines, sep="\n")
     if out:
-        rows = room.metric_rows(found)
         hashed = [path for named, table in zip(data, tables, strict=True) for path in _hashed(named, table)]
-        said = {"data": [str(folder) for folder in data], "train": [str(folder) for folder in train or []]}
-        print(f"metrics in {write_json(out, {'rows': rows, 'provenance': stamp(said, seed, hashed)})}")
-
-
-@contextmanager
-def _kept_answers(predictions: Path, asked: int) -> Iterator[None]:
-    """Add to a UserError where the answers that were given before it are kept."""
-    try:
-        yield
-    except UserError as error:
-        if not predictions.exists():
-            raise
-        done = len(predictions.read_bytes().splitlines())
-        kept = f"{done} of {asked} answers are kept in {predictions}, and the same command goes on from there"
-        raise UserError(f"{error} {kept}.") from error
-
-
-def _protocol(model: Path, name: ProtocolName, kind: Kind) -> Protocol:
-    from iadr1_lib.evaluation import protocols
-    from iadr1_lib.models import families
-
-    return protocols.protocol(name.value, protocols.family_of(families.model_config(model)), kind.value)
-
-
-def _speed_table(found: Speed) -> pd.DataFrame:
-    """Seconds and share of each part of answering, and what they make per image."""
-    import pandas as pd
-
-    whole = found.images / found.images_per_second
-    rows = [(name, f"{spent:.2f}", f"{100 * spent / whole:.0f} %") for name, spent in found.seconds.items()]
-    said = f"{found.images_per_second:.1f} images/s, {found.tokens_per_answer:.0f} tokens each"
-    return pd.DataFrame([*rows, (said, f"{whole:.2f}", "100 %")], columns=["part", "seconds", "share"])
+        settings = {"data": [str(folder) for folder in data], "train": [str(folder) for folder in train or []]}
+        record = {"rows": room.metric_rows(results), "provenance": stamp(settings, seed, hashed)}
+        print(f"metrics in {write_json(out, record)}")
 
 
 @commands.command()
 def score(
     predictions: Annotated[Path, typer.Option(help="JSON Lines that an evaluation wrote.")],
     parser: Annotated[str, typer.Option(help="How answers are read: fair, strict, ..., or all of them.")] = "fair",
-    out: Annotated[Path | None, typer.Option(help="Metrics file to write: rows and provenance.")] = None,
+    out: MetricsOption = None,
     seed: SeedOption = 0,
 ) -> None:
     """Score saved answers again, without a model: metrics, P(Yes), agreement of reasoning and tags."""
-    from iadr1_lib.evaluation import scoring
+    from iadr1_lib import evaluation as room
 
-    if parser not in (*scoring.PARSERS, "all"):
-        raise WrongUse(f"unknown parser {parser}: choose from {', '.join(scoring.PARSERS)}, all")
+    if parser not in (*room.PARSERS, "all"):
+        raise WrongUse(f"unknown parser {parser}: choose from {', '.join(room.PARSERS)}, all")
     require_metrics_file(out)
-    table = scoring.read_predictions(predictions)
-    protocol = scoring.require_one_protocol({str(predictions): table})
-    read_by = list(scoring.PARSERS) if parser == "all" else [parser]
-    scores = {name: scoring.score(table, name, seed) for name in read_by}
+    table = room.read_predictions(predictions)
+    protocol = room.require_one_protocol({str(predictions): table})
+    scores = {name: room.score(table, name, seed) for name in (room.PARSERS if parser == "all" else [parser])}
     rows = [
         row
         for name, scored in scores.items()
-        for found in (scored, scoring.agreement(table, name, seed))
-        for row in scoring.metric_rows(found, name)
+        for part in (scored, room.agreement(table, name, seed))
+        for row in room.metric_rows(part, name)
     ]
-    rows += scoring.metric_rows(scoring.ranking(table, seed), "p_yes")
+    rows += room.metric_rows(room.ranking(table, seed), "p_yes")
     if parser == "all":
-        print_table(scoring.parser_table(table).round(1).reset_index())
+        print_table(room.parser_table(table).round(1).reset_index())
     else:
         print_table(_score_table(scores[parser]))
-    _tell_oddities(next(iter(scores.values())))
-    if odd := scoring.unknown_types(table):
+    _print_oddities(next(iter(scores.values())))
+    if odd := room.unknown_types(table):
         print(f"types that the vocabulary lacks are right only word by word: {', '.join(odd)}")
     print(f"{len(table)} answers, protocol {protocol}")
     if out:
         digest = hashlib.sha256(predictions.read_bytes()).hexdigest()
-        said = {"predictions": str(predictions), "sha256": digest, "parser": parser, "protocol": protocol}
-        print(f"metrics in {write_json(out, {'rows': rows, 'provenance': stamp(said, seed, [])})}")
+        settings = {"predictions": str(predictions), "sha256": digest, "parser": parser, "protocol": protocol}
+        print(f"metrics in {write_json(out, {'rows': rows, 'provenance': stamp(settings, seed, [])})}")
 
 
 @commands.command()
 def inspect(
     images: Annotated[list[Path], typer.Argument(help="Pictures of any size and mode.")],
-    model: ModelOption,
+    model: Annotated[Path, typer.Option(help="Model folder, such as runs/mini-s0/sc_grpo/model.")],
     save_marked: Annotated[Path | None, typer.Option(help="Folder for copies with the cell marked.")] = None,
     prompt: PromptOption = Prompt.BARE,
 ) -> None:
     """Ask the model about pictures: prints answer, type, location and reasoning."""
-    from iadr1_lib import answer
-    from iadr1_lib.data import benchmarks
+    from iadr1_lib.answer import parse_answer
+    from iadr1_lib.data import open_image, share_depth
     from iadr1_lib.evaluation import prediction
 
     if save_marked:
         save_marked.mkdir(parents=True, exist_ok=True)
     ask, grid = prediction.answerer(model, prompt.value), prediction.grid_of(model)
-    benchmarks.share_depth(images)
+    share_depth(images)
     faults = []
     for start in range(0, len(images), AT_ONCE):
         shown = []
         for path in images[start : start + AT_ONCE]:
             try:
-                shown.append((path, benchmarks.open_image(path)))
+                shown.append((path, open_image(path)))
             except UserError as error:
                 faults.append(str(error))
         answers = ask([picture for _, picture in shown]) if shown else []
         for (path, picture), (text, _, cut) in zip(shown, answers, strict=True):
-            said = answer.parse_answer(text)
+            answer = parse_answer(text)
             print(f"{path} ({picture.width} x {picture.height})")
             for name, value in (
-                ("answer", said.answer or f"none that can be read; the model wrote: {text.strip()!r}"),
-                ("type", said.type),
-                ("location", said.location),
-                ("reasoning", said.reasoning),
+                ("answer", answer.answer or f"none that can be read; the model wrote: {text.strip()!r}"),
+                ("type", answer.type),
+                ("location", answer.location),
+                ("reasoning", answer.reasoning),
             ):
                 print(f"  {name:<10}{value or '-'}")
             if cut:
                 print("  the answer reached the limit of length and was cut there")
             if save_marked:
-                print(f"  {'marked':<10}{_save_marked(save_marked, path, picture, said, grid)}")
+                print(f"  {'marked':<10}{_save_marked(save_marked, path, picture, answer, grid)}")
     if faults:
         raise UserError(f"{len(faults)} of {len(images)} pictures could not be judged. {' '.join(faults)}")
 
 
-def _save_marked(folder: Path, path: Path, picture: Image.Image, said: Any, grid: int) -> Path:
-    from iadr1_lib import answer
-    from iadr1_lib.reporting import plots
+def _save_marked(folder: Path, path: Path, picture: Image.Image, answer: Answer, grid: int) -> Path:
+    from iadr1_lib.answer import cell_of_words
+    from iadr1_lib.reporting import mark_cell
 
-    cell = answer.cell_of_words(said.location or "", grid)
-    words = [word for word in (said.answer, said.type, said.location) if word]
+    cell = cell_of_words(answer.location or "", grid)
+    words = [word for word in (answer.answer, answer.type, answer.location) if word]
     place = path.resolve()
     digest = hashlib.sha256(str(place).encode()).hexdigest()[:8]  # many pictures are called good/000.png
     target = folder / f"{place.parent.name}_{place.stem}_{digest}_marked.png"
-    plots.mark_cell(picture, cell, ", ".join(words) or "no answer", grid=grid).save(target)
+    mark_cell(picture, cell, ", ".join(words) or "no answer", grid=grid).save(target)
     return target
-
-
-def _score_table(table: pd.DataFrame) -> pd.DataFrame:
-    """One row per benchmark; metrics in percent with their 95 % interval."""
-    import pandas as pd
-
-    one = table["benchmark"].nunique() == 2  # itself and the mean, which would say it again
-    shown = table[table["metric"].isin(REPORTED) & ~(one & (table["benchmark"] == "mean"))]
-    cells: dict[str, dict[str, str]] = {}
-    for row in shown.to_dict("records"):
-        cells.setdefault(row["benchmark"], {})[row["metric"]] = _percent(row)
-    frame = pd.DataFrame.from_dict(cells, orient="index")
-    frame = frame[[metric for metric in REPORTED if metric in frame]].rename_axis("benchmark").reset_index()
-    return frame.rename(columns=lambda column: column.replace("_", " "))
-
-
-def _percent(row: dict[Any, Any]) -> str:
-    if row["value"] != row["value"]:
-        return "–"
-    interval = "" if row["low"] != row["low"] else f" [{row['low']:.0f}, {row['high']:.0f}]"
-    return f"{row['value']:.1f}{interval}"
