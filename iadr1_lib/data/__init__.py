@@ -38,18 +38,14 @@ from iadr1_lib.data.images import (
     to_rgb,
 )
 from iadr1_lib.data.kolektor import cut_kolektor
-from iadr1_lib.data.layouts import LAYOUTS
-from iadr1_lib.data.masks import MOST, mask_files, read_mask, says_where
-from iadr1_lib.data.reading import find_layout, load_mvtec, load_samples
+from iadr1_lib.data.masks import mask_files, read_mask, says_where
+from iadr1_lib.data.reading import load_mvtec, load_samples
 from iadr1_lib.data.rows import checked_rows, labelled
-from iadr1_lib.data.table import KINDS, Problem, Table, Templates, counts, samples_table
+from iadr1_lib.data.table import Problem, Table, Templates, counts, samples_table
 from iadr1_lib.data.type_names import category_of, data_set_named, unmapped
 
 __all__ = [
-    "KINDS",
-    "LAYOUTS",
     "MODEL_FILES",
-    "MOST",
     "THRESHOLD",
     "Kind",
     "Problem",
@@ -64,7 +60,6 @@ __all__ = [
     "data_set_named",
     "depth_of",
     "download_once",
-    "find_layout",
     "health_table",
     "hub_home",
     "image_size",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +39,10 @@ REAL_IAD_TYPES = {
     "YW": "presence of foreign objects",
     "ZW": "contamination",
 }
+
+
+# What a row that lacks something raises.
+_SAYS_TOO_LITTLE = (KeyError, TypeError, AttributeError, ValueError)
 
 
 def slashes(path: str) -> str:
@@ -139,18 +143,6 @@ def _templates(entries: dict[str, dict[str, Any]], path: Path, root: Path) -> Te
 # -------------------------------------------------------------------------------------------------- lists of rows
 
 
-def _entries_of(
-    rows: Any, entry_of: Callable[[dict[str, Any]], Entry], where: str, path: Path
-) -> Iterator[Entry | Problem]:
-    """Rows of a file as entries; a problem for a row that says too little."""
-    for number, row in enumerate(rows if isinstance(rows, list) else [None]):
-        try:
-            yield entry_of(row)
-        except (KeyError, TypeError, AttributeError, ValueError):
-            message = f"{path}: row {number} of {where} lacks the picture's path or whether it is normal: correct it."
-            yield Problem("broken row", str(path), message)
-
-
 def _read_meta(content: Any, path: Path, root: Path) -> Iterator[Entry | Problem]:
     """meta.json: category -> rows of img_path, mask_path, cls_name, specie_name, anomaly; by split or all test."""
     by_split = content if isinstance(content, dict) and set(content) <= set(SPLITS) and content else {"test": content}
@@ -158,18 +150,19 @@ def _read_meta(content: Any, path: Path, root: Path) -> Iterator[Entry | Problem
         if not isinstance(categories, dict) or not all(isinstance(rows, list) for rows in categories.values()):
             raise UserError(f"{path} is neither an index nor a meta file: it holds no categories with rows")
         for category, rows in categories.items():
+            for number, row in enumerate(rows):
+                try:
+                    yield _meta_entry(row, category, root, split)
+                except _SAYS_TOO_LITTLE:
+                    message = f"{path}: row {number} of {category} lacks img_path or anomaly: correct it."
+                    yield Problem("broken row", str(path), message)
 
-            def entry_of(row: dict[str, Any], split: Split = split, category: str = category) -> Entry:
-                return Entry(
-                    root / slashes(row["img_path"]),
-                    "yes" if int(row["anomaly"]) else "no",
-                    root / slashes(row["mask_path"]) if row.get("mask_path") else None,
-                    type_of(str(row.get("specie_name") or "bad")),
-                    split,
-                    str(row.get("cls_name") or category),
-                )
 
-            yield from _entries_of(rows, entry_of, category, path)
+def _meta_entry(row: dict[str, Any], category: str, root: Path, split: Split) -> Entry:
+    label: Label = "yes" if int(row["anomaly"]) else "no"
+    mask = root / slashes(row["mask_path"]) if row.get("mask_path") else None
+    kind, name = type_of(str(row.get("specie_name") or "bad")), str(row.get("cls_name") or category)
+    return Entry(root / slashes(row["img_path"]), label, mask, kind, split, name)
 
 
 def real_iad_indexes(root: Path) -> list[Path]:
@@ -191,25 +184,20 @@ def read_real_iad(folder: Path, root: Path) -> Iterator[Entry | Problem]:
     """Real-IAD: one JSON per category with paths, masks and a two-letter type code; "OK" is normal."""
     for index in real_iad_indexes(folder):
         content = load_json(index)
-        meta = content["meta"]
         for split in SPLITS:
-
-            def entry_of(row: dict[str, Any], split: Split = split, meta: Any = meta, index: Path = index) -> Entry:
-                category, code = row.get("category") or index.stem, row["anomaly_class"]
-                base = _category_folder(root, meta.get("prefix", ""), category)
-                return Entry(
-                    base / slashes(row["image_path"]),
-                    "no" if code == meta.get("normal_class", "OK") else "yes",
-                    base / slashes(row["mask_path"]) if row.get("mask_path") else None,
-                    REAL_IAD_TYPES.get(code, code),
-                    split,
-                    category,
-                )
-
-            yield from _entries_of(content[split], entry_of, split, index)
+            for number, row in enumerate(content[split] if isinstance(content[split], list) else [None]):
+                try:
+                    yield _real_iad_entry(row, content["meta"], index.stem, root, split)
+                except _SAYS_TOO_LITTLE:
+                    message = f"{index}: row {number} of {split} lacks anomaly_class or image_path: download it again."
+                    yield Problem("broken row", str(index), message)
 
 
-def _category_folder(root: Path, prefix: str, category: str) -> Path:
-    """Where the pictures of a category lie: below the prefix that the index names, or simply below its name."""
-    choices = [*([root / slashes(prefix)] if prefix else []), root / category]
-    return next((folder for folder in choices if os.path.isdir(folder)), choices[0])
+def _real_iad_entry(row: dict[str, Any], meta: dict[str, Any], name: str, root: Path, split: Split) -> Entry:
+    category, code = row.get("category") or name, row["anomaly_class"]
+    # The pictures of a category lie below the prefix that the index names, or simply below its name.
+    bases = [root / slashes(prefix) for prefix in (meta.get("prefix"), category) if prefix]
+    base = next((folder for folder in bases if os.path.isdir(folder)), bases[0])
+    label: Label = "no" if code == meta.get("normal_class", "OK") else "yes"
+    mask = base / slashes(row["mask_path"]) if row.get("mask_path") else None
+    return Entry(base / slashes(row["image_path"]), label, mask, REAL_IAD_TYPES.get(code, code), split, category)

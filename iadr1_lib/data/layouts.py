@@ -92,7 +92,8 @@ def _read_visa(folder: Path, root: Path) -> Iterator[Found]:
 
     The other official splits (2cls_highshot.csv, 2cls_fewshot.csv) train on defective pictures and are not used.
     """
-    types, splits = {}, {}
+    types: dict[str, str] = {}
+    splits: dict[str, str] = {}
     try:
         types = _columns(folder / "image_anno.csv", "image", "label", root)
         for base in (folder, folder.absolute().parent):  # split_csv may lie beside the folder of a class

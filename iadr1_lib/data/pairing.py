@@ -7,7 +7,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from iadr1_lib.answer import DEFECT_TYPES
+from iadr1_lib.answer import DEFECT_TYPES, Label
 from iadr1_lib.data.folder_names import says, stem_of_picture
 from iadr1_lib.data.folders import list_folders, list_pictures
 from iadr1_lib.data.table import Entry, Problem, Split
@@ -87,8 +87,8 @@ def read_kinds(
         matched |= pairs
         yield from unclear
     for kind, files in pictures.items():
+        label: Label = "no" if says(kind.name) == "good" else "yes"
         for file in files:
-            label = "no" if says(kind.name) == "good" else "yes"
             yield Entry(file, label, matched.get(file), type_of(kind.name, keep_bad), split)
 
 

@@ -172,6 +172,6 @@ def write_world(root: Path, families: list[Family], count: int, seed: int, *, sp
     done.write_text(stamp)
 
 
-def _save(path: Path, pixels: NDArray[np.uint8] | Mask, **settings: int) -> None:
+def _save(path: Path, pixels: NDArray[np.uint8] | Mask, compress_level: int = 6) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(pixels).save(path, **settings)
+    Image.fromarray(pixels).save(path, compress_level=compress_level)
