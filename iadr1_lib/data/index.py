@@ -152,7 +152,7 @@ def _read_meta(content: Any, path: Path, root: Path) -> Iterator[Entry | Problem
         for category, rows in categories.items():
             for number, row in enumerate(rows):
                 try:
-                    yield _meta_entry(row, category, root, split)
+                    yield _meta_entry(row, category, root, "train" if split == "train" else "test")
                 except _SAYS_TOO_LITTLE:
                     message = f"{path}: row {number} of {category} lacks img_path or anomaly: correct it."
                     yield Problem("broken row", str(path), message)

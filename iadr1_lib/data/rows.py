@@ -57,9 +57,10 @@ def checked_rows(rows: Sequence[Any], stage: Stage, path: Path, *folders: Path) 
     images = list(dict.fromkeys(image for row in checked.values() for image in row[pictures]))
     share_depth(image for image in images if image not in depths)
     with ThreadPoolExecutor() as pool:
-        broken = {image: fault for image, fault in zip(images, pool.map(_fault, images), strict=True) if fault}
+        broken = {image: text for image, text in zip(images, pool.map(_fault, images), strict=True) if text}
     for number, row in checked.items():
-        faults |= {number: broken[image] for image in reversed(row[pictures]) if image in broken}
+        if fault := next((broken[image] for image in row[pictures] if image in broken), None):
+            faults[number] = fault
     if faults:
         first, *others = sorted(faults)
         also = f" (faulty, too: {len(others)} more, such as record {others[0]})" if others else ""
