@@ -365,6 +365,7 @@ def test_leakage_finds_shared_pictures_under_other_names(tree: Path, tmp_path: P
     test = load_mvtec(tmp_path / "second")
     assert leakage(train, test) == {content_hash(copy): ([train[3].image], [str(copy)])}
     assert leakage(train, test[:1]) == {}
+    assert problem_kinds([train[3], *test])["duplicate across data sets"] == 1
 
 
 def test_counts_and_table(tree: Path) -> None:
