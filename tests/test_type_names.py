@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from iadr1_lib import world as synthetic
+from iadr1_lib import world
 from iadr1_lib.answer import DEFECT_TYPES, SYNONYMS
 from iadr1_lib.data import category_of, load_mvtec, load_samples, type_names, unmapped
 from iadr1_lib.errors import UserError
@@ -37,7 +37,7 @@ def test_every_row_is_valid_and_found(rows: list[dict[str, str]]) -> None:
         if "*" not in (row["benchmark"], row["name"]):
             assert category_of(sample) == row["type"], row
             assert not unmapped([sample])
-    assert {row["benchmark"] for row in rows} - {"*"} == set(type_names._BENCHMARKS.values())
+    assert {row["benchmark"] for row in rows} - {"*"} == set(type_names.DATA_SETS)
     assert {row["type"] for row in rows} == {*DEFECT_TYPES, "other"}
 
 
@@ -87,7 +87,7 @@ def test_names_of_every_data_set(sample: Sample, kind: str) -> None:
 @pytest.mark.parametrize("category", DEFECT_TYPES)
 def test_the_vocabulary_maps_to_itself(category: str) -> None:
     for name in (category, *SYNONYMS[category]):
-        for written in (name, name.upper(), name.replace(" ", "_"), name.replace("-", " ")):
+        for written in (name, name.upper(), name.replace(" ", "_"), name.replace("-", " "), name + "s"):
             assert category_of(defect(written)) == category
 
 
@@ -154,8 +154,8 @@ def test_released_indexes_leave_no_name_out(shared: Path, name: str) -> None:
 
 
 def test_the_mini_world_maps_to_itself(tmp_path: Path) -> None:
-    synthetic.write_world(tmp_path, synthetic.dev_families()[:2], 16, seed=1)
-    for name in ("dev", *synthetic.BENCHMARKS):
+    world.write_world(tmp_path, world.dev_families()[:2], 16, seed=1)
+    for name in ("dev", *world.BENCHMARKS):
         samples = [sample for sample in load_mvtec(tmp_path, benchmark=name) if sample.label == "yes"]
         assert samples and all(category_of(sample) == sample.type for sample in samples)
         assert not unmapped(samples)
