@@ -92,9 +92,6 @@ def go_offline(monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
     monkeypatch.setattr(huggingface_hub, "snapshot_download", fail)
 
 
-# --- records ------------------------------------------------------------------------------------------------
-
-
 def test_records_of_both_formats(expert_ad: Path) -> None:
     table = read_snapshot(expert_ad)
     facts = [(s.label, s.type, s.location, s.category, s.source) for s in table]
@@ -186,9 +183,6 @@ def test_pictures_may_lie_beside_the_index(tmp_path: Path) -> None:
     write(tmp_path / "data" / "index.json", entries)
     (sample,) = read_snapshot(tmp_path)
     assert Path(sample.image) == tmp_path / "data" / "X/good/0.png"
-
-
-# --- download -----------------------------------------------------------------------------------------------
 
 
 def test_the_commit_is_recorded_and_used_offline(

@@ -32,9 +32,6 @@ def turned(orientation: int) -> Image.Exif:
     return exif
 
 
-# --- sound pictures --------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "YCbCr", "I;16", "I", "F"])
 def test_open_image_takes_every_mode(tmp_path: Path, mode: str) -> None:
     path = tmp_path / ("a.tif" if mode in {"CMYK", "YCbCr", "I", "F"} else "a.png")
@@ -83,9 +80,6 @@ def test_any_size(tmp_path: Path, size: tuple[int, int]) -> None:
     assert open_image(draw(tmp_path / "a.png", size=size)).size == size
 
 
-# --- grey values of more than 8 bits ----------------------------------------------------------------
-
-
 @pytest.mark.parametrize(("top", "seen"), [(255, 255), (1023, 255), (4095, 255), (65535, 255), (2048, 128)])
 def test_grey_values_beyond_eight_bits_are_scaled_from_the_camera_depth(tmp_path: Path, top: int, seen: int) -> None:
     Image.fromarray(np.array([[0, top]], dtype=np.uint16)).save(tmp_path / "a.png")
@@ -130,9 +124,6 @@ def test_the_depth_that_a_tiff_states(tmp_path: Path) -> None:
 def test_float_pictures_from_0_to_1_and_odd_values(tmp_path: Path) -> None:
     Image.fromarray(np.array([[-1, 0.5, 1, np.nan]], dtype=np.float32)).save(tmp_path / "a.tif")
     assert red(tmp_path / "a.tif") == [0, 128, 255, 0]
-
-
-# --- damaged and hostile files ----------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("keep", [0.0, 0.5, 0.98])
@@ -196,8 +187,6 @@ def test_damage_of_any_kind_ends_in_a_sentence(
         except UserError as error:
             assert "\n" not in str(error)
 
-
-# --- masks ------------------------------------------------------------------------------------------
 
 SPOT = np.zeros((48, 48), bool)
 SPOT[6:13, 6:13] = True

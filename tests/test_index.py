@@ -36,9 +36,6 @@ def write_index(folder: Path, answers: dict[str, str]) -> Path:
     return write_json(folder / "index.json", {name: entry(name, answer) for name, answer in answers.items()})
 
 
-# --- the released index, from end to end ------------------------------------------------------------------
-
-
 def says_yes(image: str) -> bool:
     """The stub's answer from the end of the path: right for most pictures of the first kind, random for the rest."""
     tail = "/".join(Path(image).parts[-3:])
@@ -111,9 +108,6 @@ def test_dtd_names_its_references(shared: Path, tmp_path: Path) -> None:
     samples = load_samples(released(shared, "DTD"), root=tmp_path, strict=False)
     assert len(samples.templates) == len(samples)
     assert all(len(kinds["similar"]) == len(kinds["random"]) == 1 for kinds in samples.templates.values())
-
-
-# --- entries of an index ----------------------------------------------------------------------------------
 
 
 def test_labels_of_an_index_are_its_own_not_the_folder_s(tmp_path: Path) -> None:
@@ -213,9 +207,6 @@ def test_files_of_another_kind_end_in_one_sentence(tmp_path: Path, content: str,
     one_sentence(lambda: load_samples(tmp_path / "odd.json"), complaint)
     (tmp_path / "index.json").write_text(json.dumps({"a.png": entry("a.png", "A")}), encoding="utf-16")
     one_sentence(lambda: load_samples(tmp_path / "index.json"), "index.json is UTF-16")
-
-
-# --- Real-IAD ----------------------------------------------------------------------------------------------
 
 
 def real_iad(root: Path, image: str = "HS/S1/b.jpg", rows: tuple[object, ...] = ()) -> Path:

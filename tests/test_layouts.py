@@ -24,8 +24,6 @@ from iadr1_lib.errors import UserError
 from iadr1_lib.files import write_json
 from iadr1_lib.records import Sample
 
-# --- real samples -----------------------------------------------------------------------------------------
-
 
 def labels(samples: list[Sample]) -> Counter[str]:
     return Counter(sample.label for sample in samples)
@@ -77,8 +75,6 @@ def test_no_sound_mask_of_a_real_set_marks_too_much_to_say_where(shared: Path) -
     shares = [read_mask(file).mean() for file in files]
     assert len(shares) > 800 and 0.6 < max(shares) < 0.65 < MOST
 
-
-# --- every layout, sound and under bad conditions -----------------------------------------------------------
 
 PLACES = {  # layout: normal picture, defective picture, its mask
     "visa": ("nut/Data/Images/Normal/1.png", "nut/Data/Images/Anomaly/2.png", "nut/Data/Masks/Anomaly/2.png"),
@@ -266,9 +262,6 @@ def test_folders_without_a_layout_and_unknown_layouts(tmp_path: Path) -> None:
         one_sentence(lambda strict=strict: load_samples(tmp_path / "links", strict=strict), "leads out")
 
 
-# --- folders of good and bad pictures, and their masks --------------------------------------------------------
-
-
 def test_any_folder_of_good_and_bad_pictures(tmp_path: Path) -> None:
     for name in ("ok/a.png", "ok/b.png", "NG/c.png", "deep scratch/d.png"):
         draw(tmp_path / name)
@@ -312,9 +305,6 @@ def test_normal_pictures_of_dagm_are_not_defective_by_a_part_of_a_word(tmp_path:
     assert labels(load_samples(tmp_path)) == {"no": 2, "yes": 1}
 
 
-# --- VisA ----------------------------------------------------------------------------------------------------
-
-
 def test_visa_takes_types_and_splits_from_its_tables(tmp_path: Path) -> None:
     """1cls.csv counts, its neighbours for training on defects do not; one class alone is read the same."""
     paths = [f"candle/Data/Images/{name}.JPG" for name in ("Normal/0", "Normal/1", "Anomaly/0")]
@@ -346,9 +336,6 @@ def test_visa_tables_of_another_kind(tmp_path: Path, content: bytes) -> None:
     assert len(table) == 1 and [p.kind for p in table.passed_over] == ["broken row"] * bool(content)
     if content:
         one_sentence(lambda: load_samples(tmp_path), "columns image and label")
-
-
-# --- KolektorSDD in thirds --------------------------------------------------------------------------------
 
 
 def kolektor(root: Path) -> Path:

@@ -46,9 +46,6 @@ def tree(tmp_path: Path) -> Path:
     return tmp_path / "plant"
 
 
-# --- reading -------------------------------------------------------------------------------------
-
-
 def test_load_mvtec_reads_labels_types_places_and_splits(tree: Path) -> None:
     samples = load_mvtec(tree)
     assert [(Path(s.image).name, s.split, s.label, s.type, s.location) for s in samples] == [
@@ -150,9 +147,6 @@ def test_names_of_any_script(kind: str, file: str, tmp_path_factory: pytest.Temp
     assert hidden or listed or str(path) in {sample.image for sample in table}
 
 
-# --- the folder's boundary -----------------------------------------------------------------------
-
-
 def test_links_that_run_in_a_circle_are_passed_over_and_listed(tree: Path) -> None:
     expected = load_mvtec(tree)
     assert expected.passed_over == []
@@ -199,9 +193,6 @@ def test_a_hub_cache_s_links_to_its_own_files_are_followed(tree: Path, tmp_path:
 def test_the_root_itself_may_be_a_link(tree: Path, tmp_path: Path) -> None:
     (tmp_path / "shortcut").symlink_to(tree)
     assert len(load_mvtec(tmp_path / "shortcut")) == len(load_mvtec(tree))
-
-
-# --- bad input -----------------------------------------------------------------------------------
 
 
 def test_folders_that_cannot_be_read(tree: Path, tmp_path: Path) -> None:
@@ -274,9 +265,6 @@ def test_pictures_that_lie_deeper_than_the_layout_are_listed(tree: Path) -> None
     (problem,) = load_mvtec(tree).passed_over
     assert problem.kind == "passed over" and "holds 3 pictures" in problem.message
     assert problem.image.endswith("even older")
-
-
-# --- checks --------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("ground", [0, 1])
@@ -377,8 +365,6 @@ def test_counts_and_table(tree: Path) -> None:
     assert list(frame.columns) == [field.name for field in dataclasses.fields(Sample)] and len(frame) == 6
     assert samples_table([]).empty and counts([]).empty
 
-
-# --- real samples --------------------------------------------------------------------------------
 
 SCREWS = {"manipulated front": 4, "scratch head": 5, "scratch neck": 3, "thread side": 3, "thread top": 4}
 

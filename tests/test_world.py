@@ -48,9 +48,6 @@ def state(root: Path) -> dict[str, tuple[int, int]]:
     return {str(p.relative_to(root)): (p.stat().st_mtime_ns, p.stat().st_size) for p in files}
 
 
-# ---------------------------------------------------------------------------------------------- one picture
-
-
 def test_whoever_changes_a_pixel_changes_the_name_of_the_drawing() -> None:
     """Every texture, outline, defect and look-alike. The hash was the same with numpy's vector instructions off."""
     digest = hashlib.sha256()
@@ -138,9 +135,6 @@ def test_a_look_alike_shows_but_is_no_defect(look_alike: str) -> None:
     assert np.mean(changes) > 10
 
 
-# ---------------------------------------------------------------------------------------------- splits
-
-
 @pytest.mark.parametrize(("one", "other"), combinations(ALL, 2))
 def test_splits_share_no_texture_outline_ink_seed_or_name(one: str, other: str) -> None:
     first, second = ALL[one], ALL[other]
@@ -169,9 +163,6 @@ def test_there_are_six_benchmarks_of_surfaces_and_parts() -> None:
     assert {f.outline is None for families in benchmarks.values() for f in families} == {True, False}
 
 
-# ---------------------------------------------------------------------------------------------- many pictures
-
-
 @pytest.mark.parametrize("count", [1, 2, 3, 5, 7, 8])
 def test_half_are_normal_and_types_come_evenly_to_every_family(count: int) -> None:
     families = world.train_families(count)
@@ -184,9 +175,6 @@ def test_half_are_normal_and_types_come_evenly_to_every_family(count: int) -> No
 def test_one_more_seed_draws_all_pictures_anew() -> None:
     one, other = (list(world.drawings([SURFACE], 6, seed)) for seed in (1, 2))
     assert not any(np.array_equal(a.image, b.image) for a, b in zip(one, other, strict=True))
-
-
-# ---------------------------------------------------------------------------------------------- to disk
 
 
 def test_a_written_world_comes_back_through_the_loader(written: Path, samples: list[Sample]) -> None:

@@ -87,17 +87,13 @@ def _path_problems(sample: Sample) -> list[Problem]:
         if name in parts[:-1]:  # what stands above the data set's or the category's folder is the user's affair
             parts = parts[len(parts) - 1 - parts[::-1].index(name) :]
             break
-    says_good = any(GOOD in part for part in parts)
-    problem: tuple[str, str] | None = None
+    says_good, problem = any(GOOD in part for part in parts), None
     if sample.label == "yes" and says_good:
         problem = "good in path", "is defective, but its path says good: the released evaluation counts it as normal"
     elif sample.label == "no" and says_good and GOOD not in parts[:-1]:
         problem = "good by accident", "is filed as normal and says good only inside a longer word: check its label"
     elif sample.label == "no" and not says_good and sample.source == "index":
-        problem = (
-            "no good in path",
-            "is normal, but its path lacks good: the released evaluation counts a defect",
-        )
+        problem = "no good in path", "is normal, but its path lacks good: the released evaluation counts a defect"
     return [Problem(problem[0], sample.image, f"{sample.image} {problem[1]}.")] if problem else []
 
 

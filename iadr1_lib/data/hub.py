@@ -35,9 +35,6 @@ _KINDS: dict[Kind, str] = {"dataset": "data set", "model": "model"}
 _PLAIN_FOLDERS = frozenset({"image", "images", "img", "imgs", "data", "dataset", "train", "test", "query", "."})
 
 
-# ------------------------------------------------------------------------------------------------- downloading
-
-
 def load_hub(name: str, revision: str | None = None, cache: str | Path | None = None) -> Table:
     """A data set of the Hugging Face hub, downloaded once and read as `read_snapshot` does.
 
@@ -124,9 +121,6 @@ def _download(name: str, revision: str, home: Path, kind: Kind, patterns: list[s
             f"{name} could not be downloaded ({reason}): check the network and call again, or copy it here from a "
             f"machine that has it{reading}"
         ) from None
-
-
-# ----------------------------------------------------------------------------------------------------- reading
 
 
 def read_snapshot(folder: str | Path, name: str | None = None) -> Table:

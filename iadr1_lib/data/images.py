@@ -104,8 +104,6 @@ def content_hash(path: str | Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-# ------------------------------------------------------------------------------ grey values of more than 8 bits
-
 _DEPTHS: dict[str, float] = {}  # path of a grey picture of more than 8 bits -> the value that is white in its data set
 
 

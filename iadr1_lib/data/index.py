@@ -68,9 +68,6 @@ def read_file(path: Path, root: Path) -> tuple[str, list[Entry | Problem], Templ
     return "meta", [*_read_meta(content, path, root)], {}
 
 
-# -------------------------------------------------------------------------------------------- the released index
-
-
 def read_index(path: str | Path) -> dict[str, dict[str, Any]]:
     """A test index in the released format: image path -> entry, each entry as it stands in the file.
 
@@ -138,9 +135,6 @@ def _templates(entries: dict[str, dict[str, Any]], path: Path, root: Path) -> Te
                 raise UserError(f"{path}: {kind}_templates of {image} are no paths below {root}: correct the index")
             pictures[kind] = [root / slashes(name) for name in names]
     return templates
-
-
-# -------------------------------------------------------------------------------------------------- lists of rows
 
 
 def _read_meta(content: Any, path: Path, root: Path) -> Iterator[Entry | Problem]:

@@ -48,8 +48,6 @@ class Layout:
         return [] if self.whole else [folder for folder in list_folders(root, root) if self.is_part(folder)]
 
 
-# ---------------------------------------------------------------------------------------------------- MVTec-AD
-
 # The last: MVTec AD 2, which keeps its public test apart.
 _SPLIT_FOLDERS: dict[str, Split] = {"train": "train", "test": "test", "test_public": "test"}
 
@@ -78,9 +76,6 @@ def _read_mvtec(folder: Path, root: Path) -> Iterator[Found]:
             message = f"{kind} lies in train/, where only good pictures belong: call it good, or move it to test/."
             yield Problem("misplaced", str(kind), message)
         yield from read_kinds([kind for kind in kinds if kind not in misplaced], places, root, split, keep_bad=True)
-
-
-# -------------------------------------------------------------------------------------------------------- VisA
 
 
 def _is_visa(folder: Path) -> bool:
@@ -122,9 +117,6 @@ def _columns(path: Path, key: str, value: str, root: Path) -> dict[str, str]:
         raise UserError(f"{path} is no CSV file with columns {key} and {value}: download it again.") from None
 
 
-# -------------------------------------------------------------------------------------------------------- DAGM
-
-
 def _is_dagm(folder: Path) -> bool:
     return any(os.path.isdir(folder / split / "Label") for split in ("Train", "Test"))
 
@@ -144,9 +136,6 @@ def _read_dagm(folder: Path, root: Path) -> Iterator[Found]:
         for picture in pictures:
             label: Label = "yes" if str(picture) in defective or unlabelled else "no"
             yield Entry(picture, label, masks.get(picture), None, split)
-
-
-# ------------------------------------------------------------------------------------------------- KolektorSDD
 
 
 def is_kolektor(folder: Path) -> bool:
@@ -191,9 +180,6 @@ def _read_crops(folder: Path, root: Path) -> Iterator[Found]:
             continue
         for found in read_kinds([kind], mask_folders(folder, root), root, split):
             yield found._replace(category="commutator") if isinstance(found, Entry) else found
-
-
-# --------------------------------------------------------------------------------------------- the other layouts
 
 
 def _is_tile(folder: Path) -> bool:

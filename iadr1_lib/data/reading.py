@@ -59,7 +59,9 @@ def load_samples(
     if os.path.isfile(path):
         base = Path(root) if root else path.parent
         source, entries, templates = read_file(path, base)
-        table = table_of(_rows(entries, base, source, benchmark or path.stem, given=benchmark is not None))
+        named = [getattr(entry, "benchmark", None) or path.stem for entry in entries]
+        names = [benchmark] * len(entries) if benchmark else named
+        table = table_of(_row(e, base, source, name, "") for e, name in zip(entries, names, strict=True))
         if source == "index":
             table.passed_over += unknown_categories((sample.benchmark, sample.category) for sample in table)
         table.templates = templates
@@ -116,41 +118,21 @@ def _read_folder(root: Path, layout: str, benchmark: str | None) -> Iterator[Sam
     is_category = parts == [root] and not LAYOUTS[layout].whole
     name = benchmark or folder_name(root / ".." if is_category else root)
     for part in parts:
-        yield from _rows(LAYOUTS[layout].read(part, root), root, layout, name, category=folder_name(part))
+        for entry in LAYOUTS[layout].read(part, root):
+            yield _row(entry, root, layout, name, folder_name(part))
 
 
-def _rows(
-    found: Iterable[Entry | Problem],
-    root: Path,
-    source: str,
-    benchmark: str,
-    category: str = "",
-    given: bool = True,
-) -> Iterator[Sample | Problem]:
-    """Entries as samples, as long as picture and mask lie below the root.
-
-    Args:
-        given: whether `benchmark` counts where an entry names one.
-    """
-    for entry in found:
-        if isinstance(entry, Problem):
-            yield entry
-            continue
-        paths = [path for path in (entry.image, entry.mask) if path is not None]
-        outside = next((path for path in paths if not is_inside(path, root)), None)
-        if outside:
-            message = f"{outside} lies outside of {root}: correct the index file, or name another root."
-            yield Problem("outside", str(outside), message)
-            continue
-        mask = entry.mask if entry.label == "yes" else None
-        yield Sample(
-            image=str(entry.image),
-            label=entry.label,
-            mask=str(mask) if mask else None,
-            type=entry.type if entry.label == "yes" else None,
-            location=mask_location(mask) if mask else None,
-            category=entry.category or category,
-            benchmark=benchmark if given or not entry.benchmark else entry.benchmark,
-            split=entry.split,
-            source=source,
-        )
+def _row(entry: Entry | Problem, root: Path, source: str, benchmark: str, category: str) -> Sample | Problem:
+    """An entry as a sample, as long as picture and mask lie below the root."""
+    if isinstance(entry, Problem):
+        return entry
+    for path in (entry.image, entry.mask):
+        if path is not None and not is_inside(path, root):
+            message = f"{path} lies outside of {root}: correct the index file, or name another root."
+            return Problem("outside", str(path), message)
+    image, split = str(entry.image), entry.split
+    category = entry.category or category
+    if entry.label == "no":
+        return Sample(image, "no", None, None, None, category, benchmark, split, source)
+    mask, place = (str(entry.mask), mask_location(entry.mask)) if entry.mask else (None, None)
+    return Sample(image, "yes", mask, entry.type, place, category, benchmark, split, source)

@@ -79,15 +79,10 @@ class Table(list[Sample]):
     A selection of rows is a plain list: give the whole table to :func:`check_health`.
     """
 
-    def __init__(
-        self,
-        samples: Iterable[Sample] = (),
-        passed_over: Iterable[Problem] = (),
-        templates: Templates | None = None,
-    ) -> None:
+    def __init__(self, samples: Iterable[Sample] = (), passed_over: Iterable[Problem] = ()) -> None:
         super().__init__(samples)
         self.passed_over = list(passed_over)
-        self.templates = templates or {}
+        self.templates: Templates = {}
 
 
 def table_of(rows: Iterable[Sample | Problem]) -> Table:

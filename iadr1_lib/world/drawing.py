@@ -14,22 +14,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from iadr1_lib.answer import DEFECT_TYPES, cell_of_mask
+from iadr1_lib.world import marks
 from iadr1_lib.world.families import Family
-from iadr1_lib.world.marks import (
-    DEFECTS,
-    LOOK_ALIKE_PAINTERS,
-    LOOK_ALIKES,
-    SIZE,
-    Array,
-    Brush,
-    Canvas,
-    Mask,
-    X,
-    Y,
-    blend,
-    colour_of,
-    opacity,
-)
+from iadr1_lib.world.marks import SIZE, Array, Brush, Canvas, Mask, X, Y, blend, colour_of, opacity
 from iadr1_lib.world.outlines import OUTLINES
 from iadr1_lib.world.surfaces import TILE, tile
 
@@ -115,16 +102,16 @@ def draw(
     severity = float(rng.uniform(0.15, 1.0)) if severity is None else severity
     if look_alike == "random":
         share = 0.25 if defect_type else 0.5
-        look_alike = str(rng.choice(LOOK_ALIKES)) if rng.random() < share else None
+        look_alike = str(rng.choice(marks.LOOK_ALIKES)) if rng.random() < share else None
     mask = look_alike_mask = np.zeros((SIZE, SIZE), dtype=bool)
     if look_alike is not None:
         brush = Brush(rng, canvas, *random_place(rng, canvas), rng.uniform(0.3, 1))
-        image, look_alike_mask = LOOK_ALIKE_PAINTERS[look_alike](brush)
+        image, look_alike_mask = marks.LOOK_ALIKE_PAINTERS[look_alike](brush)
         canvas = replace(canvas, image=image)
     image = canvas.image
     if defect_type is not None:
         on_edge = defect_type == "missing parts" and family.outline is not None
-        image, mask = DEFECTS[defect_type](Brush(rng, canvas, *random_place(rng, canvas, on_edge), severity))
+        image, mask = marks.DEFECTS[defect_type](Brush(rng, canvas, *random_place(rng, canvas, on_edge), severity))
     exposure = rng.uniform(0.8, 1.0)  # so that a picture's mean brightness does not tell whether something was added
     noisy = image * exposure + rng.normal(0, 0.012, image.shape)
     pixels = (np.clip(noisy, 0, 1) * 255).round().astype(np.uint8)

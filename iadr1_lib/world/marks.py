@@ -70,9 +70,6 @@ class Brush:
 Painter = Callable[[Brush], tuple[Array, Mask]]
 
 
-# ------------------------------------------------------------------------------------------------- painting
-
-
 def colour_of(hue: float, value: float, saturation: float) -> Array:
     """RGB of a hue in [0, 1)."""
     ramp = np.clip(np.abs((hue * 6 + np.array([0.0, 4.0, 2.0])) % 6 - 3) - 1, 0, 1)
@@ -102,9 +99,6 @@ def blob(rng: np.random.Generator, x: float, y: float, radius: float, roughness:
     for k in (2, 3, 5):
         rim += roughness * rng.uniform(-1, 1) / np.sqrt(k) * np.cos(k * angle + rng.uniform(0, 6.3))
     return np.hypot(dx, dy) - radius * np.maximum(rim, 0.3)
-
-
-# -------------------------------------------------------------------------------------------------- defects
 
 
 def _contamination(b: Brush) -> tuple[Array, Mask]:
@@ -187,18 +181,15 @@ _DEFECTS = (_contamination, _foreign_object, _scratch, _missing_part, _deformati
 DEFECTS: dict[str, Painter] = dict(zip(DEFECT_TYPES, _DEFECTS, strict=True))
 
 
-# ---------------------------------------------------------------------------------------------- look-alikes
-
-
 def _printed_mark(b: Brush) -> tuple[Array, Mask]:
     r, dx, dy = b.rng.uniform(5, 8), b.dx, b.dy
-    shapes = {
-        "ring": np.abs(np.hypot(dx, dy) - r) - 1.0,
-        "plus": np.minimum(box(dx, dy, r, 1.4, 0.5), box(dx, dy, 1.4, r, 0.5)),
-        "frame": np.abs(box(dx, dy, r, r, 0.5)) - 1.0,
-        "two bars": np.minimum(box(dx, dy + 3, r, 1.2, 0.5), box(dx, dy - 3, r, 1.2, 0.5)),
-    }
-    shape = list(shapes.values())[int(b.rng.integers(len(shapes)))]
+    shapes = (
+        np.abs(np.hypot(dx, dy) - r) - 1.0,  # ring
+        np.minimum(box(dx, dy, r, 1.4, 0.5), box(dx, dy, 1.4, r, 0.5)),  # plus
+        np.abs(box(dx, dy, r, r, 0.5)) - 1.0,  # frame
+        np.minimum(box(dx, dy + 3, r, 1.2, 0.5), box(dx, dy - 3, r, 1.2, 0.5)),  # two bars
+    )
+    shape = shapes[int(b.rng.integers(len(shapes)))]
     ink = colour_of(b.rng.random(), 0.25, 0.8)
     return blend(b.canvas.image, b.strength * opacity(shape) * b.canvas.inside, ink), shape < 1
 
