@@ -80,6 +80,8 @@ def load_samples(
 
 def load_mvtec(root: str | Path, benchmark: str | None = None, *, strict: bool = True) -> Table:
     """Read a folder in MVTec-AD's layout, as the drawn world has it; see :func:`load_samples`."""
+    if os.path.isfile(root):  # which load_samples would read as an index
+        raise UserError(f"There is no folder {root}: check the path of the data set.")
     return load_samples(root, "mvtec", benchmark, strict=strict)
 
 
