@@ -11,6 +11,7 @@ Everything here is text and arrays; nothing knows of models or files.
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
@@ -28,69 +29,193 @@ QUESTION = "Are there any defects in the query image?"
 TAG_NAMES = ("think", "location", "type", "answer")
 TAGS = tuple(f"<{slash}{name}>" for name in TAG_NAMES for slash in ("", "/"))
 
-# The eight categories of defects with their synonyms, in the table's order (paper, reward R_type; the words
-# match Real-IAD's). The first four concern the surface, the last four the structure.
-SYNONYMS: dict[str, tuple[str, ...]] = {
-    "contamination": ("surface contamination", "stain", "dirt", "impurity", "color anomaly"),
-    "presence of foreign objects": (
-        "foreign object",
-        "foreign body",
-        "debris",
-        "contaminant object",
-        "extraneous material",
-        "foreign element",
-        "foreign matter",
-        "unwanted object",
-    ),
-    "scratch": ("surface scratch", "scratch mark", "linear scratch", "score mark", "linear anomaly"),
-    "missing parts": ("missing part", "surface notch", "notch", "gap", "chip", "surface discontinuity"),
-    "deformation": (
-        "shape distortion",
-        "warping",
-        "bending",
-        "twisting",
-        "shape deviation",
-        "geometric distortion",
-        "irregularity",
-        "bent component",
-    ),
-    "hole": (
-        "opening",
-        "perforation",
-        "puncture",
-        "cavity",
-        "void",
-        "aperture",
-        "penetration defect",
-        "through-hole",
-    ),
-    "damage": (
-        "structural damage",
-        "breakage",
-        "fracture",
-        "rupture",
-        "deterioration",
-        "material damage",
-        "surface damage",
-    ),
-    "abrasion": ("wear", "grinding damage", "surface erosion", "wear mark", "surface wear"),
-}
-DEFECT_TYPES = tuple(SYNONYMS)
-SURFACE_TYPES, STRUCTURAL_TYPES = DEFECT_TYPES[:4], DEFECT_TYPES[4:]
-# Everyday words that the paper's table lacks.
-_MORE_TERMS = {"dent": "deformation", "bend": "deformation", "bent": "deformation", "crack": "damage"}
 
-CELLS = (
-    "top left",
-    "top",
-    "top right",
-    "left",
-    "center",
-    "right",
-    "bottom left",
-    "bottom",
-    "bottom right",
+# ------------------------------------------------------------------------------------------------ building
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What an output says; None where a tag is absent, location and type in lower case with single blanks."""
+
+    answer: Label | None
+    location: str | None
+    type: str | None
+    reasoning: str | None
+
+
+def build_answer(reasoning: str, label: Label, location: str | None = None, defect_type: str | None = None) -> str:
+    """The whole tagged answer, by the pattern of ``label``; ValueError as in ``build_solution``."""
+    return f"<think>{reasoning.strip()}</think>" + build_solution(label, location, defect_type)
+
+
+def build_solution(label: Label, location: str | None = None, defect_type: str | None = None) -> str:
+    """The tags without reasoning: the ``solution`` of the released SC-GRPO records.
+
+    Raises ValueError if the label is neither yes nor no, if a Yes lacks its location or type, or a No has one.
+    """
+    if label == "no":
+        if location or defect_type:
+            raise ValueError(f"a normal image has no location and no type, got {location!r}, {defect_type!r}")
+        return "<answer>No</answer>"
+    if label != "yes":
+        raise ValueError(f"label must be 'yes' or 'no', got {label!r}")
+    if not location or not defect_type:
+        raise ValueError(f"a defective image needs a location and a type, got {location!r}, {defect_type!r}")
+    return f"<location>{location}</location><type>{defect_type}</type><answer>Yes</answer>"
+
+
+# ------------------------------------------------------------------------------------------------ lenient reading
+
+# A tag as models write it: in any case, with blanks inside; some call it <thinking>.
+_LOOSE_TAG = re.compile(rf"<(?P<end>\s*/)?\s*(?P<name>{'|'.join(TAG_NAMES)})(?:(?<=think)ing)?\s*>", re.IGNORECASE)
+_HALF_WIDTH = {wide: wide - 0xFEE0 for wide in range(0xFF01, 0xFF5F)}  # letters and marks of East Asian full width
+# Yes or no that is not part of a longer Latin word; letters of other scripts may touch it.
+_VERDICT = re.compile(r"(?<![a-z0-9\u00c0-\u024f])(?:yes|no)(?![a-z0-9\u00c0-\u024f])", re.IGNORECASE)
+
+
+class _Piece(NamedTuple):
+    """The text between two tags; `tag` is the name of the one before it, "" at the beginning."""
+
+    tag: str
+    ends: bool  # the tag before it is a closing one
+    text: str
+
+
+def _pieces(text: str) -> Iterator[_Piece]:
+    start, name, ends = 0, "", False
+    for tag in _LOOSE_TAG.finditer(text):
+        yield _Piece(name, ends, text[start : tag.start()])
+        start, name, ends = tag.end(), tag["name"].lower(), bool(tag["end"])
+    yield _Piece(name, ends, text[start:])
+
+
+def parse_answer(text: str) -> Answer:
+    """Lenient reading of an output, for evaluation: tags in any case, their end missing or not.
+
+    - The last `<answer>` that holds a verdict decides, whether the reasoning before it was closed or not.
+    - Else only what follows `</think>` counts, places and types left out; with a reasoning that was opened and never
+      closed there is no answer, since "there is no stain" in it decides nothing.
+    - A text without any reasoning is read as a whole.
+
+    A verdict is the whole word yes or no, if the other one does not occur; where both do, the one that the text begins
+    with ("Yes, no doubt") or ends with ("No doubt: yes"). Of location and type the last that is not empty counts.
+    """
+    pieces = list(_pieces(text))
+    inside = {name: [p.text for p in pieces if p.tag == name and not p.ends and p.text.strip()] for name in TAG_NAMES}
+    location, kind = (tidy(inside[name][-1]) if inside[name] else None for name in ("location", "type"))
+    verdicts = [verdict for verdict in map(_verdict, inside["answer"]) if verdict]
+    return Answer(verdicts[-1] if verdicts else _verdict_outside_tags(pieces), location, kind, _reasoning(text))
+
+
+def _verdict_outside_tags(pieces: list[_Piece]) -> Label | None:
+    """The verdict of what stands outside reasoning, location and type."""
+    closed = [number for number, piece in enumerate(pieces) if piece.tag == "think" and piece.ends]
+    if not closed and any(piece.tag == "think" for piece in pieces):
+        return None
+    rest = pieces[closed[-1] :] if closed else pieces
+    return _verdict(" ".join(piece.text for piece in rest if piece.ends or piece.tag in ("", "answer")))
+
+
+def _verdict(text: str) -> Label | None:
+    text = text.translate(_HALF_WIDTH)
+    words = list(_VERDICT.finditer(text))
+    labels: list[Label] = ["yes" if word.group()[0] in "yY" else "no" for word in words]
+    if len(set(labels)) < 2:
+        return labels[0] if labels else None
+    before, after = text[: words[0].start()], text[words[0].end() :]
+    if not _has_word(before) and not re.match(r"\W*(?:/|or\b|and\b)", after):
+        return labels[0]
+    before, after = text[: words[-1].start()].rstrip(" *_\"'\n"), text[words[-1].end() :]
+    return labels[-1] if before.endswith((":", ",", ".", ";", "!")) and not _has_word(after) else None
+
+
+def _has_word(text: str) -> bool:
+    return any(character.isalnum() for character in text)
+
+
+def _reasoning(text: str) -> str | None:
+    """What stands between the first `<think>` and the first end of it, other tags included; None if it has no end."""
+    tags = [tag for tag in _LOOSE_TAG.finditer(text) if tag["name"].lower() == "think"]
+    begin = next((tag for tag in tags if not tag["end"]), None)
+    end = next((tag for tag in tags if tag["end"] and begin and tag.start() >= begin.end()), None)
+    return text[begin.end() : end.start()].strip() if begin and end else None
+
+
+def tidy(text: str) -> str:
+    """Lower case, no white space at the ends, single blanks inside."""
+    return " ".join(text.lower().split())
+
+
+# ------------------------------------------------------------------------------------------------ exact reading
+
+_TAG = re.compile("|".join(TAGS))
+# Text without any of the eight tags: runs of non-"<", or a "<" that opens no tag. Linear in the text's length.
+_INSIDE = rf"[^<]*(?:<(?!(?:{'|'.join(tag[1:] for tag in TAGS)}))[^<]*)*"
+_PATTERN_YES = re.compile(
+    rf"\s*<think>{_INSIDE}</think>\s*<location>{_INSIDE}</location>\s*<type>{_INSIDE}</type>"
+    r"\s*<answer>\s*[Yy][Ee][Ss]\s*</answer>\s*"
 )
+_PATTERN_NO = re.compile(rf"\s*<think>{_INSIDE}</think>\s*<answer>\s*[Nn][Oo]\s*</answer>\s*")
+
+
+def matches_format(text: str) -> Label | None:
+    """Which of the two patterns the *whole* output is: "yes", "no" or None.
+
+    White space is free at the ends, between tags and around yes/no; yes and no in any case. Text outside the
+    tags, a tag inside a pair, a repeated tag, a Yes without location and type, a No with them: None.
+    """
+    if _PATTERN_YES.fullmatch(text):
+        return "yes"
+    return "no" if _PATTERN_NO.fullmatch(text) else None
+
+
+def first_pairs(text: str, cross_lines: bool = True) -> dict[str, str]:
+    """What the first ``<tag>…</tag>`` of each of location, type and answer holds, stripped; absent ones are left out.
+
+    This is how the released code reads, which passes over a pair that holds a line end (``cross_lines`` False).
+    """
+    lines = [text] if cross_lines else text.split("\n")
+    inside = {}
+    for name in TAG_NAMES[1:]:
+        for line in lines:  # found by search, since a pattern would go back for each unclosed tag
+            _, opening, rest = line.partition(f"<{name}>")
+            content, closing, _ = rest.partition(f"</{name}>")
+            if opening and closing:
+                inside[name] = content.strip()
+                break
+    return inside
+
+
+def last_pairs(text: str) -> dict[str, str]:
+    """As `first_pairs`, for the last pair of each tag."""
+    inside = {name: re.findall(rf"<{name}>(.*?)</{name}>", text, re.DOTALL) for name in TAG_NAMES[1:]}
+    return {name: contents[-1].strip() for name, contents in inside.items() if contents}
+
+
+def flat_pairs(text: str) -> dict[str, str]:
+    """What each pair holds, stripped, that occurs once, holds no tag and stands inside no other pair."""
+    marks = list(_TAG.finditer(text))
+    tags = [mark.group() for mark in marks]
+    counts = Counter(tags)
+    inside = {}
+    for at, (opening, closing) in enumerate(zip(marks, marks[1:], strict=False)):
+        name = tags[at][1:-1]
+        once = counts[f"<{name}>"] == 1 == counts[f"</{name}>"]
+        if once and tags[at + 1] == f"</{name}>" and not _stands_inside_a_pair(tags[:at], tags[at + 2 :]):
+            inside[name] = text[opening.end() : closing.start()].strip()
+    return inside
+
+
+def _stands_inside_a_pair(before: list[str], after: list[str]) -> bool:
+    """Whether a tag is open after ``before`` and closes in ``after``."""
+    for name in TAG_NAMES:
+        nearest = next((tag for tag in reversed(before) if tag.strip("</>") == name), "")
+        if nearest == f"<{name}>" and f"</{name}>" in after:
+            return True
+    return False
+
+
+# ------------------------------------------------------------------------------------------------ the grid of places
 
 GRID = 3  # rows and columns of the grid of places, unless another is asked for (paper: the best of those it tried)
 # Names of rows and columns in a grid of 1 to 5; the middle one has no name, and the middle of both is the center.
@@ -114,146 +239,6 @@ _CENTRE_WORDS = frozenset({"center", "centre", "central", "middle"})
 _ROW_WORDS = ("top", "upper", "bottom", "lower")
 _COLUMN_WORDS = ("left", "right")
 
-_ANY_TAG = rf"</?(?:{'|'.join(TAG_NAMES)})>"
-# Text without any of the eight tags: runs of non-"<", or a "<" that opens no tag. Linear in the text's
-# length.
-_INSIDE = rf"[^<]*(?:<(?!{_ANY_TAG[1:]})[^<]*)*"
-_PATTERN_YES = re.compile(
-    rf"\s*<think>{_INSIDE}</think>\s*<location>{_INSIDE}</location>\s*<type>{_INSIDE}</type>"
-    r"\s*<answer>\s*[Yy][Ee][Ss]\s*</answer>\s*"
-)
-_PATTERN_NO = re.compile(rf"\s*<think>{_INSIDE}</think>\s*<answer>\s*[Nn][Oo]\s*</answer>\s*")
-# A tag as models write it: in any case, with blanks inside; some call it <thinking>.
-_LOOSE_TAG = re.compile(rf"<(?P<end>\s*/)?\s*(?P<name>{'|'.join(TAG_NAMES)})(?:(?<=think)ing)?\s*>", re.IGNORECASE)
-_HALF_WIDTH = {wide: wide - 0xFEE0 for wide in range(0xFF01, 0xFF5F)}  # letters and marks of East Asian full width
-# Yes or no that is not part of a longer Latin word; letters of other scripts may touch it.
-_VERDICT = re.compile(r"(?<![a-z0-9\u00c0-\u024f])(?:yes|no)(?![a-z0-9\u00c0-\u024f])", re.IGNORECASE)
-
-
-@dataclass(frozen=True)
-class Answer:
-    """What an output says; None where a tag is absent, location and type in lower case with single blanks."""
-
-    answer: Label | None
-    location: str | None
-    type: str | None
-    reasoning: str | None
-
-
-def build_answer(reasoning: str, label: Label, location: str | None = None, defect_type: str | None = None) -> str:
-    """The whole tagged answer, by the pattern of ``label``; ValueError as in ``build_solution``."""
-    return f"<think>{reasoning.strip()}</think>" + build_solution(label, location, defect_type)
-
-
-def build_solution(label: Label, location: str | None = None, defect_type: str | None = None) -> str:
-    """The tags without reasoning: the ``solution`` of the released SC-GRPO records.
-
-    Raises ValueError if the label is neither yes nor no, if a Yes lacks its location or type, or a No has
-    one.
-    """
-    if label == "no":
-        if location or defect_type:
-            raise ValueError(f"a normal image has no location and no type, got {location!r}, {defect_type!r}")
-        return "<answer>No</answer>"
-    if label != "yes":
-        raise ValueError(f"label must be 'yes' or 'no', got {label!r}")
-    if not location or not defect_type:
-        raise ValueError(f"a defective image needs a location and a type, got {location!r}, {defect_type!r}")
-    return f"<location>{location}</location><type>{defect_type}</type><answer>Yes</answer>"
-
-
-class _Piece(NamedTuple):
-    """The text between two tags; `tag` is the name of the one before it, "" at the beginning."""
-
-    tag: str
-    ends: bool  # the tag before it is a closing one
-    text: str
-
-
-def _pieces(text: str) -> Iterator[_Piece]:
-    start, name, ends = 0, "", False
-    for tag in _LOOSE_TAG.finditer(text):
-        yield _Piece(name, ends, text[start : tag.start()])
-        start, name, ends = tag.end(), tag["name"].lower(), bool(tag["end"])
-    yield _Piece(name, ends, text[start:])
-
-
-def parse_answer(text: str) -> Answer:
-    """Lenient reading, and the only one of the course: tags in any case, their end missing or not.
-
-    - The last `<answer>` that holds a verdict decides, whether the reasoning before it was closed or not.
-    - Else only what follows `</think>` counts, places and types left out; with a reasoning that was opened and never
-      closed there is no answer, since "there is no stain" in it decides nothing.
-    - A text without any reasoning is read as a whole.
-
-    A verdict is the whole word yes or no, if the other one does not occur; where both do, the one that the text begins
-    with ("Yes, no doubt") or ends with ("No doubt: yes"). Of location and type the last that is not empty counts.
-    """
-    pieces = list(_pieces(text))
-    said = {name: [p.text for p in pieces if p.tag == name and not p.ends and p.text.strip()] for name in TAG_NAMES}
-    location, kind = (tidy(said[name][-1]) if said[name] else None for name in ("location", "type"))
-    verdicts = [verdict for verdict in map(_verdict, said["answer"]) if verdict]
-    return Answer(verdicts[-1] if verdicts else _outside_tags(pieces), location, kind, _reasoning(text))
-
-
-def _outside_tags(pieces: list[_Piece]) -> Label | None:
-    """The verdict of what stands outside reasoning, location and type."""
-    closed = [number for number, piece in enumerate(pieces) if piece.tag == "think" and piece.ends]
-    if not closed and any(piece.tag == "think" for piece in pieces):
-        return None
-    rest = pieces[closed[-1] :] if closed else pieces
-    return _verdict(" ".join(piece.text for piece in rest if piece.ends or piece.tag in ("", "answer")))
-
-
-def _verdict(text: str) -> Label | None:
-    text = text.translate(_HALF_WIDTH)
-    found = list(_VERDICT.finditer(text))
-    if not found:
-        return None
-    first, last = found[0], found[-1]
-    if len({word.group().lower() for word in found}) == 1:
-        return _label(first.group())
-    if not _has_word(text[: first.start()]) and not re.match(r"\W*(?:/|or\b|and\b)", text[first.end() :]):
-        return _label(first.group())
-    before = text[: last.start()].rstrip(" *_\"'\n")
-    return (
-        _label(last.group())
-        if before.endswith((":", ",", ".", ";", "!")) and not _has_word(text[last.end() :])
-        else None
-    )
-
-
-def _has_word(text: str) -> bool:
-    return any(character.isalnum() for character in text)
-
-
-def _label(word: str) -> Label:
-    return "yes" if word.lower() == "yes" else "no"
-
-
-def _reasoning(text: str) -> str | None:
-    """What stands between the first `<think>` and the first end of it, other tags included; None if it has no end."""
-    tags = [tag for tag in _LOOSE_TAG.finditer(text) if tag["name"].lower() == "think"]
-    begin = next((tag for tag in tags if not tag["end"]), None)
-    end = next((tag for tag in tags if tag["end"] and begin and tag.start() >= begin.end()), None)
-    return text[begin.end() : end.start()].strip() if begin and end else None
-
-
-def tidy(text: str) -> str:
-    """Lower case, no white space at the ends, single blanks inside."""
-    return " ".join(text.lower().split())
-
-
-def matches_format(text: str) -> Label | None:
-    """Which of the two patterns the *whole* output is: "yes", "no" or None.
-
-    White space is free at the ends, between tags and around yes/no; yes and no in any case. Text outside the
-    tags, a tag inside a pair, a repeated tag, a Yes without location and type, a No with them: None.
-    """
-    if _PATTERN_YES.fullmatch(text):
-        return "yes"
-    return "no" if _PATTERN_NO.fullmatch(text) else None
-
 
 def cell_names(grid: int = GRID) -> tuple[str, ...]:
     """The ``grid`` × ``grid`` cells row by row, grid 1 to 5: CELLS for 3, "upper far left" and the like for 4 and 5."""
@@ -261,6 +246,9 @@ def cell_names(grid: int = GRID) -> tuple[str, ...]:
         raise ValueError(f"grid must be 1 to 5, got {grid}")
     pairs = product(_ROW_NAMES[grid], _COLUMN_NAMES[grid])
     return tuple(f"{row} {column}".strip() or "center" for row, column in pairs)
+
+
+CELLS = cell_names()  # "top left", "top", … "center", … "bottom right"
 
 
 def cell_of_point(x: float, y: float, width: float, height: float, grid: int = GRID) -> str:
@@ -341,33 +329,6 @@ def _column_of_word(word: str, far: bool, grid: int) -> int:
     return inner if word == "left" else grid - 1 - inner
 
 
-def term_forms(term: str) -> list[str]:
-    """A term of the vocabulary as one and as many, with blanks for hyphens: "cavity", "cavities"."""
-    plain = term.replace("-", " ")
-    return [plain, plain[:-1] + "ies"] if plain.endswith("y") else [plain, plain + "s", plain + "es"]
-
-
-# Every form of every term, and what it belongs to.
-CATEGORY_OF_TERM = {
-    form: category
-    for category, terms in SYNONYMS.items()
-    for term in (category, *terms, *(word for word, known in _MORE_TERMS.items() if known == category))
-    for form in term_forms(term)
-}
-_TERM = re.compile(rf"\b(?:{'|'.join(map(re.escape, sorted(CATEGORY_OF_TERM, key=len, reverse=True)))})\b")
-
-
-def terms_in(text: str) -> list[str]:
-    """The terms of CATEGORY_OF_TERM that occur in a text as whole words, in its order; longer ones first."""
-    return _TERM.findall(tidy(re.sub("[-_]", " ", text)))
-
-
-def category_of_words(text: str) -> str | None:
-    """The defect category that a text names ("Stains.", "a stain" → "contamination"); None for none or several."""
-    categories = {CATEGORY_OF_TERM[term] for term in terms_in(text)}
-    return categories.pop() if len(categories) == 1 else None
-
-
 _PLACE_WORD = "|".join((*_ROW_WORDS, *_COLUMN_WORDS, *sorted(_CENTRE_WORDS)))
 # "lies on top" says how, not where.
 _FAR = r"(?:far[\s-]+)?"  # the outer columns of finer grids
@@ -382,7 +343,56 @@ def place_in_reasoning(reasoning: str, grid: int = GRID) -> str | None:
     return cell_of_words(phrases[-1], grid) if phrases else None
 
 
+# ------------------------------------------------------------------------------------------------ the vocabulary
+
+# The eight categories of defects with their synonyms, in the table's order (paper, reward R_type; the words
+# match Real-IAD's). The first four concern the surface, the last four the structure.
+_TABLE = {
+    "contamination": "surface contamination, stain, dirt, impurity, color anomaly",
+    "presence of foreign objects": "foreign object, foreign body, debris, contaminant object, extraneous material, "
+    "foreign element, foreign matter, unwanted object",
+    "scratch": "surface scratch, scratch mark, linear scratch, score mark, linear anomaly",
+    "missing parts": "missing part, surface notch, notch, gap, chip, surface discontinuity",
+    "deformation": "shape distortion, warping, bending, twisting, shape deviation, geometric distortion, "
+    "irregularity, bent component",
+    "hole": "opening, perforation, puncture, cavity, void, aperture, penetration defect, through-hole",
+    "damage": "structural damage, breakage, fracture, rupture, deterioration, material damage, surface damage",
+    "abrasion": "wear, grinding damage, surface erosion, wear mark, surface wear",
+}
+SYNONYMS = {category: tuple(terms.split(", ")) for category, terms in _TABLE.items()}
+DEFECT_TYPES = tuple(SYNONYMS)
+SURFACE_TYPES, STRUCTURAL_TYPES = DEFECT_TYPES[:4], DEFECT_TYPES[4:]
+# Every term of the table, the category's own name first, and its category.
+CATEGORY_OF_TERM = {term: category for category, terms in SYNONYMS.items() for term in (category, *terms)}
+# Everyday words that the paper's table lacks.
+_MORE_TERMS = {"dent": "deformation", "bend": "deformation", "bent": "deformation", "crack": "damage"}
+
+
+def term_forms(term: str) -> list[str]:
+    """A term of the vocabulary in the singular and the plural, with blanks for hyphens: "cavity", "cavities"."""
+    plain = term.replace("-", " ")
+    return [plain, plain[:-1] + "ies"] if plain.endswith("y") else [plain, plain + "s", plain + "es"]
+
+
+# Every form of every term, everyday words included, and its category.
+CATEGORY_OF_FORM = {
+    form: category for term, category in (CATEGORY_OF_TERM | _MORE_TERMS).items() for form in term_forms(term)
+}
+_FORM = re.compile(rf"\b(?:{'|'.join(map(re.escape, sorted(CATEGORY_OF_FORM, key=len, reverse=True)))})\b")
+
+
+def terms_in(text: str) -> list[str]:
+    """The forms of CATEGORY_OF_FORM that occur in a text as whole words, in its order; longer ones first."""
+    return _FORM.findall(tidy(re.sub("[-_]", " ", text)))
+
+
+def category_of_words(text: str) -> str | None:
+    """The defect category that a text names ("Stains.", "a stain" → "contamination"); None for none or several."""
+    categories = {CATEGORY_OF_FORM[term] for term in terms_in(text)}
+    return categories.pop() if len(categories) == 1 else None
+
+
 def type_in_reasoning(reasoning: str) -> str | None:
     """The category that a running text names last, by its name or a synonym, plurals included, or None."""
     terms = terms_in(reasoning)
-    return CATEGORY_OF_TERM[terms[-1]] if terms else None
+    return CATEGORY_OF_FORM[terms[-1]] if terms else None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 
 class UserError(Exception):
-    """A mistake the user can mend: one sentence with what was wrong, where, and what to do next."""
+    """A mistake the user can correct: one sentence with what was wrong, where, and what to do next."""
 
     def _render_traceback_(self) -> list[str]:
         """Show the sentence alone in a notebook, where IPython asks for this name."""
@@ -16,6 +16,6 @@ class WrongUse(UserError):
 
 
 def one_line(text: object, limit: int = 200) -> str:
-    """What a library says, cut to a length that a sentence can hold."""
+    """A library's message as one line of at most `limit` characters."""
     line = " ".join(str(text).split())
     return line if len(line) <= limit else line[:limit] + "…"

@@ -1,4 +1,7 @@
-"""One Expert-AD record, and the released file formats that records are written in, read and checked."""
+"""Samples and Expert-AD records, and the training rows that records become.
+
+`pa_sft_row` and `sc_grpo_row` write a record in the released formats; `read_rows` and `checked_row` read it back.
+"""
 
 from __future__ import annotations
 
@@ -16,6 +19,7 @@ from iadr1_lib.answer import (
     build_answer,
     build_solution,
     cell_of_words,
+    last_pairs,
     matches_format,
     parse_answer,
 )
@@ -36,8 +40,7 @@ class Sample:
         label: "yes" if the picture shows a defect, "no" if it is normal.
         mask: path of the mask (above 0 = defect, same size as the picture), or of a folder of several masks of this
             one picture, as MVTec LOCO has them (:func:`read_mask` unites them); None if there is none.
-        type: defect type; one of ``answer.DEFECT_TYPES`` where the data set uses that name, else its own
-            name.
+        type: defect type; one of ``answer.DEFECT_TYPES`` where the data set uses that name, else its own name.
         location: cell of the 3x3 grid, from the mask; None without a mask that says where.
         category: kind of part or surface, such as "screw".
         benchmark: data set, such as "MVTec-AD".
@@ -89,17 +92,14 @@ def answer_only(record: Record) -> Record:
     return replace(record, reasoning="")
 
 
+# ------------------------------------------------------------------------------------------------ training rows
+
+
 def pa_sft_row(record: Record) -> dict[str, Any]:
     """A row of pa_sft.json, in the released format."""
-    return {
-        "images": _absolute(record.image),
-        "messages": [
-            {"role": "user", "content": f"{IMAGE_MARK}\n{QUESTION}"},
-            {"role": "assistant", "content": record.answer},
-        ],
-        **_own_grid(record),
-        **_own_depth(record),
-    }
+    question = {"role": "user", "content": f"{IMAGE_MARK}\n{QUESTION}"}
+    messages = [question, {"role": "assistant", "content": record.answer}]
+    return {"images": _absolute(record.image), "messages": messages} | _extras(record)
 
 
 def one_shot_row(record: Record, reference: str) -> dict[str, Any]:
@@ -113,7 +113,7 @@ def one_shot_row(record: Record, reference: str) -> dict[str, Any]:
 def sc_grpo_row(record: Record, number: int) -> dict[str, Any]:
     """A row of sc_grpo.json, in the released format: picture, question and tags, no reasoning."""
     row = {"id": number, "image": _absolute(record.image), "problem": QUESTION, "solution": record.solution}
-    return row | _own_grid(record) | _own_depth(record)
+    return row | _extras(record)
 
 
 def _absolute(path: str) -> str:
@@ -121,16 +121,13 @@ def _absolute(path: str) -> str:
     return str(Path(path).absolute())
 
 
-def _own_grid(record: Record) -> dict[str, int]:
-    """The grid of places, which the released format does not name, where it is another than the paper's."""
-    return {} if record.grid == GRID else {"grid": record.grid}
+def _extras(record: Record) -> dict[str, Any]:
+    """Keys that the released format lacks: the grid of places where it is not the paper's, the grey depth if known."""
+    grid = {} if record.grid == GRID else {"grid": record.grid}
+    return grid | ({} if record.depth is None else {"depth": record.depth})
 
 
-def _own_depth(record: Record) -> dict[str, float]:
-    return {} if record.depth is None else {"depth": record.depth}
-
-
-# ---------------------------------------------------------------------------------------------- reading
+# ------------------------------------------------------------------------------------------------ reading
 
 
 def read_rows(path: Path, made_by: str = "03_expert_ad") -> list[dict[str, Any]]:
@@ -141,19 +138,18 @@ def read_rows(path: Path, made_by: str = "03_expert_ad") -> list[dict[str, Any]]
     """
     if not Path(path).exists():
         raise UserError(f"{path} is missing: run notebook {made_by} first")
+    again = f"build it again with notebook {made_by}"
     try:
-        found = json.loads(read_text(path))
-        rows = found if isinstance(found, list) else [found]
+        value = json.loads(read_text(path))
+        rows = value if isinstance(value, list) else [value]
     except json.JSONDecodeError as error:
         if not error.msg.startswith("Extra data"):  # a whole value, and more: JSON Lines
-            raise UserError(
-                f"{path} is not valid JSON (line {error.lineno}): build it again with notebook {made_by}"
-            ) from error
+            raise UserError(f"{path} is not valid JSON (line {error.lineno}): {again}") from error
         rows = [row for _, row in read_json_lines(path)]
     except RecursionError as error:
-        raise UserError(f"{path} is not valid JSON: build it again with notebook {made_by}") from error
+        raise UserError(f"{path} is not valid JSON: {again}") from error
     if not any(row and isinstance(row, dict) for row in rows):
-        raise UserError(f"{path} holds no records: build it again with notebook {made_by}")
+        raise UserError(f"{path} holds no records: {again}")
     return rows
 
 
@@ -220,24 +216,20 @@ def _without_marks(turns: list[dict[str, str]], images: int) -> list[dict[str, s
     first = next(number for number, turn in enumerate(turns) if turn["role"] == "user")
     marks = [turn["content"].count(IMAGE_MARK) for turn in turns]
     if sum(marks) not in (0, images) or sum(marks) != marks[first]:
-        raise ValueError(
-            f"it has {sum(marks)} marks {IMAGE_MARK} for {images} picture(s), {marks[first]} in its question"
-        )
+        counts = f"{sum(marks)} marks {IMAGE_MARK} for {images} picture(s)"
+        raise ValueError(f"it has {counts}, {marks[first]} in its question")
     question = turns[first]["content"].replace(IMAGE_MARK, "").strip()
     return [*turns[:first], turns[first] | {"content": question}, *turns[first + 1 :]]
 
 
 def _tags(text: str) -> str:
-    """Label, place and type of a text, as `build_solution` writes them: so every mode of the rewards reads the same."""
-    label, location, kind = (_pair(text, tag) for tag in ("answer", "location", "type"))
-    said = (text if label is None else label).strip().lower()[:60]  # a longer one is told in part
-    return build_solution(said, location, kind)  # type: ignore[arg-type]
+    """Label, place and type of a text, as `build_solution` writes them: so every mode of the rewards reads the same.
 
-
-def _pair(text: str, tag: str) -> str | None:
-    """What the last `<tag>…</tag>` holds, in one line. What is learnt from must be whole: no lenient reading here."""
-    found = re.findall(rf"<{tag}>(.*?)</{tag}>", text, re.DOTALL)
-    return " ".join(found[-1].split()) if found else None
+    What is trained on must be whole: no lenient reading here.
+    """
+    tags = {name: " ".join(content.split()) for name, content in last_pairs(text).items()}
+    label: Any = tags.get("answer", text).strip().lower()[:60]  # a long text is quoted in part
+    return build_solution(label, tags.get("location"), tags.get("type"))
 
 
 def row_notes(rows: Sequence[dict[str, Any]], stage: Stage) -> list[str]:
@@ -249,24 +241,24 @@ def row_notes(rows: Sequence[dict[str, Any]], stage: Stage) -> list[str]:
     labels: dict[str, set[str | None]] = {}
     elsewhere, formless = [], []
     for number, row in enumerate(rows, start=1):
-        said = row["solution"] if stage == "sc_grpo" else row["messages"][-1]["content"]
-        answer = parse_answer(said)
+        text = row["solution"] if stage == "sc_grpo" else row["messages"][-1]["content"]
+        answer = parse_answer(text)
         labels.setdefault(json.dumps(row[keys[0]]), set()).add(answer.answer)
         if answer.location and cell_of_words(answer.location, grid_of(row)) is None:
             elsewhere.append(number)
-        if stage == "pa_sft" and matches_format(said) is None:
+        if stage == "pa_sft" and matches_format(text) is None:
             formless.append(number)
-    notes = []
+    total, notes = len(rows), []
     if elsewhere:
         notes.append(
             f"{len(elsewhere)} records name a place that is no cell of their grid, such as record {elsewhere[0]}"
         )
     if formless:
         notes.append(f"{len(formless)} answers have neither of the two patterns, such as that of record {formless[0]}")
-    if again := len(rows) - len({json.dumps([row[key] for key in keys]) for row in rows}):
-        notes.append(f"{again} of {len(rows)} records repeat another one, and count as often as they stand there")
-    if both := sum(len(found) > 1 for found in labels.values()):
+    if repeated := total - len({json.dumps([row[key] for key in keys]) for row in rows}):
+        notes.append(f"{repeated} of {total} records repeat another one, and count as often as they stand there")
+    if both := sum(len(labels_of_one) > 1 for labels_of_one in labels.values()):
         notes.append(f"{both} picture(s) are both normal and defective in the records")
-    if len(every := set().union(*labels.values())) == 1:
-        notes.append(f"all {len(rows)} records say {every.pop()}: nothing else can be learnt from them")
+    if len(all_labels := set().union(*labels.values())) == 1:
+        notes.append(f"all {total} records say {all_labels.pop()}: nothing else can be learnt from them")
     return notes

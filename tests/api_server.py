@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import base64
+import io
 import json
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
+
+from PIL import Image
+
+from iadr1_lib.remote import Endpoint, Remote
 
 
 @dataclass(frozen=True)
@@ -82,6 +89,17 @@ class Seen:
     def text(self) -> str:
         return str(self.content[-1]["text"])
 
+    @property
+    def picture(self) -> Image.Image:
+        """The only picture of the message."""
+        (part,) = self.content[:-1]
+        data = part["source"]["data"] if part["type"] == "image" else part["image_url"]["url"].partition(",")[2]
+        return Image.open(io.BytesIO(base64.b64decode(data)))
+
+    def reply(self, text: str, **options: Any) -> Step:
+        """A reply in the protocol of the request."""
+        return (anthropic_reply if self.path.endswith("/messages") else openai_reply)(text, **options)
+
 
 class ApiServer:
     """Answers each request with `answer(number, seen)`; by default it echoes the text.
@@ -110,8 +128,13 @@ class ApiServer:
 
     @staticmethod
     def echo(seen: Seen) -> Step:
-        make = anthropic_reply if seen.path.endswith("/messages") else openai_reply
-        return make(f"echo {seen.text}")
+        return seen.reply(f"echo {seen.text}")
+
+    def connect(self, endpoint: Endpoint, folder: Path, cost_cap: float | None = None, **settings: Any) -> Remote:
+        """A Remote that asks this server in place of the endpoint's own, with the key in TEST_KEY."""
+        url = self.url if endpoint.provider == "anthropic" else f"{self.url}/v1"
+        local = {"base_url": url, "key_variable": "TEST_KEY", "timeout": 10, **settings}
+        return Remote(replace(endpoint, **local), folder, cost_cap)
 
     def _take(self, seen: Seen) -> Step:
         with self._lock:

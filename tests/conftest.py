@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import os
 import textwrap
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import nbformat
 import pytest
+from api_server import ApiServer
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -92,6 +93,17 @@ def course(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Pat
         return project
 
     return make
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[ApiServer]:
+    """A local server that answers like Anthropic's and OpenAI's; the SDKs retry without long pauses."""
+    for sdk in ("anthropic", "openai"):
+        monkeypatch.setattr(f"{sdk}._base_client.INITIAL_RETRY_DELAY", 0.01)
+    monkeypatch.setenv("TEST_KEY", "secret")
+    api = ApiServer()
+    yield api
+    api.close()
 
 
 SECTIONS: dict[str, dict[str, Any]] = {

@@ -10,6 +10,7 @@ from iadr1_lib.answer import (
     DEFECT_TYPES,
     SYNONYMS,
     TAGS,
+    Answer,
     build_answer,
     build_solution,
     category_of_words,
@@ -32,8 +33,7 @@ PROSE = st.text().filter(lambda text: not any(tag in text for tag in TAGS))
 @given(PROSE, st.sampled_from(CELLS), st.sampled_from(DEFECT_TYPES))
 def test_what_is_built_is_read_back(reasoning, cell, kind):
     text = build_answer(reasoning, "yes", cell, kind)
-    said = parse_answer(text)
-    assert (said.answer, said.location, said.type, said.reasoning) == ("yes", cell, kind, reasoning.strip())
+    assert parse_answer(text) == Answer("yes", cell, kind, reasoning.strip())
     assert matches_format(text) == "yes"
     assert matches_format(build_answer(reasoning, "no")) == "no"
 
@@ -133,8 +133,8 @@ def test_whatever_stands_before_the_last_verdict_decides(before, word, end):
 
 
 def test_places_and_types_are_the_last_that_are_not_empty():
-    said = parse_answer("hm <location></location><location> Top\n Left</location><TYPE>Hole<answer>no</answer><type> ")
-    assert (said.answer, said.location, said.type, said.reasoning) == ("no", "top left", "hole", None)
+    text = "hm <location></location><location> Top\n Left</location><TYPE>Hole<answer>no</answer><type> "
+    assert parse_answer(text) == Answer("no", "top left", "hole", None)
 
 
 @pytest.mark.parametrize(
@@ -144,11 +144,7 @@ def test_places_and_types_are_the_last_that_are_not_empty():
         ("in the lower right quadrant", "bottom right"),
         ("middle left", "left"),
         ("the centre", "center"),
-        ("copyright area", None),
-        ("lefty", None),
-        ("unclear", None),
-        ("", None),
-        ("left and right", None),
+        *((words, None) for words in ("copyright area", "lefty", "unclear", "", "left and right")),
         ("top bottom left right center", None),
     ],
 )

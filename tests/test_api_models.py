@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import io
 import json
 import math
 import os
@@ -11,8 +9,8 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
-from dataclasses import asdict, replace
+from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +24,7 @@ from typer.testing import CliRunner
 from iadr1_lib.answer import QUESTION
 from iadr1_lib.cli.app import app
 from iadr1_lib.errors import UserError
-from iadr1_lib.evaluation import PREDICTION_KEYS, agreement, protocols, read_predictions, score
+from iadr1_lib.evaluation import PREDICTION_KEYS, PROMPTS, agreement, read_predictions, score
 from iadr1_lib.records import Sample
 from iadr1_lib.remote import Remote, endpoint_named, p_yes, predict_remote
 
@@ -35,23 +33,14 @@ Make = Callable[..., Remote]
 
 
 @pytest.fixture
-def server() -> Iterator[ApiServer]:
-    api = ApiServer()
-    api.answer = lambda number, seen: said(seen)
-    yield api
-    api.close()
+def server(server: ApiServer) -> ApiServer:
+    server.answer = lambda number, seen: judge(seen)
+    return server
 
 
-def said(seen: Seen, text: str | None = None) -> Step:
+def judge(seen: Seen) -> Step:
     """Yes to pictures with a dark corner, No to the others."""
-    answer = text or ("Yes." if picture(seen).getpixel((0, 0)) == (0, 0, 0) else "No.")
-    return anthropic_reply(answer) if seen.path.endswith("/messages") else openai_reply(answer)
-
-
-def picture(seen: Seen) -> Image.Image:
-    part = seen.content[0]
-    data = part["source"]["data"] if part["type"] == "image" else part["image_url"]["url"].partition(",")[2]
-    return Image.open(io.BytesIO(base64.b64decode(data)))
+    return seen.reply("Yes." if seen.picture.getpixel((0, 0)) == (0, 0, 0) else "No.")
 
 
 @pytest.fixture
@@ -61,9 +50,9 @@ def make(server: ApiServer, tmp_path: Path) -> Make:
     def remote(name: str = "gpt-4.1", cost_cap: float | None = None, **settings: Any) -> Remote:
         endpoint = endpoint_named(name)
         assert endpoint
-        url = server.url if endpoint.provider == "anthropic" else f"{server.url}/v1"
-        usual: dict[str, Any] = {"base_url": url, "backoff": 0.001, "retries": 1, "concurrency": 1}
-        return Remote(replace(endpoint, **{**usual, **settings}), tmp_path / "replies", cost_cap)
+        return server.connect(
+            endpoint, tmp_path / "replies", cost_cap, **{"retries": 1, "concurrency": 1, "timeout": 10, **settings}
+        )
 
     return remote
 
@@ -71,16 +60,16 @@ def make(server: ApiServer, tmp_path: Path) -> Make:
 @pytest.fixture
 def samples(tmp_path: Path) -> list[Sample]:
     """Twelve pictures, each with pixels of its own, every second one with a dark corner."""
-    made = []
-    for number in range(12):
-        pixels = np.random.default_rng(number).integers(100, 256, (8, 12, 3), dtype=np.uint8)
-        label: Any = "yes" if number % 2 else "no"
-        pixels[0, 0] = 0 if label == "yes" else 255
-        path = tmp_path / f"{number:02}.png"
-        Image.fromarray(pixels).save(path)
-        truth = ("scratch", "top left") if label == "yes" else (None, None)
-        made.append(Sample(str(path), label, None, *truth, "bolt", "parts", "test", "drawn"))
-    return made
+    return [draw(tmp_path / f"{number:02}.png", number) for number in range(12)]
+
+
+def draw(path: Path, number: int) -> Sample:
+    label: Any = "yes" if number % 2 else "no"
+    pixels = np.random.default_rng(number).integers(100, 256, (8, 12, 3), dtype=np.uint8)
+    pixels[0, 0] = 0 if label == "yes" else 255
+    Image.fromarray(pixels).save(path)
+    truth = ("scratch", "top left") if label == "yes" else (None, None)
+    return Sample(str(path), label, None, *truth, "bolt", "parts", "test", "drawn")
 
 
 def rows_of(path: Path) -> list[dict[str, Any]]:
@@ -111,16 +100,11 @@ def test_names_of_models(name: str, provider: str, model: str, address: str | No
     assert endpoint and (endpoint.provider, endpoint.model, endpoint.base_url) == (provider, model, address)
 
 
-@pytest.mark.parametrize("name", ["runs/mini-s0/sc_grpo/model", "m", "./gpt-4.1/x", "gpt-4.1/model", "acme:x", ""])
-def test_other_names_are_folders(name: str) -> None:
-    assert endpoint_named(name or ".") is None
-
-
-def test_a_folder_wins_over_a_model_of_the_same_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_other_names_and_those_of_folders_are_no_apis(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    assert endpoint_named("gpt-4.1")
-    (tmp_path / "gpt-4.1").mkdir()
-    assert endpoint_named("gpt-4.1") is None
+    (tmp_path / "gpt-4o").mkdir()
+    for name in ("runs/mini-s0/sc_grpo/model", "m", "./gpt-4.1/x", "gpt-4.1/model", "acme:x", ".", "gpt-4o"):
+        assert endpoint_named(name) is None
 
 
 def test_log_probabilities_are_asked_for_where_servers_give_them() -> None:
@@ -161,9 +145,15 @@ def test_rows_are_those_of_a_model_in_a_folder(
     assert all((seen.body.get("max_tokens"), "temperature" in seen.body) == (600, False) for seen in server.seen)
 
 
-def test_the_bare_question_goes_alone(server: ApiServer, make: Make, samples: list[Sample], tmp_path: Path) -> None:
-    predict_remote(make(), samples[:1], tmp_path / "p.jsonl", prompt="bare")
-    assert server.seen[0].text == QUESTION and len(server.seen[0].body["messages"]) == 1
+def test_an_api_model_is_asked_in_the_words_of_the_prompt_mode(
+    server: ApiServer, make: Make, samples: list[Sample], tmp_path: Path
+) -> None:
+    assert PROMPTS["bare"] == QUESTION
+    for prompt, words in PROMPTS.items():
+        server.seen.clear()
+        predict_remote(make(), samples[:1], tmp_path / f"{prompt}.jsonl", prompt=prompt)
+        assert [part["text"] for part in server.seen[0].content if part["type"] == "text"] == [words]
+        assert [message["role"] for message in server.seen[0].body["messages"]] == ["user"]
     with pytest.raises(UserError, match="bare, yes-no"):
         predict_remote(make(), samples[:1], tmp_path / "q.jsonl", prompt="polite")
 
@@ -177,7 +167,7 @@ def test_pictures_are_sent_with_at_most_512_pixels_on_the_longer_side(
 ) -> None:
     Image.new("RGB", size, "white").save(samples[0].image)
     predict_remote(make(), samples[:1], tmp_path / "p.jsonl")
-    assert picture(server.seen[0]).size == sent
+    assert server.seen[0].picture.size == sent
 
 
 def test_a_second_evaluation_costs_nothing_and_another_seed_does(
@@ -191,34 +181,37 @@ def test_a_second_evaluation_costs_nothing_and_another_seed_does(
     assert len(server.seen) == 24
 
 
-def test_a_killed_run_goes_on(server: ApiServer, make: Make, samples: list[Sample], tmp_path: Path) -> None:
+def test_a_killed_run_goes_on_and_its_replies_are_kept(
+    server: ApiServer, make: Make, samples: list[Sample], tmp_path: Path
+) -> None:
     fifth = threading.Event()
 
     def answer(number: int, seen: Seen) -> Step:
         if number != 4:
-            return said(seen)
+            return judge(seen)
         fifth.set()
         return Step(drop=True, delay=5)  # the child dies while it waits
 
     server.answer = answer
+    out, fresh = tmp_path / "p.jsonl", tmp_path / "q.jsonl"
     (tmp_path / "samples.json").write_text(json.dumps([asdict(sample) for sample in samples]))
     code = (
-        "import json; from pathlib import Path; from iadr1_lib.api_models import *\n"
-        f"e = endpoint_named('openai:gpt-4.1@{server.url}/v1', concurrency=1)\n"
+        "import json; from pathlib import Path; from iadr1_lib.records import Sample; from iadr1_lib.remote import *\n"
+        f"e = endpoint_named('gpt-4.1', concurrency=1, base_url='{server.url}/v1', key_variable='TEST_KEY')\n"
         f"samples = [Sample(**s) for s in json.loads(Path({str(tmp_path / 'samples.json')!r}).read_text())]\n"
-        f"predict_remote(Remote(e, {str(tmp_path / 'replies')!r}), samples, Path({str(tmp_path / 'p.jsonl')!r}))\n"
+        f"predict_remote(Remote(e, {str(tmp_path / 'replies')!r}), samples, Path({str(out)!r}))\n"
     )
     child = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.DEVNULL)
     assert fifth.wait(60)
     os.kill(child.pid, signal.SIGKILL)
     child.wait()
-    out = tmp_path / "p.jsonl"
     assert len(rows_of(out)) == 4
     with out.open("a") as file:
         file.write('{"image": "half a li')
-    predict_remote(make(), samples, out)
-    assert [row["image"] for row in rows_of(out)] == [sample.image for sample in samples]
-    assert len(server.seen) == 5 + 8, "four were answered and one cut off before the kill"
+    for path in (fresh, out):
+        predict_remote(make(), samples, path)
+        assert [row["image"] for row in rows_of(path)] == [sample.image for sample in samples]
+        assert len(server.seen) == 5 + 8, "four were answered and one cut off before the kill"
 
 
 # ------------------------------------------------------------------------------------------------- cost
@@ -232,8 +225,6 @@ def test_the_highest_cost_is_said_before_and_the_paid_one_after(
     before, *_, after = capsys.readouterr().out.splitlines()
     assert "at most: 12 requests" in before and "$" in before
     assert f"paid: {remote.spent}" in after and "12000 tokens in" in after
-    predict_remote(make(), samples, tmp_path / "q.jsonl", quiet=True)
-    assert not capsys.readouterr().out
 
 
 def test_what_might_cost_more_than_the_cap_is_not_asked(
@@ -273,7 +264,7 @@ def test_a_cap_that_is_reached_in_the_middle_keeps_what_was_answered(
 def test_refusals_are_recorded_and_are_no_answers(
     server: ApiServer, make: Make, samples: list[Sample], tmp_path: Path, provider: str, step: Step, raw: str
 ) -> None:
-    server.answer = lambda number, seen: step if number == 0 else said(seen)
+    server.answer = lambda number, seen: step if number == 0 else judge(seen)
     out = predict_remote(make(NAMES[provider]), samples, tmp_path / "p.jsonl")
     first, *rest = rows_of(out)
     assert first["refused"] is True and raw in first["raw"] and first["p_yes"] is None
@@ -285,33 +276,25 @@ def test_refusals_are_recorded_and_are_no_answers(
     assert len(server.seen) == 12, "a refusal is not asked again"
 
 
+@pytest.mark.parametrize(("provider", "length"), [("anthropic", "max_tokens"), ("openai", "length")])
 def test_cut_off_and_empty_replies_count_as_they_are(
-    server: ApiServer, make: Make, samples: list[Sample], tmp_path: Path
+    server: ApiServer, make: Make, samples: list[Sample], tmp_path: Path, provider: str, length: str
 ) -> None:
-    steps = [openai_reply("I look at", "length"), openai_reply("Yes, at", "length"), openai_reply("")]
-    server.answer = lambda number, seen: steps[number] if number < 3 else said(seen)
-    out = predict_remote(make(), samples, tmp_path / "p.jsonl")
-    assert [row["raw"] for row in rows_of(out)[:3]] == ["I look at", "Yes, at", ""]
-    values = values_of(out)
-    assert values["unparsed"] == 2 and "refused" not in values
-
-
-@pytest.mark.parametrize("provider", NAMES)
-@pytest.mark.parametrize(
-    "fault", [error(429, retry_after="0.02"), error(503), Step(drop=True), Step(b'{"cut'), Step({"id": "x"})]
-)
-def test_what_passes_is_asked_again(
-    server: ApiServer, make: Make, samples: list[Sample], tmp_path: Path, provider: str, fault: Step
-) -> None:
-    server.answer = lambda number, seen: fault if number == 2 else said(seen)
+    replies = [("I look at", length), ("Yes, at", length), ("",)]
+    make_step = anthropic_reply if provider == "anthropic" else openai_reply
+    server.answer = lambda number, seen: make_step(*replies[number]) if number < 3 else judge(seen)
     out = predict_remote(make(NAMES[provider]), samples, tmp_path / "p.jsonl")
-    assert len(rows_of(out)) == 12 and len(server.seen) == 13
+    rows = rows_of(out)
+    assert [row["raw"] for row in rows[:3]] == ["I look at", "Yes, at", ""]
+    assert [row.get("cut") for row in rows[:4]] == [True, True, None, None]
+    values = values_of(out)
+    assert (values["unparsed"], values["cut"]) == (2, 2) and "refused" not in values
 
 
 def test_a_picture_without_reply_does_not_hold_up_the_others(
     server: ApiServer, make: Make, samples: list[Sample], tmp_path: Path
 ) -> None:
-    server.answer = lambda number, seen: error(500, "down") if number in (2, 3) else said(seen)
+    server.answer = lambda number, seen: error(500, "down") if number in (2, 3) else judge(seen)
     out = tmp_path / "p.jsonl"
     with pytest.raises(UserError, match="1 of 12 pictures have no answer yet .*status 500"):
         predict_remote(make(), samples, out)
@@ -323,17 +306,15 @@ def test_a_picture_without_reply_does_not_hold_up_the_others(
 
 @pytest.mark.parametrize("concurrency", [1, 3])
 def test_a_server_that_dies_is_not_asked_about_every_picture(
-    server: ApiServer, make: Make, samples: list[Sample], tmp_path: Path, concurrency: int
+    server: ApiServer, make: Make, tmp_path: Path, concurrency: int
 ) -> None:
-    many = samples + [replace(sample, image=f"{sample.image}.{n}.png") for n in range(2) for sample in samples]
-    for sample in many[len(samples) :]:
-        Image.effect_noise((8, 8), 50).save(sample.image)
-    server.answer = lambda number, seen: said(seen) if number < 3 else Step(drop=True)
+    many = [draw(tmp_path / f"{number:02}.png", number) for number in range(36)]
+    server.answer = lambda number, seen: judge(seen) if number < 3 else Step(drop=True)
     out = tmp_path / "p.jsonl"
     with pytest.raises(UserError, match="33 of 36 pictures have no answer yet .*no connection.*: the others are in"):
         predict_remote(make(concurrency=concurrency), many, out)
     assert len(rows_of(out)) == 3 and len(server.seen) < 30
-    server.answer = lambda number, seen: said(seen)
+    server.answer = lambda number, seen: judge(seen)
     before = len(server.seen)
     predict_remote(make(), many, out)
     assert len(rows_of(out)) == 36 and len(server.seen) == before + 33
@@ -426,7 +407,7 @@ def test_evaluate_asks_a_server(
 
 
 def test_evaluate_says_how_many_were_refused(server: ApiServer, parts: Path, tmp_path: Path) -> None:
-    server.answer = lambda number, seen: openai_reply(None, refusal="No.") if number < 2 else said(seen)
+    server.answer = lambda number, seen: openai_reply(None, refusal="No.") if number < 2 else judge(seen)
     result = evaluate("--model", f"openai:m@{server.url}/v1", "--data", parts, "--out", tmp_path / "r.json")
     assert result.exit_code == 0 and "2 pictures were refused" in result.output
 
@@ -447,7 +428,7 @@ def test_expert_ad_says_the_highest_cost_and_keeps_to_pace_and_folder(
     server: ApiServer, parts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MY_KEY", "secret")
-    server.answer = lambda number, seen: said(seen, "Too short to be a record.")
+    server.answer = lambda number, seen: seen.reply("Too short to be a record.")
     words = ["expert-ad", "--data", parts, "--out", tmp_path / "set", "--teacher", "api", "--model", "m", "--tries", 2]
     words += ["--provider", "openai", "--base-url", f"{server.url}/v1", "--key-variable", "MY_KEY", "--workers", 1]
     words += ["--concurrency", 1, "--requests-per-minute", 60_000, "--replies", tmp_path / "kept", "--no-parquet"]
@@ -456,30 +437,4 @@ def test_expert_ad_says_the_highest_cost_and_keeps_to_pace_and_folder(
     drawn = len({seen.content[0]["image_url"]["url"] for seen in server.seen})
     assert f"at most, if no reply were kept: {2 * drawn} requests" in result.stdout and drawn
     assert server.most_at_once == 1 and "Bearer secret" in str(server.seen[0].headers)
-    assert len(list((tmp_path / "kept").rglob("*.json"))) == len(server.seen)
-
-
-def test_an_api_model_is_asked_in_the_words_of_the_prompt_mode(
-    server: ApiServer, make: Make, samples: list[Sample], tmp_path: Path
-) -> None:
-    for prompt, words in protocols.PROMPTS.items():
-        server.seen.clear()
-        predict_remote(make(), samples[:1], tmp_path / f"{prompt}.jsonl", prompt=prompt, quiet=True)
-        assert [part["text"] for part in server.seen[0].content if part["type"] == "text"] == [words]
-        assert [message["role"] for message in server.seen[0].body["messages"]] == ["user"]
-
-
-@pytest.mark.parametrize("name", NAMES.values())
-def test_a_reply_that_was_cut_is_counted(
-    server: ApiServer, make: Make, samples: list[Sample], tmp_path: Path, name: str
-) -> None:
-    def cut(number: int, seen: Seen) -> Step:
-        if seen.path.endswith("/messages"):
-            return anthropic_reply("Yes, on the", stop_reason="max_tokens")
-        return openai_reply("Yes, on the", finish_reason="length")
-
-    server.answer = cut
-    out = predict_remote(make(name), samples[:2], tmp_path / "p.jsonl", quiet=True)
-    assert [row["cut"] for row in rows_of(out)] == [True, True]
-    table = score(read_predictions(out))
-    assert table.loc[table["metric"] == "cut", "value"].tolist() == [2]
+    assert len(rows_of(tmp_path / "kept" / "replies.jsonl")) == len(server.seen)

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import base64
-import io
 import json
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -18,23 +17,15 @@ from iadr1_lib.answer import CELLS, DEFECT_TYPES
 from iadr1_lib.errors import UserError
 from iadr1_lib.expert_ad import Draft, Facts, RuleTeacher, Task
 from iadr1_lib.records import Sample
-from iadr1_lib.remote import ApiTeacher, Endpoint, Remote, ReplayTeacher, read_prompts, record_to
+from iadr1_lib.remote import ApiTeacher, Endpoint, RecordingTeacher, Remote, ReplayTeacher, read_prompts
 
 DEFECT = Facts("yes", "top left", "scratch", area=0.004, contrast=0.2, tone="dark", elongation=6.0, difference=-0.2)
 NORMAL = Facts("no", look_alike="knot", look_alike_cell="right")
 
 
 @pytest.fixture
-def server() -> Iterator[ApiServer]:
-    api = ApiServer()
-    yield api
-    api.close()
-
-
-@pytest.fixture
 def remote(server: ApiServer, tmp_path: Path) -> Remote:
-    endpoint = Endpoint("anthropic", "claude-test", base_url=server.url, backoff=0.01, retries=1)
-    return Remote(endpoint, tmp_path / "replies")
+    return server.connect(Endpoint("anthropic", "claude-test"), tmp_path / "replies", retries=1)
 
 
 @pytest.fixture
@@ -59,15 +50,8 @@ def task(tmp_path: Path) -> Callable[..., Task]:
 
 def test_the_prompt_tells_the_truth_and_the_rules(remote: Remote, task: Callable[..., Task]) -> None:
     request = ApiTeacher(remote).request(task())
-    for said in (
-        "wood plank",
-        "a defect",
-        "place: top left",
-        "kind of defect: scratch",
-        "small, dark line",
-        "clear contrast",
-    ):
-        assert said in request.text
+    for fact in ("wood plank", "a defect", "place: top left", "scratch", "small, dark line", "clear contrast"):
+        assert fact in request.text
     for layer in ("Perception", "Knowledge", "Decision"):
         assert layer in request.system
     assert ", ".join(CELLS) in request.system and "3 to 8 whole sentences" in request.system
@@ -103,9 +87,7 @@ def test_the_picture_is_sent_and_nothing_of_the_mask(
     one = task()
     list(ApiTeacher(remote).write([one]))
     (seen,) = server.seen
-    pictures = [part for part in seen.content if part["type"] == "image"]
-    (picture,) = (Image.open(io.BytesIO(base64.b64decode(part["source"]["data"]))) for part in pictures)
-    assert np.array_equal(np.asarray(picture), np.asarray(Image.open(one.sample.image)))
+    assert np.array_equal(np.asarray(seen.picture), np.asarray(Image.open(one.sample.image)))
     sent = json.dumps(seen.body)
     assert one.sample.mask and one.sample.mask not in sent and one.sample.image not in sent
     mask = base64.b64encode(Path(one.sample.mask).read_bytes()).decode()
@@ -121,8 +103,7 @@ def test_drafts_come_in_order_as_one_paragraph(server: ApiServer, remote: Remote
     drafts = list(ApiTeacher(remote).write(tasks))
     sent = [np.asarray(Image.open(one.sample.image)).tobytes() for one in tasks]
     for number, seen in enumerate(server.seen):
-        picture = Image.open(io.BytesIO(base64.b64decode(seen.content[0]["source"]["data"])))
-        assert drafts[sent.index(picture.tobytes())] == Draft(f"I look. It is {number} .")
+        assert drafts[sent.index(seen.picture.tobytes())] == Draft(f"I look. It is {number} .")
 
 
 @pytest.mark.parametrize(
@@ -140,10 +121,6 @@ def test_what_did_not_work_is_a_draft_without_reasoning(
     server.script(step, step)
     (draft,) = ApiTeacher(remote).write([task()])
     assert draft.reasoning is None and draft.failure and re.match(sentence, draft.failure)
-
-
-def test_the_name_is_the_endpoints(remote: Remote) -> None:
-    assert ApiTeacher(remote).name == "anthropic/claude-test"
 
 
 @pytest.mark.parametrize(
@@ -182,7 +159,7 @@ def test_a_recording_plays_back_without_a_server(
     server.answer = lambda number, seen: (
         anthropic_reply("", "refusal") if "the item is fine" in seen.text else server.echo(seen)
     )
-    recorder = record_to(path, ApiTeacher(remote))
+    recorder = RecordingTeacher(path, ApiTeacher(remote))
     first = list(recorder.write([task(number=0)]))
     first += recorder.write([task(NORMAL, number=1), task(number=0, attempt=1)])
     server.close()
@@ -195,7 +172,7 @@ def test_a_recording_plays_back_without_a_server(
 
 
 def test_each_draft_is_recorded_as_soon_as_it_is_there(task: Callable[..., Task], tmp_path: Path) -> None:
-    drafts = record_to(tmp_path / "r.jsonl", RuleTeacher()).write([task(number=number) for number in range(3)])
+    drafts = RecordingTeacher(tmp_path / "r.jsonl", RuleTeacher()).write([task(number=number) for number in range(3)])
     for lines in (1, 2, 3):
         next(drafts)
         assert len((tmp_path / "r.jsonl").read_text().splitlines()) == lines
@@ -203,7 +180,7 @@ def test_each_draft_is_recorded_as_soon_as_it_is_there(task: Callable[..., Task]
 
 def test_what_was_not_recorded_has_no_draft(task: Callable[..., Task], tmp_path: Path) -> None:
     path = tmp_path / "r.jsonl"
-    list(record_to(path, RuleTeacher()).write([task(number=0)]))
+    list(RecordingTeacher(path, RuleTeacher()).write([task(number=0)]))
     known, later, other = ReplayTeacher(path).write([task(number=0), task(number=0, attempt=1), task(number=5)])
     assert known.reasoning and not later.reasoning and not other.reasoning
     assert later.failure == "attempt 1 at 0.png is not recorded in r.jsonl"
@@ -212,7 +189,7 @@ def test_what_was_not_recorded_has_no_draft(task: Callable[..., Task], tmp_path:
 def test_of_two_records_the_later_counts(task: Callable[..., Task], tmp_path: Path) -> None:
     path = tmp_path / "r.jsonl"
     for seed in (0, 1):
-        drafts = list(record_to(path, RuleTeacher(seed)).write([task()]))
+        drafts = list(RecordingTeacher(path, RuleTeacher(seed)).write([task()]))
     assert list(ReplayTeacher(path).write([task()])) == drafts
 
 
@@ -220,7 +197,7 @@ def test_a_broken_recording_names_its_line(task: Callable[..., Task], tmp_path: 
     path = tmp_path / "r.jsonl"
     with pytest.raises(UserError, match="There are no recorded drafts"):
         ReplayTeacher(path)
-    list(record_to(path, RuleTeacher()).write([task()]))
+    list(RecordingTeacher(path, RuleTeacher()).write([task()]))
     for broken in ('{"pixels": "a", "atte', '{"pixels": "a"}', "[]"):
         path.write_text(path.read_text().splitlines()[0] + "\n" + broken)
         with pytest.raises(UserError, match=r"r.jsonl.* line 2"):
@@ -230,7 +207,7 @@ def test_a_broken_recording_names_its_line(task: Callable[..., Task], tmp_path: 
 @pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
 def test_a_recording_of_another_encoding(task: Callable[..., Task], tmp_path: Path, encoding: str) -> None:
     path = tmp_path / "r.jsonl"
-    [draft] = record_to(path, RuleTeacher()).write([task()])
+    [draft] = RecordingTeacher(path, RuleTeacher()).write([task()])
     path.write_text(path.read_text(encoding="utf-8"), encoding=encoding)
     if encoding == "utf-16":
         with pytest.raises(UserError, match="UTF-16"):

@@ -29,7 +29,10 @@ from iadr1_lib.errors import UserError
 
 YES = "<think>A dark line.</think><location>top left</location><type>scratch</type><answer>Yes</answer>"
 NO = "<think>Nothing.</think><answer>No</answer>"
-COMMANDS = "run train evaluate inspect doctor expert-ad ablate report score sanity check-vllm plan fetch".split()
+COMMANDS = {
+    *("run", "train", "ablate", "report", "doctor", "expert-ad"),
+    *("evaluate", "sanity", "score", "inspect", "plan", "fetch", "check-vllm"),
+}
 
 
 def iadr1(*words: object) -> Result:
@@ -75,6 +78,16 @@ def model(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     monkeypatch.setitem(sys.modules, "iadr1_lib.evaluation.prediction", fake)
     monkeypatch.setattr("iadr1_lib.evaluation.prediction", fake, raising=False)
     return fake
+
+
+@pytest.fixture
+def answering(model: ModuleType, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
+    """Has the stand-in for a model give one text to every picture."""
+
+    def say(text: str) -> None:
+        monkeypatch.setattr(model, "answerer", lambda model, prompt: lambda images: [(text, None, False)] * len(images))
+
+    return say
 
 
 @pytest.fixture
@@ -199,14 +212,6 @@ def test_evaluate_scores_the_test_pictures(model: ModuleType, parts: Path, tmp_p
     assert "100.0" in result.output and str(out) in result.output
 
 
-def test_evaluate_writes_beside_the_caller_by_default(
-    model: ModuleType, parts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    assert iadr1("evaluate", "--model", "m", "--data", parts / "bolt").exit_code == 0
-    assert len(list(tmp_path.glob("evaluation_m_bolt_*.json"))) == 1
-
-
 def test_evaluate_names_what_is_wrong_with_the_data(model: ModuleType, parts: Path, tmp_path: Path) -> None:
     def evaluate(folder: Path, *more: str, status: int = 1) -> str:
         out = tmp_path / "metrics.json"
@@ -255,21 +260,6 @@ def test_evaluate_one_shot(model: ModuleType, parts: Path, tmp_path: Path, kind:
     (parts / "bolt" / "train").rename(moved)
     assert "One-shot is not possible: 8 of 8" in complaint(iadr1(*words))
     assert iadr1(*words, "--train", tmp_path / "apart").exit_code == 0
-
-
-def test_evaluate_keeps_what_was_answered_before_a_picture_vanished(
-    model: ModuleType, parts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    out, whole = tmp_path / "metrics.json", model.predict
-
-    def interrupted(model: Path, samples: list[Any], out: Path, **said: Any) -> Path:
-        whole(model, samples[:3], out, **said)
-        raise UserError("There is no picture 3 that can be reached: check the path.")
-
-    monkeypatch.setattr(model, "predict", interrupted)
-    told = complaint(iadr1("evaluate", "--model", "m", "--data", parts, "--out", out))
-    assert "no picture 3" in told and "3 of 8 answers are kept" in told
-    assert len(out.with_suffix(".predictions.jsonl").read_text().splitlines()) == 3 and not out.exists()
 
 
 def test_evaluate_takes_an_index_with_its_root_and_the_solar_cells_by_name(
@@ -336,18 +326,12 @@ def test_model_folder_that_holds_no_model_is_named(parts: Path, tmp_path: Path, 
 
 @pytest.mark.parametrize(
     ("mode", "size", "suffix"),
-    [("RGB", (97, 31), "jpg"), ("RGBA", (8, 8), "png"), ("L", (640, 480), "png"), ("I;16", (50, 50), "png")]
-    + [("P", (33, 44), "png"), ("CMYK", (20, 30), "jpg"), ("1", (64, 64), "png")],
+    [("RGB", (97, 31), "jpg"), ("RGBA", (8, 8), "png"), ("I;16", (50, 50), "png"), ("CMYK", (20, 30), "jpg")],
 )
 def test_inspect_takes_any_picture_and_marks_it(
-    model: ModuleType,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    mode: str,
-    size: tuple[int, int],
-    suffix: str,
+    answering: Callable[[str], None], tmp_path: Path, mode: str, size: tuple[int, int], suffix: str
 ) -> None:
-    monkeypatch.setattr(model, "answerer", lambda model, prompt: lambda images: [(YES, None, False)] * len(images))
+    answering(YES)
     path = tmp_path / f"picture.{suffix}"
     Image.new(mode, size).save(path)
     result = iadr1("inspect", "--model", "m", path, path, "--save-marked", tmp_path / "marked")
@@ -357,21 +341,6 @@ def test_inspect_takes_any_picture_and_marks_it(
         assert word in result.output
     marked = list((tmp_path / "marked").iterdir())
     assert len(marked) == 1 and Image.open(marked[0]).size >= (1, 1)
-
-
-def test_inspect_says_when_there_is_no_answer(
-    model: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(model, "answerer", lambda model, prompt: lambda images: [("a brown surface", None, True)])
-    Image.new("RGB", (9, 9)).save(tmp_path / "x.png")
-    result = iadr1("inspect", "--model", "m", tmp_path / "x.png", "--save-marked", tmp_path)
-    assert result.exit_code == 0 and "a brown surface" in result.output
-
-
-def test_inspect_names_a_picture_it_cannot_read(model: ModuleType, tmp_path: Path) -> None:
-    assert "gone.png" in complaint(iadr1("inspect", "--model", "m", tmp_path / "gone.png"))
-    (tmp_path / "text.png").write_text("no picture")
-    assert "text.png" in complaint(iadr1("inspect", "--model", "m", tmp_path / "text.png"))
 
 
 # ---------------------------------------------------------------------------------------------- doctor
@@ -444,7 +413,7 @@ def test_expert_ad_builds_a_set_and_a_second_call_finds_it_done(parts: Path, tmp
 
 def test_a_path_that_cannot_be_used_is_told_in_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     too_long = tmp_path / ("a" * 300 + ".html")
-    assert "too long" in complaint(iadr1("report", "--page", too_long))
+    assert "too long" in complaint(iadr1("report", "--out", too_long.with_suffix(".json")))
     assert "too long" in complaint(iadr1("sanity", "--data", too_long))
 
     def read_only(path: Path, *_: object, **__: object) -> None:
@@ -454,7 +423,7 @@ def test_a_path_that_cannot_be_used_is_told_in_one_line(tmp_path: Path, monkeypa
     monkeypatch.setattr(Path, "unlink", read_only)
     monkeypatch.setattr(Path, "write_text", read_only)
     monkeypatch.setenv("IADR1_RUNS", str(tmp_path / "runs"))
-    for words in (("report", "--page", tmp_path / "page.html"), ("run", "--profile", "smoke")):
+    for words in (("report", "--out", tmp_path / "rows.json"), ("run", "--profile", "smoke")):
         told = complaint(iadr1(*words))
         assert str(tmp_path) in told and "Read-only file system" in told
 
@@ -530,20 +499,14 @@ def answers(tmp_path: Path) -> Path:
 
 def test_score_needs_no_model_and_writes_metrics(answers: Path, tmp_path: Path) -> None:
     out = tmp_path / "metrics.json"
-    result = iadr1("score", "--predictions", answers, "--out", out)
+    result = iadr1("score", "--predictions", answers, "--parser", "all", "--out", out)
     assert result.exit_code == 0, result.output
     rows = {row["name"]: row["value"] for row in read_json(out)["rows"]}
-    assert rows["fair/balanced_accuracy/parts"] == 100 and rows["fair/reasoning_agrees/parts"] is not None
-    assert rows["p_yes/auroc/parts"] == 50
-    assert read_json(out)["provenance"]["parameters"]["protocol"] == "course"
-
-
-def test_score_by_all_parsers(answers: Path, tmp_path: Path) -> None:
-    out = tmp_path / "metrics.json"
-    assert iadr1("score", "--predictions", answers, "--parser", "all", "--out", out).exit_code == 0
-    rows = {row["name"]: row["value"] for row in read_json(out)["rows"]}
-    assert rows["strict/balanced_accuracy/parts"] == rows["released-tagged/balanced_accuracy/parts"] == 100
+    right = [f"{parser}/balanced_accuracy/parts" for parser in ("fair", "strict", "released-tagged")]
+    assert {rows[name] for name in right} == {100.0}
     assert rows["released-free-text/balanced_accuracy/parts"] < 100
+    assert rows["fair/reasoning_agrees/parts"] is not None and rows["p_yes/auroc/parts"] == 50
+    assert read_json(out)["provenance"]["parameters"]["protocol"] == "course"
 
 
 @pytest.mark.parametrize("damage", ["half", "missing column", "no category", "two protocols"])
@@ -697,13 +660,12 @@ def test_inspect_goes_on_after_a_bad_picture_and_marks_each_in_a_file_of_its_own
 @pytest.mark.parametrize(
     "text", ["No", "<answer>Yes.</answer>", "<answer>No</answer> Wait. <answer>Yes</answer>", "Maybe"]
 )
-def test_inspect_reads_as_the_one_reader_does(
-    model: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str
-) -> None:
-    monkeypatch.setattr(model, "answerer", lambda model, prompt: lambda images: [(text, None, False)])
+def test_inspect_reads_as_the_one_reader_does(answering: Callable[[str], None], tmp_path: Path, text: str) -> None:
+    answering(text)
     Image.new("RGB", (9, 9)).save(tmp_path / "x.png")
-    shown = iadr1("inspect", "--model", "m", tmp_path / "x.png").stdout
+    shown = iadr1("inspect", "--model", "m", tmp_path / "x.png", "--save-marked", tmp_path).stdout
     assert f"  answer    {parse_answer(text).answer or 'none that can be read'}" in shown
+    assert parse_answer(text).answer or text in shown
 
 
 @pytest.mark.parametrize("name", ["line [v2]", "line [/v2]", "[/INST]", "[red]line", ":bug: line"])

@@ -190,10 +190,10 @@ def test_the_dev_score_is_balanced_accuracy_on_dev_pictures_in_percent(
 
     seen: list[Any] = []
 
-    def always_yes(model: Any, processor: Any, batch: list[Any], **_: Any) -> list[prediction.Said]:
+    def always_yes(model: Any, processor: Any, batch: list[Any], **_: Any) -> list[prediction.Generated]:
         seen.extend(batch)
         text = "<think>x</think><location>top</location><type>hole</type><answer>Yes</answer>"
-        return [prediction.Said(text, 0.9, None) for _ in batch]
+        return [prediction.Generated(text, 0.9, None) for _ in batch]
 
     monkeypatch.setattr(prediction, "generate", always_yes)
     assert course.dev_check(run)(None, None) == pytest.approx(50)

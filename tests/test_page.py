@@ -1,171 +1,101 @@
-"""The report as one HTML page: it stands alone, repeats the recorded numbers, says what is missing, prints whole."""
+"""The report page: the tagged cells of the executed notebook 10, in one file that needs no other."""
 
 from __future__ import annotations
 
 import re
+import shutil
 from pathlib import Path
 
+import nbformat
 import pytest
 from bs4 import BeautifulSoup
-from bs4.element import Tag
-from made_runs import SKILL, write_run
-from PIL import ImageFont
+from conftest import ROOT
 from typer.testing import CliRunner
 
-from iadr1_lib.answer import build_answer
 from iadr1_lib.cli.app import app
+from iadr1_lib.course import batch
 from iadr1_lib.errors import UserError
-from iadr1_lib.evaluation import scoring
-from iadr1_lib.reporting import page, paper_tables, report
-from iadr1_lib.runs import runs
+from iadr1_lib.evaluation import interval_text
+from iadr1_lib.reporting import agreement, build_page, measured, recorded
+from iadr1_lib.runs import Run, record_metrics
 
-A4_POINTS = 595 - 2 * 14 * 72 / 25.4  # what the page's margins leave of A4
-LETTERS = ImageFont.load_default(75)  # ten times the size of a table's letters in print
-PADDING = 2 * 0.2 * 12 + 0.5  # of a table's cell in print, in points, and a little for its letters' own edges
+PIXEL = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAQAAAC1HAwCAAAAC0lEQVR42mNkYAAAAAYAAjCB0C8AAAAASUVORK5CYII="
 
 
-@pytest.fixture(scope="module")
-def one(finished_runs: list[Path]) -> str:
-    return page.build_report(runs.Run("smoke", 0, finished_runs[0])).read_text(encoding="utf-8")
+def write_notebook(folder: Path, executed: bool = True) -> None:
+    """notebooks/10_report.ipynb with one tagged code cell that shows a picture, and one that is not tagged."""
+    v4 = nbformat.v4
+    shown = v4.new_output("display_data", {"image/png": PIXEL, "text/plain": "a figure"})
+    printed = v4.new_output("stream", text="<b>chip</b>\n")
+    count = 1 if executed else None
+    tagged = {"metadata": {"tags": ["report"]}}
+    cells = [
+        v4.new_markdown_cell("## The run\n\nof **today**", **tagged),
+        v4.new_code_cell(
+            "secret_code()", outputs=[shown, printed] if executed else [], execution_count=count, **tagged
+        ),
+        v4.new_code_cell("more", outputs=[v4.new_output("stream", text="an exercise")], execution_count=2),
+    ]
+    (folder / "notebooks").mkdir(exist_ok=True)
+    nbformat.write(v4.new_notebook(cells=cells), folder / "notebooks" / "10_report.ipynb")
 
 
-@pytest.fixture(scope="module")
-def several(finished_runs: list[Path], tmp_path_factory: pytest.TempPathFactory) -> str:
-    return page.build_page(finished_runs, tmp_path_factory.mktemp("page") / "p.html").read_text(encoding="utf-8")
+@pytest.fixture
+def run(finished_runs: list[Path], tmp_path: Path) -> Path:
+    return Path(shutil.copytree(finished_runs[0], tmp_path / "smoke-s0"))
 
 
-@pytest.fixture(scope="module")
-def shipped(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return page.build_page([], tmp_path_factory.mktemp("page") / "p.html").read_text(encoding="utf-8")
+def test_page_shows_tagged_cells_without_their_code_and_stands_alone(run: Path) -> None:
+    write_notebook(run)
+    assert build_page(run) == run / "report.html"
+    page = (run / "report.html").read_text(encoding="utf-8")
+    assert "profile smoke, seed 0" in page and "<strong>today</strong>" in page and PIXEL in page
+    assert "secret_code" not in page and "an exercise" not in page
+    assert "&lt;b&gt;chip" in page and "<b>chip" not in page
+    assert "<script" not in page and "@import" not in page and "@media print" in page
+    assert re.findall(r'(?:src|href)="(?!data:|https://|#)[^"]*"', page) == []
 
 
-@pytest.fixture(params=["one", "several", "shipped"])
-def text(request: pytest.FixtureRequest) -> str:
-    found: str = request.getfixturevalue(request.param)
-    return found
-
-
-def test_page_stands_alone(text: str) -> None:
-    assert re.findall(r'(?:src|href)="(?!data:|https://|#)[^"]*"', text) == []
-    assert "<script" not in text and "@import" not in text and "@media print" in text
-
-
-def test_contents_lead_to_every_section(text: str) -> None:
-    soup = BeautifulSoup(text, "html.parser")
-    links = [str(link["href"]) for link in soup.select("nav a")]
-    sections = [section for section in soup.select("section") if section.h2]
-    assert links == [f"#{section['id']}" for section in sections] and len(set(links)) == len(links) == 9
-    for section in sections:
-        assert section.select(".source") or section["id"] == "answers-right-and-wrong", section["id"]
-
-
-def test_page_of_a_run_repeats_its_recorded_numbers(one: str, finished_runs: list[Path]) -> None:
-    recorded = {row["name"]: row for row in report.recorded(finished_runs[0])["rows"]}
-    for stage in SKILL:
-        assert scoring.level(recorded[f"{stage}/balanced_accuracy/mean"]) in one
-    assert scoring.signed(recorded["difference/sc_grpo-pa_sft/balanced_accuracy"]) in one
-    assert one.count("<figure>") >= 7
-
-
-def test_page_of_several_seeds_repeats_the_pooled_numbers(several: str, finished_runs: list[Path]) -> None:
-    rows = {row["name"]: row for row in report.pool_seeds(finished_runs)}
-    assert scoring.level(rows["sc_grpo/balanced_accuracy/mean"]) in several
-    for group in ("seed 0", "seed 1", "pooled"):
-        assert scoring.signed(rows[f"difference/sc_grpo-pa_sft/balanced_accuracy/{group}"]) in several
-
-
-def test_page_holds_all_five_tables_with_paper_and_ours_apart(text: str) -> None:
-    soup = BeautifulSoup(text, "html.parser")
-    section = soup.find(id="tables-1-to-5")
-    assert isinstance(section, Tag)
-    captions = [caption.get_text() for caption in section.select("caption")]
-    assert len(captions) == 10 and captions[0::2] == ["The paper"] * 5 and len(set(captions[1::2])) == 1
-    for table, caption in zip(section.select("table"), captions, strict=True):
-        heads = {head.get_text() for head in table.select("thead th")}
-        mini = {name for name in heads if name.startswith("mini-")}
-        assert not (mini and caption == "The paper") and not (heads & set(paper_tables.PAPER_SETS) and mini)
-
-
-def test_every_verdict_stands_on_the_page(shipped: str) -> None:
-    found = paper_tables.agreement(paper_tables.measured(report.shipped_metrics()))
-    section = BeautifulSoup(shipped, "html.parser").find(id="what-agrees-with-the-paper")
-    assert isinstance(section, Tag)
-    lines = [[cell.get_text() for cell in line.select("td")] for line in section.select("tbody tr")]
-    assert [(line[0], line[-1]) for line in lines] == list(zip(found["claim"], found["verdict"], strict=True))
-
-
-def test_no_table_is_cut_in_print(text: str) -> None:
-    """A column is at least as wide as its longest word; all of them must fit between the margins of A4."""
-    for table in BeautifulSoup(text, "html.parser").select("table"):
-        widths: dict[int, float] = {}
-        for line in table.select("tr"):
-            for place, cell in enumerate(line.select("th, td")):
-                for code in cell.select("code"):  # these break anywhere
-                    code.decompose()
-                words = re.split(r"\s+|(?<=-)", cell.get_text())
-                widest = max(LETTERS.getlength(word) / 10 for word in words)
-                widths[place] = max(widths.get(place, 0), widest + PADDING)
-        assert sum(widths.values()) < A4_POINTS, list(table.stripped_strings)[:4]
-
-
-def test_page_says_what_is_missing(drawn_world: Path, tmp_path: Path) -> None:
-    run = write_run(tmp_path / "run", drawn_world, 0, stages=("base", "pa_sft"), logs=False)
-    text = page.build_report(run).read_text(encoding="utf-8")
-    assert "Not in this run: SC-GRPO, control" in text
-
-
-def test_page_escapes_what_models_and_machines_say(finished_runs: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
-    metrics = report.recorded(finished_runs[0])
-    metrics["provenance"]["hardware"]["processor"] = "<b>chip</b>"
-    monkeypatch.setattr(report, "recorded", lambda folder: metrics)
-    monkeypatch.setattr(page, "figures", lambda subject, ours: {})
-    text = page.build_report(runs.Run("smoke", 0, finished_runs[0])).read_text(encoding="utf-8")
-    assert "&lt;b&gt;chip" in text and "<b>chip" not in text
-
-
-def test_report_before_the_evaluation_names_the_notebook(tmp_path: Path) -> None:
-    run = runs.Run("smoke", 0, tmp_path)
+def test_what_is_missing_is_said_with_the_notebook_to_run(run: Path, tmp_path: Path) -> None:
+    empty = Run("smoke", 0, tmp_path / "empty")
     with pytest.raises(UserError, match="08_evaluation"):
-        page.build_report(run)
-    runs.record_metrics(run, "01_the_problem", [{"name": "x", "value": 1}])
+        build_page(empty.folder)
+    record_metrics(empty, "01_the_problem", [{"name": "x", "value": 1}])
     with pytest.raises(UserError, match="08_evaluation"):
-        page.build_report(run)
+        build_page(empty.folder)
+    with pytest.raises(UserError, match="10_report"):
+        build_page(run)
+    write_notebook(run, executed=False)
+    with pytest.raises(UserError, match="--only 10"):
+        build_page(run)
 
 
-# -------------------------------------------------------------------------------------------------- gallery
+def test_command_writes_the_page_of_one_run(run: Path, tmp_path: Path) -> None:
+    done = CliRunner().invoke(app, ["report", str(run)])
+    assert done.exit_code == 0 and "no page" in done.output and not (run / "report.html").exists()
+    elsewhere = tmp_path / "page.html"
+    assert CliRunner().invoke(app, ["report", str(run), "--page", str(elsewhere)]).exit_code == 1
+    write_notebook(run)
+    done = CliRunner().invoke(app, ["report", str(run)])
+    assert done.exit_code == 0 and (run / "report.html").exists(), done.output
+    assert CliRunner().invoke(app, ["report", str(run), "--page", str(elsewhere)]).exit_code == 0
+    assert elsewhere.read_text() == (run / "report.html").read_text()
+    several = CliRunner().invoke(app, ["report", str(run), str(run), "--page", str(elsewhere)])
+    assert several.exit_code == 2 and "one run" in several.stderr
 
 
-def test_gallery_shows_each_kind_of_answer(finished_runs: list[Path]) -> None:
-    answers = report.predictions(finished_runs[0])["sc_grpo"]
-    judged = scoring.judge(answers)
-    soup = BeautifulSoup(page.gallery(answers, each=2), "html.parser")
-    heads = [head.get_text() for head in soup.select("h3")]
-    counts = [int(re.findall(r"(\d+) of", head)[0]) for head in heads]
-    assert len(heads) == 4 and sum(counts) == len(answers)
-    assert counts[0] + counts[2] == judged["correct"].sum()
-    assert len(soup.select(".card")) == sum(min(2, count) for count in counts)
-    assert page.gallery(answers, each=2) == page.gallery(answers, each=2)
-
-
-def test_long_reasoning_is_whole_and_harmless(finished_runs: list[Path]) -> None:
-    answers = report.predictions(finished_runs[0])["sc_grpo"]
-    row = answers[answers["label"] == "yes"].head(1).copy()
-    long = "At the left the surface is <even> & plain. " * 60
-    row["raw"] = [build_answer(long, "yes", "left", "hole")]
-    html = page.gallery(row)
-    assert " ".join(long.split()) in " ".join(BeautifulSoup(html, "html.parser").get_text().split())
-    assert "<even>" not in html
-    row["raw"] = ["I <cannot> tell."]
-    html = page.gallery(row)
-    assert "not readable" in html and "I &lt;cannot&gt; tell." in html
-
-
-# -------------------------------------------------------------------------------------------------- command
-
-
-def test_command_shows_the_verdicts_and_writes_the_page(finished_runs: list[Path], tmp_path: Path) -> None:
-    out = tmp_path / "report.html"
-    done = CliRunner().invoke(app, ["report", *map(str, finished_runs), "--page", str(out)])
-    assert done.exit_code == 0, done.output
-    assert "SC-GRPO beats PA-SFT" in done.output and "claims" in done.output
-    assert "Table 5" in out.read_text(encoding="utf-8")
+def test_notebook_10_makes_the_page_of_a_run_and_repeats_its_numbers(run: Path) -> None:
+    (notebook,) = (one for one in batch.find_notebooks() if one.name == "10_report")
+    assert batch.execute(notebook, Run("smoke", 0, run)) is None
+    page = BeautifulSoup((run / "report.html").read_text(encoding="utf-8"), "html.parser")
+    assert not page.select("script") and len(page.select("img")) >= 10
+    assert all(str(link["href"]).startswith(("#", "https://")) for link in page.select("a"))
+    text = " ".join(page.get_text(" ").split())
+    rows = {row["name"]: row for row in recorded(run)["rows"]}
+    for stage in ("base", "pa_sft", "sc_grpo", "control"):
+        assert interval_text(rows[f"{stage}/balanced_accuracy/mean"]) in text
+    claims = agreement(measured(recorded(run)))
+    assert all(claim in text for claim in claims["claim"]) and f"Of {len(claims)} claims" in text
+    assert "learning_rate" in text and "processor" in text, "the profile and the machine"
+    reasons = [line.split("|")[1].strip() for line in (ROOT / "DEVIATIONS.md").read_text().splitlines() if "|" in line]
+    assert reasons[-1].replace("`", "")[:40] in text

@@ -9,9 +9,10 @@ import pytest
 
 from iadr1_lib.answer import QUESTION
 from iadr1_lib.errors import UserError
-from iadr1_lib.evaluation import FAMILIES, KINDS, PARSERS, Family, Kind, Protocol, family_of, protocol
+from iadr1_lib.evaluation import KINDS, PARSERS, Protocol, protocol
+from iadr1_lib.evaluation.protocols import FAMILIES, family_of
 
-PAIRS: list[tuple[Family, Kind]] = [(family, kind) for family in FAMILIES for kind in KINDS]
+TEST = QUESTION.replace("query", "test")
 TAGGED, WORDS, LOWERED = "released-tagged", "released-free-text", "released-free-text-ci"
 UNTUNED = ("internvl", "commercial")  # the paper tunes none of these
 
@@ -33,12 +34,13 @@ RELEASED = {
 
 
 @pytest.mark.parametrize("pair", RELEASED)
-def test_released_says_what_the_scripts_do(pair: tuple[Family, Kind]) -> None:
+def test_released_says_what_the_scripts_do(pair: tuple[str, str]) -> None:
     p = protocol("released", *pair)
     word = "test image" if "test image" in p.text else "query image"
-    told = (word, "yes or no" in f"{p.system} {p.text}", p.temperature, p.top_p, p.max_new_tokens, p.parser)
-    assert told == RELEASED[pair] and p.name == "released" and (p.family, p.kind) == pair
-    assert p.parser in PARSERS
+    asks_for_word = "yes or no" in f"{p.system} {p.text}"
+    facts = (word, asks_for_word, p.temperature, p.top_p, p.max_new_tokens, p.parser)
+    assert facts == RELEASED[pair] and p.name == "released" and (p.family, p.kind) == pair
+    assert p.parser in PARSERS and pair[0] in FAMILIES and pair[1] in KINDS
     assert (p.max_side == 512) == (pair[0] == "commercial")
 
 
@@ -52,28 +54,24 @@ def test_where_the_words_stand() -> None:
         assert QUESTION in protocol("released", *pair).text.replace("test image", "query image")
 
 
-TEST = QUESTION.replace("query", "test")
-
-
 def test_fair_is_the_same_for_every_model() -> None:
-    asked = [protocol("fair", family, kind) for family, kind in PAIRS if not (family in UNTUNED and kind == "tuned")]
+    asked = [protocol("fair", *pair) for pair in RELEASED]
     same = {(p.prompt, p.temperature, p.top_p, p.max_side, p.parser) for p in asked}
     assert len(same) == 1 and asked[0].text == QUESTION and asked[0].parser == "fair" and asked[0].temperature == 0
 
 
 @pytest.mark.parametrize(
-    "words",
+    ("words", "message"),
     [
-        ("kind", "qwen", "base"),
-        ("fair", "gpt", "base"),
-        ("fair", "qwen", "old"),
-        ("released", "commercial", "tuned"),
-        ("released", "internvl", "tuned"),
+        ("kind qwen base", "released, fair"),
+        ("fair gpt base", "qwen"),
+        ("fair qwen old", "base, tuned"),
+        *((f"{name} {family} tuned", "ask for kind base") for name in ("fair", "released") for family in UNTUNED),
     ],
 )
-def test_what_is_not_there_is_a_user_error(words: tuple[str, str, str]) -> None:
-    with pytest.raises(UserError):
-        protocol(*words)
+def test_what_is_not_there_is_a_user_error(words: str, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        protocol(*words.split())
 
 
 def kinds_of_parts(p: Protocol, images: int = 1) -> list[tuple[str, list[str]]]:

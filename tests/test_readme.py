@@ -1,4 +1,4 @@
-"""README and the other papers say what is true: numbers, commands, files."""
+"""README and docs say what is true: numbers, commands, files."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from conftest import ROOT
 from typer.testing import CliRunner
 
 from iadr1_lib.cli.app import app
-from iadr1_lib.reporting import paper_tables, report
+from iadr1_lib.reporting import PAPER_SETS, documents, paper_table
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+DOCS = {path.stem: path.read_text(encoding="utf-8") for path in (ROOT / "docs").glob("*.md")}
 PAPERS = sorted(
-    path for folder in (ROOT, ROOT / "data") for path in folder.rglob("*.md") if ".venv" not in path.parts
-    and not {"runs", ".pytest_cache", "node_modules"} & set(path.relative_to(ROOT).parts)
-)  # fmt: skip
+    [*ROOT.glob("*.md"), *(path for name in ("docs", "data", "notebooks") for path in (ROOT / name).rglob("*.md"))]
+)
 LINK = re.compile(r"\]\((?!https?://|#)([^)#]+)")
 COMMANDS = typer.main.get_command(app).commands  # type: ignore[attr-defined]
 
@@ -36,20 +36,24 @@ def in_code(text: str) -> list[str]:
 
 
 def test_results_are_those_of_the_shipped_metrics() -> None:
-    before, start, rest = README.partition(report.MARKS[0])
-    block, end, after = rest.partition(report.MARKS[1])
+    before, start, rest = README.partition(documents.MARKS[0])
+    block, end, after = rest.partition(documents.MARKS[1])
     assert start and end, "the lines that mark the results are gone"
-    wanted = report.results_block()
-    assert block.strip() == wanted, "renew it: iadr1 report --readme"
+    assert block.strip() == documents.readme_block(), "renew it: iadr1 report --readme"
+    assert DOCS["results"] == documents.results_page(), "renew it: iadr1 report --readme"
     # Numbers with a decimal point outside the marks would be results that nothing checks.
-    loose = re.findall(r"(?<![\d.])\d+\.\d+ ?(?:%|points|GiB|min)", before + after)
-    assert loose == []
+    prose = before + after + "".join(DOCS[name] for name in ("evaluation", "rewards", "limits", "expert-ad"))
+    assert re.findall(r"(?<![\d.])\d+\.\d+ ?(?:%|points|GiB|min)", prose) == []
+
+
+def test_the_readme_is_read_in_minutes() -> None:
+    assert len(README.splitlines()) <= 120
 
 
 def test_notebooks_hold_no_result_that_nothing_checks() -> None:
     """Results in a notebook's prose would grow old: cells compute them. What is left is checked here, one by one."""
-    stages = paper_tables.paper_table(4)
-    stages["mean"] = stages[paper_tables.PAPER_SETS].mean(axis=1)
+    stages = paper_table(4)
+    stages["mean"] = stages[PAPER_SETS].mean(axis=1)
     means = stages.pivot(index=["model", "parameters"], columns="stage", values="mean")
     added = means["SC-GRPO"] - means["PA-SFT"]
     known = {
@@ -67,7 +71,7 @@ def test_notebooks_hold_no_result_that_nothing_checks() -> None:
 
 def test_what_is_said_of_the_reading_is_what_the_sheet_holds() -> None:
     sheet = pd.read_csv(ROOT / "data" / "reference" / "expert_ad" / "reading_sheet.csv")
-    words = " ".join(README.split())
+    words = " ".join(DOCS["expert-ad"].split())
     normal, defective = (sheet["label"] == "no").sum(), (sheet["label"] == "yes").sum()
     assert f"{len(sheet)} of the records, drawn at random ({normal} normal, {defective} defective)" in words
     assert f"{(sheet['untrue'] == 0).sum()} are true in every statement" in words
@@ -83,7 +87,7 @@ def test_what_is_said_of_the_real_pictures_is_what_was_measured() -> None:
     def measured(name: str) -> dict[str, dict[str, Any]]:
         return {row["name"].split("/")[1]: row for row in shipped_rows(name)}
 
-    words = " ".join(README.split())
+    words = " ".join(DOCS["evaluation"].split())
     small = ("screw", "metal_plate", "capsules", "kolektor", "magnetic_tile")
     found = {(name, stage): measured(f"real_{name}_{stage}.json") for name in small for stage in ("pa_sft", "sc_grpo")}
 
@@ -118,7 +122,7 @@ def test_what_is_said_of_one_shot_is_what_was_measured() -> None:
         rows = json.loads(path.read_text())["rows"]
         return float(next(row["value"] for row in rows if row["name"].endswith(f"/{metric}/mean")))
 
-    words = " ".join(README.split())
+    words = " ".join(DOCS["limits"].split())
     assert "answers worse in every stage and names types much worse" in words
     for stage in ("base", "pa_sft", "sc_grpo"):
         assert measured("one", stage, "balanced_accuracy") < measured("zero", stage, "balanced_accuracy")
@@ -151,10 +155,10 @@ def test_commands_and_options_that_are_named_exist(path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", sorted(COMMANDS))
-def test_commands_explain_themselves_and_are_named_in_the_readme(name: str) -> None:
+def test_commands_explain_themselves_and_are_named_in_the_docs(name: str) -> None:
     done = CliRunner().invoke(app, [name, "--help"])
     assert done.exit_code == 0 and "Usage" in done.output
-    assert f"iadr1 {name}" in README
+    assert any(f"iadr1 {name}" in text for text in (README, *DOCS.values()))
 
 
 @pytest.mark.parametrize("path", PAPERS, ids=lambda path: str(path.relative_to(ROOT)))
@@ -169,20 +173,21 @@ def first_column(heading: str) -> list[str]:
     return [re.sub(r"[\[`]|\].*", "", row.split("|")[1]).strip() for row in rows]
 
 
-def test_tables_list_all_notebooks_and_profiles() -> None:
+def test_the_readme_lists_all_notebooks_and_profiles() -> None:
     notebooks = sorted(path.stem for path in (ROOT / "notebooks").glob("[0-9]*.ipynb"))
     assert first_column("Notebooks") == notebooks
-    assert sorted(first_column("Profiles")) == sorted(path.stem for path in (ROOT / "data" / "profiles").glob("*.yaml"))
+    assert all(f"`{path.stem}`" in README for path in (ROOT / "data" / "profiles").glob("*.yaml"))
 
 
 def test_each_deviation_has_a_reason_and_a_place() -> None:
-    lines = [line for line in (ROOT / "DEVIATIONS.md").read_text("utf-8").splitlines() if line.startswith("|")]
+    lines = [line for line in DOCS["deviations"].splitlines() if line.startswith("|")]
     profile = (ROOT / "data" / "profiles" / "mini.yaml").read_text()
+    modules = {path.stem for path in (ROOT / "iadr1_lib").rglob("*")}
     for line in lines[2:]:
         cells = [cell.strip() for cell in line.strip("|").split("|")]
         assert len(cells) == 5 and all(cells[:4]), line
         for name in re.findall(r"`(\w+)[^`]*`", cells[4]):
-            known = (ROOT / "iadr1_lib" / f"{name}.py").exists() or re.search(rf"^{name}:", profile, re.MULTILINE)
+            known = name in modules or re.search(rf"^{name}:", profile, re.MULTILINE)
             assert known, f"{cells[0]}: there is no {name}"
 
 

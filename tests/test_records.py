@@ -1,4 +1,4 @@
-"""Files of training records: what may stand in them, and what is told of those that cannot be trained on."""
+"""Files of training records: what they may hold, and the errors for those that cannot be trained on."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from iadr1_lib.answer import QUESTION
-from iadr1_lib.data import checked_rows, open_image, read_snapshot, released_records, share_depth, take_depths
+from iadr1_lib.data import checked_rows, depth_of, open_image, read_snapshot, released_records, share_depth, take_depths
 from iadr1_lib.errors import UserError
 from iadr1_lib.expert_ad import build
 from iadr1_lib.records import Record, checked_row, pa_sft_row, read_rows, row_notes, sc_grpo_row
@@ -57,7 +57,8 @@ def assistant(text: Any) -> dict[str, Any]:
     return {"role": "assistant", "content": text}
 
 
-def told(rows: list[Any], stage: Any, folder: Path) -> str:
+def message(rows: list[Any], stage: Any, folder: Path) -> str:
+    """The one line of the error that these rows give."""
     with pytest.raises(UserError) as error:
         checked_rows(rows, stage, folder / "records.json", folder)
     assert "\n" not in str(error.value)
@@ -81,44 +82,43 @@ FAULTS: dict[str, Callable[[Row], Row | None]] = {
     "needs a location and a type": lambda row: row | {"messages": [user("?"), assistant("<answer>Yes</answer>")]},
     "no location": lambda row: row | {"messages": [user("?"), assistant(YES.replace("Yes", "No"))]},
     "yes or no": lambda row: row | {"messages": [user("?"), assistant("It is fine.")]},
-    "no record": lambda row: None,
+    "it is no record": lambda row: None,
+    "no record": lambda row: {},
+    "is no record": lambda row: "text",  # type: ignore[dict-item, return-value]
     "grid is 4.0": lambda row: row | {"grid": 4.0},
     "depth is": lambda row: row | {"depth": "12"},
     "grid is 9": lambda row: row | {"grid": 9},
 }
 
 
-@pytest.mark.parametrize("said", FAULTS)
-def test_a_faulty_record_is_told_by_its_number_in_the_file(sft: list[Row], tmp_path: Path, said: str) -> None:
-    sft[2] = FAULTS[said](sft[2])  # type: ignore[assignment]
-    sentence = told(sft, "pa_sft", tmp_path)
-    assert "records.json, record 3: " in sentence
-    assert all(word in sentence for word in said.replace("\\", "").replace("yes or no", "'yes' or 'no'").split())
+@pytest.mark.parametrize("words", FAULTS)
+def test_a_faulty_record_is_named_by_its_number_in_the_file(sft: list[Row], tmp_path: Path, words: str) -> None:
+    sft[2] = FAULTS[words](sft[2])  # type: ignore[assignment]
+    text = message(sft, "pa_sft", tmp_path)
+    assert "records.json, record 3: " in text
+    assert all(word in text for word in words.replace("\\", "").replace("yes or no", "'yes' or 'no'").split())
 
 
 @pytest.mark.parametrize(
     "change",
     [
-        {"solution": "<answer>Yes.</answer>"},
+        *({"solution": text} for text in ("<answer>Yes.</answer>", "<answer>perhaps</answer>", "", 7)),
         {"solution": "<location>top left</location><answer>Yes</answer>"},
-        {"solution": "<answer>perhaps</answer>"},
-        {"solution": ""},
-        {"solution": 7},
         {"problem": None},
         {"problem": "<image><image>?"},
         {"image": ["pictures/0.png", "pictures/gone.png"]},
     ],
 )
-def test_a_faulty_question_is_told_too(grpo: list[Row], tmp_path: Path, change: Row) -> None:
+def test_a_faulty_question_is_reported_too(grpo: list[Row], tmp_path: Path, change: Row) -> None:
     grpo[1] |= change
-    assert "record 2: " in told(grpo, "sc_grpo", tmp_path)
+    assert "record 2: " in message(grpo, "sc_grpo", tmp_path)
 
 
 def test_several_faulty_records_are_counted(sft: list[Row], tmp_path: Path) -> None:
     for n in (1, 2, 3):
         sft[n]["images"] = "gone.png"
-    sentence = told(sft, "pa_sft", tmp_path)
-    assert "record 2: " in sentence and "2 more" in sentence and "record 3" in sentence
+    text = message(sft, "pa_sft", tmp_path)
+    assert "record 2: " in text and "2 more" in text and "record 3" in text
 
 
 def test_turns_are_taken_by_role_and_the_last_answer_is_learnt(sft: list[Row]) -> None:
@@ -177,12 +177,12 @@ def test_what_one_may_not_expect_is_said(sft: list[Row], grpo: list[Row], tmp_pa
 
     assert notes(sft, "pa_sft") == notes(grpo, "sc_grpo") == ""
     assert "2 of 4 records repeat" in notes([sft[0], sft[0], sft[1], sft[0]], "pa_sft")
-    assert "1 picture(s) are both" in notes([sft[0], sft[1], grpo_like(sft[0], sft[1])], "pa_sft")
+    assert "1 picture(s) are both" in notes([sft[0], sft[1], sft[0] | {"messages": sft[1]["messages"]}], "pa_sft")
     assert "all 2 records say no" in notes([grpo[0], grpo[2]], "sc_grpo")
-
-
-def grpo_like(picture: Row, answer: Row) -> Row:
-    return picture | {"messages": answer["messages"]}
+    sft[1]["messages"][-1]["content"] = YES.replace("top left", "somewhere")
+    sft[2]["messages"][-1]["content"] = NO + " Done ."
+    assert "no cell of their grid, such as record 2" in notes(sft, "pa_sft")
+    assert "patterns, such as that of record 3" in notes(sft, "pa_sft")
 
 
 # ---------------------------------------------------------------------------------------------- grids
@@ -216,7 +216,7 @@ def test_the_bit_depth_of_the_data_set_travels_with_the_records(tmp_path: Path) 
     for path, top in zip(paths, (900, 900, 5000), strict=True):
         Image.fromarray(np.full((9, 9), top, np.uint16)).save(path)
     share_depth(paths)
-    rows = [pa_sft_row(Record(path, "no", None, None, "a", "I look .", "set")) for path in paths[:2]]
+    rows = [pa_sft_row(Record(path, "no", None, None, "a", "", depth=depth_of(path))) for path in paths[:2]]
     seen = open_image(paths[0]).tobytes()
     take_depths(dict.fromkeys(paths, 1023.0))  # what a process would find that sees these two alone
     assert open_image(paths[0]).tobytes() != seen
@@ -224,24 +224,10 @@ def test_the_bit_depth_of_the_data_set_travels_with_the_records(tmp_path: Path) 
     assert open_image(paths[0]).tobytes() == seen
 
 
-def test_places_and_forms_that_are_none_are_told(sft: list[Row], tmp_path: Path) -> None:
-    sft[1]["messages"][-1]["content"] = YES.replace("top left", "somewhere")
-    sft[2]["messages"][-1]["content"] = NO + " Done ."
-    notes = " ".join(row_notes(checked_rows(sft, "pa_sft", tmp_path / "r.json", tmp_path), "pa_sft"))
-    assert "no cell of their grid, such as record 2" in notes and "patterns, such as that of record 3" in notes
-
-
-@pytest.mark.parametrize("line", ["{}", "null", '"text"'])
-def test_what_is_no_record_is_told_by_its_number(sft: list[Row], tmp_path: Path, line: str) -> None:
-    path = tmp_path / "pa_sft.json"
-    path.write_text(json.dumps([*sft[:2], json.loads(line), *sft[2:]]))
-    assert "record 3: it is no record" in told(read_rows(path), "pa_sft", tmp_path)
-
-
 def test_mixed_grids_are_refused(sft: list[Row], tmp_path: Path) -> None:
     sft[2]["grid"] = 4
-    sentence = told(sft, "pa_sft", tmp_path)
-    assert "4 x 4" in sentence and "record 3" in sentence and "3 x 3" in sentence and "record 1" in sentence
+    text = message(sft, "pa_sft", tmp_path)
+    assert "4 x 4" in text and "record 3" in text and "3 x 3" in text and "record 1" in text
 
 
 # ---------------------------------------------------------------------------------------------- the hub's

@@ -37,13 +37,13 @@ def tree(tmp_path: Path) -> Path:
     return root
 
 
-def index(root: Path, templates: dict[str, list[str]], *, answer: str = "B") -> Path:
+def index(root: Path, templates: dict[str, list[str]]) -> Path:
     """An index of DTD's form; `templates` holds image -> names of its reference pictures."""
     entries = {}
     for image, names in templates.items():
-        question = {"Answer": answer, "Options": {"A": "Yes.", "B": "No."}}
-        said = {"similar_templates": names, "random_templates": names[::-1]}
-        entries[image] = {"image_path": image, "conversation": [question], **said}
+        question = {"Answer": "B", "Options": {"A": "Yes.", "B": "No."}}
+        named = {"similar_templates": names, "random_templates": names[::-1]}
+        entries[image] = {"image_path": image, "conversation": [question], **named}
     path = root / "index.json"
     path.write_text(json.dumps(entries))
     return path
@@ -75,7 +75,7 @@ def test_random_references_depend_on_the_seed_and_not_on_the_folder_s_place(tree
     assert len(set(drawn[0].values())) > 4  # not the same one for all
 
 
-def test_the_similar_reference_is_the_likest(tree: Path) -> None:
+def test_the_similar_reference_is_the_most_similar(tree: Path) -> None:
     """A training picture that was saved again, a little darker, is chosen for its original."""
     query = tree / "nut" / "test" / "good" / "002.png"
     like = tree / "nut" / "train" / "good" / "004.png"

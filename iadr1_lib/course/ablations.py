@@ -6,7 +6,7 @@ own below <run>/ablations/<study>/, so that a study that was stopped goes on whe
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -17,18 +17,14 @@ import pandas as pd
 from iadr1_lib.answer import GRID
 from iadr1_lib.course import steps
 from iadr1_lib.data import labelled
-from iadr1_lib.evaluation import scoring
+from iadr1_lib.evaluation import MEAN, METRICS, PAIRED, SEED_RANGE, paired_difference, read_predictions, score
 from iadr1_lib.files import read_json
 from iadr1_lib.records import Sample
 from iadr1_lib.reporting import BASELINE, STUDIES, Variant, study_named
-from iadr1_lib.runs import (
-    Run,
-    base_model_dir,
-    pooled_provenance,
-    provenance,
-)
+from iadr1_lib.runs import Run, base_model_dir, pooled_provenance, provenance
 
 LONGEST_ANSWER = 72  # tokens: names of places in finer grids are longer ("lower far right")
+Answers = dict[int, pd.DataFrame]  # seed -> a model's predictions
 
 
 def run_study(study: str, runs: Sequence[Run], say: Callable[[str], None] = print) -> dict[str, Any]:
@@ -39,28 +35,27 @@ def run_study(study: str, runs: Sequence[Run], say: Callable[[str], None] = prin
     variants = study_named(study).variants
     for run in runs:
         steps.stage_model(run, "pa_sft")  # all of them must be there before the first is trained
-    answers: dict[str, dict[int, pd.DataFrame]] = {name: {} for name in (BASELINE, *variants)}
-    seconds: dict[str, dict[int, float]] = {variant: {} for variant in variants}
-    step_counts: dict[str, dict[int, float]] = {variant: {} for variant in variants}
+    answers: dict[str, Answers] = {name: {} for name in (BASELINE, *variants)}
+    stages: dict[str, dict[int, dict[str, Any]]] = {variant: {} for variant in variants}
     for run in runs:
         samples = steps.benchmark_samples(run, f"ablation {study}")
-        before = steps.predict_stage(run, "pa_sft", samples)
-        answers[BASELINE][run.seed] = scoring.read_predictions(before)
+        answers[BASELINE][run.seed] = read_predictions(steps.predict_stage(run, "pa_sft", samples))
         for variant in variants:
             say(f"{study}, seed {run.seed}: {variant}")
             answers[variant][run.seed] = answers_of_variant(run, study, variant, samples)
-            facts = read_json(variant_folder(run, study, variant) / "stage.json")
-            seconds[variant][run.seed] = facts["seconds"] / facts["steps"]
-            step_counts[variant][run.seed] = facts["steps"]
+            stages[variant][run.seed] = read_json(variant_folder(run, study, variant) / "stage.json")
     parser = steps.evaluation_settings(runs[0]).parser
-    rows = [row for variant, tables in answers.items() for row in _levels(variant, tables, parser)]
+    rows = [row for variant, by_seed in answers.items() for row in _levels(variant, by_seed, parser)]
     first = next(iter(variants))
     for variant in variants:
         rows += _differences(variant, BASELINE, answers, parser)
         if study == "rewards" and variant != first:
             rows += _differences(variant, first, answers, parser)
-    for name, values, unit in (("seconds per step", seconds, "s"), ("steps", step_counts, "steps")):
-        rows += [_row(f"{variant}/{name}", by_seed, unit) for variant, by_seed in values.items()]
+    for variant, facts in stages.items():
+        seconds = {seed: one["seconds"] / one["steps"] for seed, one in facts.items()}
+        rows.append(_row(f"{variant}/seconds per step", seconds, "s"))
+    for variant, facts in stages.items():
+        rows.append(_row(f"{variant}/steps", {seed: one["steps"] for seed, one in facts.items()}, "steps"))
     return {"rows": rows, "provenance": _provenance(study, runs)}
 
 
@@ -70,15 +65,14 @@ def variant_folder(run: Run, study: str, variant: str) -> Path:
 
 
 def answers_of_variant(run: Run, study: str, variant: str, samples: Sequence[Sample]) -> pd.DataFrame:
-    """Answers of a variant's model on samples; it is trained and asked where that has not been done.
+    """Answers of a variant's model on samples; what is trained or answered already is used again.
 
     Places of a variant with a grid of its own are judged by the cells of that grid.
     """
     folder = train_variant(run, study, variant)
-    after = steps.predict_model(
-        run, folder / "model", samples, folder / "predictions.jsonl", max_new_tokens=LONGEST_ANSWER
-    )
-    answers = scoring.read_predictions(after)
+    path = folder / "predictions.jsonl"
+    path = steps.predict_model(run, folder / "model", samples, path, max_new_tokens=LONGEST_ANSWER)
+    answers = read_predictions(path)
     grid = study_named(study).variants[variant].grid
     if grid == GRID:
         return answers
@@ -100,9 +94,8 @@ def train_variant(run: Run, study: str, variant: str) -> Path:
         sft = run.profile.settings("pa_sft", trainers.PaSftSettings)
         sft = replace(sft, epochs=sft.epochs * 100 / changes.share, **changes.settings)
         records = _pa_sft_records(run, changes)
-        trainers.train_pa_sft(
-            base_model_dir(), records, out, sft, run.seed, steps.dev_check(run, max_new_tokens=LONGEST_ANSWER)
-        )
+        dev_check = steps.dev_check(run, max_new_tokens=LONGEST_ANSWER)
+        trainers.train_pa_sft(base_model_dir(), records, out, sft, run.seed, dev_check)
     else:
         grpo = run.profile.settings("sc_grpo", trainers.ScGrpoSettings)
         grpo = replace(grpo, **run.profile.section("ablations"), **changes.settings)
@@ -117,30 +110,24 @@ def _pa_sft_records(run: Run, variant: Variant) -> Path:
     return run.require(run.path("expert_ad", variant.records or "pa_sft.json"), "03_expert_ad")
 
 
-def _levels(variant: str, tables: dict[int, pd.DataFrame], parser: str) -> list[dict[str, Any]]:
+def _levels(variant: str, answers: Answers, parser: str) -> list[dict[str, Any]]:
     """variant/metric/benchmark: the mean over the seeds, with the lowest and the highest."""
-    scored = {
-        seed: scoring.score(table, parser).set_index(["metric", "benchmark"])["value"] for seed, table in tables.items()
-    }
+    scores = {seed: score(table, parser).set_index(["metric", "benchmark"])["value"] for seed, table in answers.items()}
     return [
-        _row(
-            f"{variant}/{metric}/{benchmark}", {seed: values[metric, benchmark] for seed, values in scored.items()}, "%"
-        )
-        for metric, benchmark in next(iter(scored.values())).index
-        if metric in scoring.METRICS and (metric == "balanced_accuracy" or benchmark == scoring.MEAN)
+        _row(f"{variant}/{metric}/{benchmark}", {seed: one[metric, benchmark] for seed, one in scores.items()}, "%")
+        for metric, benchmark in next(iter(scores.values())).index
+        if metric in METRICS and (metric == "balanced_accuracy" or benchmark == MEAN)
     ]
 
 
-def _row(name: str, by_seed: dict[int, float], unit: str) -> dict[str, Any]:
+def _row(name: str, by_seed: Mapping[int, float], unit: str) -> dict[str, Any]:
     values = [float(value) for value in by_seed.values()]
     ends = {"value": float(np.mean(values)), "low": min(values), "high": max(values)}
     seeds = {str(seed): float(value) for seed, value in by_seed.items()}
-    return {"name": name, **ends, "n": len(values), "unit": unit, "interval": "lowest and highest seed", "seeds": seeds}
+    return {"name": name, **ends, "n": len(values), "unit": unit, "interval": SEED_RANGE, "seeds": seeds}
 
 
-def _differences(
-    variant: str, baseline: str, answers: dict[str, dict[int, pd.DataFrame]], parser: str
-) -> list[dict[str, Any]]:
+def _differences(variant: str, baseline: str, answers: Mapping[str, Answers], parser: str) -> list[dict[str, Any]]:
     """difference/variant/baseline/metric: paired image by image, the mean over the seeds; places on one grid only.
 
     `p` is McNemar's, of the images that only one of the two gets right, all seeds together.
@@ -148,27 +135,29 @@ def _differences(
     rows = []
     model, before = answers[variant], answers[baseline]
     same_grid = all("grid" not in table for table in model.values())
-    for metric in scoring.PAIRED:
+    for metric in PAIRED:
         if metric == "location" and not same_grid:
             continue  # one place of 25 is another question than one of nine
-        made = scoring.paired_difference(list(model.values()), list(before.values()), metric, parser)
+        pooled = paired_difference(list(model.values()), list(before.values()), metric, parser)
         seeds = {
-            str(seed): scoring.paired_difference(table, before[seed], metric, parser).value
-            for seed, table in model.items()
+            str(seed): paired_difference(table, before[seed], metric, parser).value for seed, table in model.items()
         }
-        numbers = {"value": made.value, "low": made.low, "high": made.high, "n": made.n, "unit": "points"}
-        interval = "95 %, paired stratified bootstrap over images, mean of the seeds"
-        said = {"name": f"difference/{variant}/{baseline}/{metric}", "interval": interval, "p": made.p_mcnemar}
-        rows.append(said | numbers | {"seeds": seeds})
+        rows.append(
+            {
+                "name": f"difference/{variant}/{baseline}/{metric}",
+                "interval": "95 %, paired stratified bootstrap over images, mean of the seeds",
+                "p": pooled.p_mcnemar,
+                **{key: getattr(pooled, key) for key in ("value", "low", "high", "n")},
+                "unit": "points",
+                "seeds": seeds,
+            }
+        )
     return rows
 
 
 def _provenance(study: str, runs: Sequence[Run]) -> dict[str, Any]:
-    profile = runs[0].profile
-    variants = {name: asdict(variant) for name, variant in STUDIES[study].variants.items()}
-    said = {"study": study, "profile": profile.name, "baseline": STUDIES[study].baseline, "variants": variants}
-    said |= {section: profile.section(section) for section in ("pa_sft", "sc_grpo", "ablations", "evaluation")}
-    return pooled_provenance(said, [provenance(run) for run in runs])
-
-
-# ---------------------------------------------------------------------------------------------- what is shown
+    profile, plan = runs[0].profile, STUDIES[study]
+    variants = {name: asdict(variant) for name, variant in plan.variants.items()}
+    parameters = {"study": study, "profile": profile.name, "baseline": plan.baseline, "variants": variants}
+    parameters |= {section: profile.section(section) for section in ("pa_sft", "sc_grpo", "ablations", "evaluation")}
+    return pooled_provenance(parameters, [provenance(run) for run in runs])

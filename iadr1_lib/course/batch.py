@@ -1,9 +1,8 @@
 """The batch: executes the course's notebooks in order with papermill, each in its own kernel.
 
-What has been executed stands in the run folder's manifest.json, one record per notebook, written right after
-it. A record says what went in (notebook, library, profile, seed, base weights) and which records of earlier
-notebooks it was built on, so that a second run executes only what is stale and a killed run goes on where it
-stopped.
+The run folder's manifest.json holds a record of each executed notebook, written right after it: what went in
+(notebook, library, profile, seed, base weights) and which records of earlier notebooks it was built on. So a second
+run executes only what is stale, and a killed run goes on where it stopped.
 
 A notebook may say in its metadata `"iadr1": {"needs": ["04_pa_sft"], "makes": ["pa_sft/model"]}`. Without
 `needs` it depends on all earlier notebooks; a file in `makes` that has vanished makes it stale.
@@ -11,6 +10,7 @@ A notebook may say in its metadata `"iadr1": {"needs": ["04_pa_sft"], "makes": [
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import logging
@@ -36,15 +36,12 @@ from rich.text import Text
 
 from iadr1_lib.errors import UserError, WrongUse
 from iadr1_lib.files import raise_if_full, write_json
-from iadr1_lib.runs import Run, data_hash, notebook_records, project_root, record_metrics
+from iadr1_lib.reporting import REPORT, build_page
+from iadr1_lib.runs import Run, base_model_dir, data_hash, notebook_records, project_root, record_metrics
 
 NUMBERED = re.compile(r"^\d\d_\w+$")
-MIB = 2**20
-FAILED = "failed"
-DONE = "done"
-RUNNING = "running"
-UP_TO_DATE = "up to date"
-NOT_RUN = "not run"
+DONE, UP_TO_DATE, RUNNING, FAILED, NOT_RUN = "done", "up to date", "running", "failed", "not run"
+POLL_SECONDS = 0.2
 
 
 class OwnKernelManager(AsyncKernelManager):
@@ -64,6 +61,15 @@ class Outcome:
     status: str
     seconds: float = 0.0
     note: str = ""
+
+    def __str__(self) -> str:
+        if self.status == FAILED:
+            return f"{self.status} in {self.note}"
+        return (
+            f"{self.status} in {self.seconds:.1f} s, {self.note}"
+            if self.status == DONE
+            else f"{self.status}, {self.note}"
+        )
 
 
 @dataclass(frozen=True)
@@ -95,10 +101,10 @@ def _read_notebook(path: Path, earlier: list[str]) -> Notebook:
         node = nbformat.read(path, as_version=4)
     except (nbformat.reader.NotJSONError, nbformat.ValidationError) as error:
         raise UserError(f"{path} is no notebook that can be read: check it out again") from error
-    said = node.metadata.get("iadr1", {})
-    needs = _matching(said.get("needs", earlier), earlier, f"iadr1.needs of {path.name}")
+    metadata = node.metadata.get("iadr1", {})
+    needs = _matching(metadata.get("needs", earlier), earlier, f"iadr1.needs of {path.name}")
     code = json.dumps([[cell.cell_type, cell.source] for cell in node.cells])
-    return Notebook(path.stem, path, tuple(needs), tuple(said.get("makes", ())), code)
+    return Notebook(path.stem, path, tuple(needs), tuple(metadata.get("makes", ())), code)
 
 
 def select(notebooks: Iterable[Notebook], only: str | Iterable[str] | None) -> list[Notebook]:
@@ -113,8 +119,7 @@ def select(notebooks: Iterable[Notebook], only: str | Iterable[str] | None) -> l
 
 def _matching(words: list[str], names: list[str], where: str) -> list[str]:
     known = {key for name in names for key in (name, name[:2])}
-    unknown = [word for word in words if word not in known]
-    if unknown:
+    if unknown := [word for word in words if word not in known]:
         raise WrongUse(f"{where} names {', '.join(map(repr, unknown))}, give numbers out of {', '.join(names)}")
     return [name for name in names if name in words or name[:2] in words]
 
@@ -129,11 +134,10 @@ class Manifest:
         self.run = run
         self.path = run.path("manifest.json")
         root = project_root()
-        library = sorted((root / "iadr1_lib").rglob("*.py"))
         digest = hashlib.sha256()
-        for path in (*library, run.profile.path):
-            digest.update(path.name.encode() + b"\0" + path.read_bytes())
-        digest.update(data_hash([root / "data" / "mini_base"]).encode())
+        for path in (*sorted((root / "iadr1_lib").rglob("*.py")), run.profile.path):
+            digest.update(path.relative_to(root).as_posix().encode() + b"\0" + path.read_bytes())
+        digest.update(data_hash([base_model_dir()]).encode())
         self.ground = f"{digest.hexdigest()}-s{run.seed}"
         self.records: dict[str, dict[str, Any]] = notebook_records(self.path, {"id", "own", "inputs", "call", "fresh"})
 
@@ -161,9 +165,8 @@ class Manifest:
         base = {"own": self.own_hash(notebook), "inputs": self.inputs(notebook), **record}
         identity = hashlib.sha256(json.dumps([base, time.time_ns()]).encode()).hexdigest()[:16]
         self.records[notebook.name] = {"id": identity, **base}
-        names = sorted(self.records)
-        said = {"profile": self.run.profile.name, "seed": self.run.seed}
-        write_json(self.path, said | {"notebooks": {name: self.records[name] for name in names}})
+        notebooks = dict(sorted(self.records.items()))
+        write_json(self.path, {"profile": self.run.profile.name, "seed": self.run.seed, "notebooks": notebooks})
 
 
 # ---------------------------------------------------------------------------------------------- execution
@@ -172,9 +175,8 @@ class Manifest:
 class PeakMemory:
     """Polls the resident memory of this process and all its children, summed, while a `with` block runs."""
 
-    def __init__(self, seconds: float = 0.2) -> None:
-        self.seconds = seconds
-        self.peak = 0
+    def __init__(self) -> None:
+        self.mib = 0.0
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._poll, daemon=True)
 
@@ -186,21 +188,15 @@ class PeakMemory:
         self._stop.set()
         self._thread.join()
 
-    @property
-    def mib(self) -> float:
-        return round(self.peak / MIB, 1)
-
     def _poll(self) -> None:
         this = psutil.Process()
         while True:
             total = 0
             for process in (this, *this.children(recursive=True)):
-                try:
+                with contextlib.suppress(psutil.Error):  # it ended between the listing and the question
                     total += process.memory_info().rss
-                except psutil.Error:  # it ended between the listing and the question
-                    continue
-            self.peak = max(self.peak, total)
-            if self._stop.wait(self.seconds):
+            self.mib = max(self.mib, round(total / 2**20, 1))
+            if self._stop.wait(POLL_SECONDS):
                 return
 
 
@@ -208,12 +204,12 @@ def execute(notebook: Notebook, run: Run, force: bool = False, verbose: bool = F
     """Execute one notebook into the run folder; return None, or one line on where and why it failed."""
     target = run.path("notebooks", notebook.path.name)
     target.parent.mkdir(parents=True, exist_ok=True)
-    said = {"profile": run.profile.name, "seed": run.seed, "run_folder": str(run.folder), "force": force}
+    parameters = {"profile": run.profile.name, "seed": run.seed, "run_folder": str(run.folder), "force": force}
     try:
         papermill.execute_notebook(
             str(notebook.path),
             str(target),
-            said,
+            parameters,
             kernel_name="python3",
             language="python",
             progress_bar=False,
@@ -229,6 +225,8 @@ def execute(notebook: Notebook, run: Run, force: bool = False, verbose: bool = F
     except OSError as error:
         raise_if_full(error, run.folder)
         raise
+    if notebook.name == REPORT:
+        build_page(run.folder)
     return None
 
 
@@ -248,24 +246,22 @@ def run_notebooks(
     selected = select(find_notebooks(), only)
     manifest = Manifest(run)
     call = {"call": datetime.now(UTC).isoformat(timespec="seconds"), "fresh": force or not manifest.records}
-    broken: set[str] = set()
-    outcomes: list[Outcome] = []
+    outcomes: dict[str, Outcome] = {}
     for index, notebook in enumerate(selected, start=1):
         head = f"[{index}/{len(selected)}] {notebook.name}"
-        lost = [name for name in notebook.needs if name in broken]
-        if lost:
-            broken.add(notebook.name)
-            outcomes.append(Outcome(notebook.name, NOT_RUN, note=f"needs {lost[0]}"))
+        failed = [name for name in notebook.needs if name in outcomes and outcomes[name].status in (FAILED, NOT_RUN)]
+        if failed:
+            outcome = Outcome(notebook.name, NOT_RUN, note=f"needs {failed[0]}")
         elif not force and manifest.is_current(notebook):
-            seconds = manifest.records[notebook.name]["seconds"]
-            outcomes.append(Outcome(notebook.name, UP_TO_DATE, note=f"took {seconds:.0f} s"))
+            outcome = Outcome(
+                notebook.name, UP_TO_DATE, note=f"took {manifest.records[notebook.name]['seconds']:.0f} s"
+            )
         else:
             say(f"{head} ...")
-            outcomes.append(_execute_and_record(notebook, manifest, call, force, verbose))
-            if outcomes[-1].status == FAILED:
-                broken.add(notebook.name)
-        say(f"{head} {outcomes[-1].status}{_detail(outcomes[-1])}")
-    return outcomes
+            outcome = _execute_and_record(notebook, manifest, call, force, verbose)
+        outcomes[notebook.name] = outcome
+        say(f"{head} {outcome}")
+    return list(outcomes.values())
 
 
 def _execute_and_record(
@@ -280,12 +276,6 @@ def _execute_and_record(
     manifest.put(notebook, status=status, seconds=seconds, peak_mib=memory.mib, problem=problem, **call)
     record_metrics(manifest.run, "batch", batch_rows(manifest.records))
     return Outcome(notebook.name, status, seconds, problem or f"peak {memory.mib:.0f} MiB")
-
-
-def _detail(outcome: Outcome) -> str:
-    if outcome.status == FAILED:
-        return f" in {outcome.note}"
-    return f" in {outcome.seconds:.1f} s, {outcome.note}" if outcome.status == DONE else f", {outcome.note}"
 
 
 def batch_rows(records: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:

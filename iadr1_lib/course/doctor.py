@@ -1,8 +1,7 @@
-"""The environment doctor: one line per requirement, OK or FAIL, each FAIL with its mend."""
+"""The environment doctor: one line per requirement, OK or FAIL, each FAIL with its remedy."""
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 import os
 import platform
@@ -17,7 +16,7 @@ from importlib import metadata
 from pathlib import Path
 
 from iadr1_lib.errors import UserError
-from iadr1_lib.runs import hardware, project_root, runs_folder
+from iadr1_lib.runs import base_model_dir, hardware, project_root, runs_folder
 
 PYTHON = (3, 11)
 CORES = 2
@@ -29,26 +28,25 @@ REINSTALL = "pip install -c constraints.txt -e ."
 
 @dataclass(frozen=True)
 class Check:
-    """One requirement: what was looked at, whether it is met, what was found, and how to mend it if not."""
+    """One requirement: its name, whether it is met, what was found, and the remedy if it is not met."""
 
     name: str
     ok: bool
     found: str
-    mend: str = ""
+    remedy: str = ""
 
     def __str__(self) -> str:
         line = f"{'OK  ' if self.ok else 'FAIL'}  {self.name}: {self.found}"
-        return line if self.ok else f"{line} -> {self.mend}"
+        return line if self.ok else f"{line} -> {self.remedy}"
 
 
 def examine() -> Iterator[Check]:
     """Yield all checks, quick ones first."""
-    root = project_root()
     yield check_python()
-    yield from check_packages(root)
+    yield from check_packages(project_root())
     yield from check_machine()
     yield check_runs_folder()
-    yield check_base(root / "data" / "mini_base")
+    yield check_base(base_model_dir())
     yield check_notebooks()
     yield check_kernel()
 
@@ -56,17 +54,17 @@ def examine() -> Iterator[Check]:
 def check_python() -> Check:
     """Is this Python new enough?"""
     wanted = ".".join(map(str, PYTHON))
-    found = f"{platform.python_version()} ({sys.executable})"
-    return Check("python", sys.version_info[:2] >= PYTHON, found, f"make the environment with Python {wanted}+")
+    version = f"{platform.python_version()} ({sys.executable})"
+    return Check("python", sys.version_info[:2] >= PYTHON, version, f"make the environment with Python {wanted}+")
 
 
 def tested_versions(root: Path) -> dict[str, str]:
     """Return name -> version in constraints.txt of what pyproject.toml asks for itself."""
-    asked = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))["project"]["dependencies"]
-    names = {_normal(re.split(r"[^\w.-]", requirement)[0]) for requirement in asked}
+    project = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    names = {_normal(re.split(r"[^\w.-]", requirement)[0]) for requirement in project["dependencies"]}
     lines = (root / "constraints.txt").read_text(encoding="utf-8").splitlines()
-    pins = [line.split("==") for line in lines if "==" in line and not line.startswith("#")]
-    return {_normal(name): version.strip() for name, version in pins if _normal(name) in names}
+    pins = dict(line.split("==") for line in lines if "==" in line and not line.startswith("#"))
+    return {_normal(name): version.strip() for name, version in pins.items() if _normal(name) in names}
 
 
 def _normal(name: str) -> str:
@@ -77,12 +75,11 @@ def check_packages(root: Path) -> Iterator[Check]:
     """Is each package there, in the version that was tested?"""
     for name, wanted in sorted(tested_versions(root).items()):
         try:
-            found = metadata.version(name)
+            version = metadata.version(name)
+            same = version.split("+")[0] == wanted  # 2.13.0+cpu is torch 2.13.0
         except metadata.PackageNotFoundError:
-            yield Check(name, False, "missing", f"{REINSTALL} (in {root})")
-            continue
-        same = found.split("+")[0] == wanted  # 2.13.0+cpu is torch 2.13.0
-        yield Check(name, same, found if same else f"{found}, tested is {wanted}", f"{REINSTALL} (in {root})")
+            version, same = "missing", False
+        yield Check(name, same, version if same else f"{version}, tested is {wanted}", f"{REINSTALL} (in {root})")
 
 
 def check_machine() -> Iterator[Check]:
@@ -91,21 +88,21 @@ def check_machine() -> Iterator[Check]:
     cores, memory = machine["cores"], machine["memory_gib"]
     yield Check("cores", cores >= CORES, str(cores), f"give the machine {CORES} cores, or expect twice the time")
     yield Check("memory", memory >= MEMORY_GIB, f"{memory} GiB", f"use a machine with {MEMORY_GIB} GiB or more")
-    place = _existing(runs_folder())
-    free = shutil.disk_usage(place).free / 2**30
-    mend = f"free {DISK_GIB} GiB there, or set IADR1_RUNS to a folder on another disk"
-    yield Check("disk", free >= DISK_GIB, f"{free:.1f} GiB free at {place}", mend)
+    folder = _existing(runs_folder())
+    free = shutil.disk_usage(folder).free / 2**30
+    remedy = f"free {DISK_GIB} GiB there, or set IADR1_RUNS to a folder on another disk"
+    yield Check("disk", free >= DISK_GIB, f"{free:.1f} GiB free at {folder}", remedy)
 
 
 def check_runs_folder() -> Check:
     """Can results be written?"""
-    place = _existing(runs_folder())
-    mend = "set IADR1_RUNS to a folder you may write to"
+    folder = _existing(runs_folder())
+    remedy = "set IADR1_RUNS to a folder you may write to"
     try:
-        with tempfile.TemporaryFile(dir=place):
-            return Check("runs folder", os.access(place, os.W_OK), str(runs_folder()), mend)
+        with tempfile.TemporaryFile(dir=folder):
+            return Check("runs folder", os.access(folder, os.W_OK), str(runs_folder()), remedy)
     except OSError as error:
-        return Check("runs folder", False, f"{place}: {error.strerror}", mend)
+        return Check("runs folder", False, f"{folder}: {error.strerror}", remedy)
 
 
 def _existing(folder: Path) -> Path:
@@ -114,18 +111,17 @@ def _existing(folder: Path) -> Path:
 
 def check_base(folder: Path) -> Check:
     """Are the base weights there, and are they the ones that were shipped (SHA256SUMS beside them)?"""
-    mend = "git checkout -- data/mini_base, or make them again: iadr1 build-base"
     sums = folder / "SHA256SUMS"
-    if not sums.is_file():
-        return Check("base weights", False, f"no {sums}", mend)
-    for line in sums.read_text(encoding="utf-8").splitlines():
+    problem = "" if sums.is_file() else f"no {sums}"
+    for line in sums.read_text(encoding="utf-8").splitlines() if sums.is_file() else ():
         wanted, name = line.split(maxsplit=1)
         path = folder / name.lstrip("*")
         if not path.is_file():
-            return Check("base weights", False, f"{path} is missing", mend)
-        if hashlib.sha256(path.read_bytes()).hexdigest() != wanted:
-            return Check("base weights", False, f"{path} differs from its sum in {sums.name}", mend)
-    return Check("base weights", True, str(folder))
+            problem = problem or f"{path} is missing"
+        elif hashlib.sha256(path.read_bytes()).hexdigest() != wanted:
+            problem = problem or f"{path} differs from its sum in {sums.name}"
+    remedy = "git checkout -- data/mini_base, or make them again: iadr1 build-base"
+    return Check("base weights", not problem, problem or str(folder), remedy)
 
 
 def check_notebooks() -> Check:
@@ -141,22 +137,14 @@ def check_notebooks() -> Check:
 
 def check_kernel() -> Check:
     """Does a notebook kernel start and answer?"""
+    import nbformat
+    from nbclient import NotebookClient
+
+    from iadr1_lib.course.batch import OwnKernelManager
+
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("1")])
     try:
-        asyncio.run(_start_kernel())
+        NotebookClient(notebook, kernel_manager_class=OwnKernelManager, startup_timeout=KERNEL_SECONDS).execute()
     except Exception as error:  # whatever keeps a kernel from starting is what the learner must read
         return Check("jupyter kernel", False, f"{type(error).__name__}: {error}", f"{REINSTALL}, then try again")
     return Check("jupyter kernel", True, f"starts under {sys.executable}")
-
-
-async def _start_kernel() -> None:
-    from iadr1_lib.course.batch import OwnKernelManager
-
-    manager = OwnKernelManager(kernel_name="python3")
-    await manager.start_kernel()
-    try:
-        client = manager.client()
-        client.start_channels()
-        await client.wait_for_ready(timeout=KERNEL_SECONDS)
-        client.stop_channels()
-    finally:
-        await manager.shutdown_kernel(now=True)

@@ -1,18 +1,18 @@
 """The course as a chain of steps: which rooms each step joins, which files of a run it reads and writes.
 
-The notebooks and the command line call these functions, so that both do the same thing. What a step does stands in the
-room it calls; here stand only the names of the parts and the order.
+The notebooks and the command line call these functions, so that both do the same thing. Rooms that load torch are
+imported where a step needs them.
 """
 
 from __future__ import annotations
 
-import json
 import os
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 
@@ -22,14 +22,18 @@ from iadr1_lib.data import Table, labelled, load_mvtec
 from iadr1_lib.errors import UserError
 from iadr1_lib.evaluation import protocols
 from iadr1_lib.expert_ad import RuleTeacher, build
-from iadr1_lib.files import write_json
+from iadr1_lib.files import Journal, write_json
 from iadr1_lib.records import Sample, pa_sft_row
 from iadr1_lib.runs import Run, commit
-from iadr1_lib.training import EngineSettings, launch
+
+if TYPE_CHECKING:
+    from iadr1_lib.training import EngineSettings
 
 WORD = "mini"  # what `iadr1 evaluate --data` takes for the six mini benchmarks
 STAGES = ("base", "pa_sft", "sc_grpo", "control")
 STAGE_TITLES = {"base": "base", "pa_sft": "PA-SFT", "sc_grpo": "SC-GRPO", "control": "PA-SFT continued"}
+_MAKER = {"pa_sft": "04_pa_sft", "sc_grpo": "07_sc_grpo", "control": "07_sc_grpo"}  # the notebook that trains a stage
+REFERENCES_PER_FAMILY = 8
 
 
 @dataclass(frozen=True)
@@ -67,7 +71,7 @@ def evaluation_settings(run: Run) -> EvaluationSettings:
     return run.profile.settings("evaluation", EvaluationSettings)
 
 
-# ---------------------------------------------------------------------------------------------- the world
+# ------------------------------------------------------------------------------------------------ the world
 
 
 def training_families(run: Run) -> tuple[list[synthetic.Family], list[synthetic.Family]]:
@@ -103,13 +107,9 @@ def benchmark_samples(run: Run, why: str) -> list[Sample]:
         root = run.path("world", "test", name)
         synthetic.write_world(root, families, world.test_images, seed=world.fixed_seed + 1 + number)
         samples += sorted(load_mvtec(root, benchmark=name), key=lambda s: Path(s.image).name)
-    note = {"time": datetime.now(UTC).isoformat(timespec="seconds"), "why": why, "commit": commit()}
-    with run.path("test_openings.jsonl").open("a") as file:
-        file.write(json.dumps(note) + "\n")
+    opening = {"time": datetime.now(UTC).isoformat(timespec="seconds"), "why": why, "commit": commit()}
+    Journal(run.path("test_openings.jsonl")).append(opening)
     return samples
-
-
-REFERENCES_PER_FAMILY = 8
 
 
 def draw_references(root: Path, families: Sequence[synthetic.Family], count: int, seed: int = 0) -> None:
@@ -139,18 +139,18 @@ def benchmark_table(run: Run, why: str) -> Table:
     return Table([*benchmark_samples(run, why), *pool])
 
 
-# ---------------------------------------------------------------------------------------------- Expert-AD
+# ------------------------------------------------------------------------------------------------ Expert-AD
 
 
 def build_expert_ad(run: Run) -> Path:
     """Records with reasoning for PA-SFT, questions with labels for SC-GRPO, and for the control the same questions
     with reasoning. Returns the folder."""
     folder = run.path("expert_ad")
-    second = training_samples(run, "sc_grpo")
+    grpo_samples = training_samples(run, "sc_grpo")
     built = build_short_records(run, training_samples(run, "pa_sft"))
-    build.export(built, [labelled(sample) for sample in second], folder, seed=run.seed)
-    again = build_short_records(run, second)
-    write_json(folder / "control.json", [pa_sft_row(r) for r in again.records])
+    build.export(built, [labelled(sample) for sample in grpo_samples], folder, seed=run.seed)
+    control = build_short_records(run, grpo_samples)
+    write_json(folder / "control.json", [pa_sft_row(record) for record in control.records])
     return folder
 
 
@@ -168,10 +168,10 @@ def build_grid_records(run: Run, grid: int) -> Path:
     return out
 
 
-# ---------------------------------------------------------------------------------------------- stages
+# ------------------------------------------------------------------------------------------------ stages
 
 
-def dev_check(run: Run, count: int | None = None, max_new_tokens: int | None = None):  # type: ignore[no-untyped-def]
+def dev_check(run: Run, count: int | None = None, max_new_tokens: int | None = None) -> Callable[[Any, Any], float]:
     """A function (model, processor) -> balanced accuracy in percent on the first `count` dev pictures.
 
     Both numbers are the profile's where they are not given.
@@ -182,25 +182,27 @@ def dev_check(run: Run, count: int | None = None, max_new_tokens: int | None = N
     evaluation = evaluation_settings(run)
     longest = max_new_tokens or evaluation.max_new_tokens
     samples = training_samples(run, "dev")[: count or world_settings(run).dev_check_images]
-    images = [open_image(s.image) for s in samples]
+    images = [[open_image(sample.image)] for sample in samples]
 
-    def score(model, processor) -> float:  # type: ignore[no-untyped-def]
-        raw: list[str] = []
+    def score(model: Any, processor: Any) -> float:
+        answers: list[str | None] = []
         for start in range(0, len(images), evaluation.batch):
-            batch = [[image] for image in images[start : start + evaluation.batch]]
-            made = prediction.generate(model, processor, batch, max_new_tokens=longest)
-            raw += [said.raw for said in made]
-        return scoring.balanced_accuracy([s.label for s in samples], [scoring.read_answer(t) for t in raw])
+            batch = images[start : start + evaluation.batch]
+            outputs = prediction.generate(model, processor, batch, max_new_tokens=longest)
+            answers += [scoring.read_answer(output.raw) for output in outputs]
+        return scoring.balanced_accuracy([sample.label for sample in samples], answers)
 
     return score
 
 
 def engine_settings(run: Run) -> EngineSettings:
     """The profile's engine; one without that section trains in this process."""
+    from iadr1_lib.training import EngineSettings
+
     return run.profile.settings("engine", EngineSettings) if "engine" in run.profile.sections else EngineSettings()
 
 
-def model_settings(run: Run):  # type: ignore[no-untyped-def]
+def model_settings(run: Run) -> Any:
     """The profile's models.ModelSettings; one without that section takes the mini VLM."""
     from iadr1_lib.models import ModelSettings
 
@@ -209,16 +211,16 @@ def model_settings(run: Run):  # type: ignore[no-untyped-def]
 
 def stage_records(run: Run, stage: str) -> Path:
     """The records of a stage in the run folder; of the paper's hub data set where the profile names it."""
-    made = run.path("expert_ad", f"{stage}.json")
+    path = run.path("expert_ad", f"{stage}.json")
     source = run.profile.sections.get("data", {}).get("expert_ad")
-    if made.exists() or source is None:
-        return run.require(made, "03_expert_ad")
+    if path.exists() or source is None:
+        return run.require(path, "03_expert_ad")
     from iadr1_lib.data import hub
 
-    found = hub.released_records(source)
-    if stage not in found:
-        raise UserError(f"{source} has no records for {stage}: write them with iadr1 expert-ad, into {made.parent}")
-    return write_json(made, found[stage])
+    rows = hub.released_records(source)
+    if stage not in rows:
+        raise UserError(f"{source} has no records for {stage}: write them with iadr1 expert-ad, into {path.parent}")
+    return write_json(path, rows[stage])
 
 
 def train_stage(run: Run, stage: str, engine: EngineSettings | None = None, force: bool = False) -> Path:
@@ -231,75 +233,69 @@ def train_stage(run: Run, stage: str, engine: EngineSettings | None = None, forc
         engine: in place of the profile's. With several processes this one starts them and passes on what they print.
         force: train a finished stage again; it stays until the new one is whole.
     """
+    from iadr1_lib.training import launch
+
     engine = engine or engine_settings(run)
-    _require_precision(run, engine)
+    model = model_settings(run)
+    if model.dtype == "bfloat16" and not model.lora_rank and engine.config in (launch.SINGLE, "ddp"):
+        raise UserError(  # small steps on such weights would round to nothing
+            "full fine-tuning of bfloat16 weights needs an engine that keeps float32 ones beside them: set model.dtype "
+            f"to float32 in profile {run.profile.name}, or take --engine zero3"
+        )
     if engine.config == launch.SINGLE:
         os.environ.setdefault("CUDA_VISIBLE_DEVICES", "0")  # else the trainers would spread over all GPUs in sight
-    if engine.config != launch.SINGLE and not launch.is_launched():
+    elif not launch.is_launched():
         return _launch_stage(run, stage, engine, force)
     from iadr1_lib.models import loading
     from iadr1_lib.training import stages, trainers
 
-    records = stage_records(run, stage)
-    model = model_settings(run)
-    start = loading.model_folder(model) if stage == "pa_sft" else _tuned(run)
-    out, check = run.path(stage), None
-    if "world" in run.profile.sections and run.path("world").is_dir():
-        check = dev_check(run)
-    elif "world" in run.profile.sections:
-        stages.say(f"{run.folder} has no drawn world: no dev check is made, and the last model is kept")
-    if stage == "sc_grpo":
-        grpo = run.profile.settings(stage, trainers.ScGrpoSettings)
-        engine, grpo = launch.with_a_gpu_for_vllm(engine, grpo)
-        vllm = None
-        if engine.vllm != "off":
-            from iadr1_lib.evaluation import vllm_check
+    records, out, check = stage_records(run, stage), run.path(stage), None
+    start = loading.model_folder(model) if stage == "pa_sft" else _pa_sft_model(run)
+    if "world" in run.profile.sections:
+        if run.path("world").is_dir():
+            check = dev_check(run)
+        else:
+            stages.say(f"{run.folder} has no drawn world: no dev check is made, and the last model is kept")
+    if stage != "sc_grpo":
+        sft = run.profile.settings(stage, trainers.PaSftSettings)
+        return trainers.train_pa_sft(start, records, out, sft, run.seed, check, model, force)
+    engine, grpo = launch.with_a_gpu_for_vllm(engine, run.profile.settings(stage, trainers.ScGrpoSettings))
+    vllm = None
+    if engine.vllm != "off":
+        from iadr1_lib.evaluation import vllm_check
 
-            vllm_check.require_passed(model.name)
-            vllm = trainers.VllmSettings(engine.vllm, engine.vllm_url)
-        return trainers.train_sc_grpo(start, records, out, grpo, run.seed, check, model, vllm, force)
-    sft = run.profile.settings(stage, trainers.PaSftSettings)
-    return trainers.train_pa_sft(start, records, out, sft, run.seed, check, model, force)
+        vllm_check.require_passed(model.name)
+        vllm = trainers.VllmSettings(engine.vllm, engine.vllm_url)
+    return trainers.train_sc_grpo(start, records, out, grpo, run.seed, check, model, vllm, force)
 
 
-def _tuned(run: Run) -> Path:
+def _pa_sft_model(run: Run) -> Path:
     """The model of PA-SFT, or a UserError that says how to make it."""
-    made = run.path("pa_sft", "model")
-    if "data" in run.profile.sections and not made.exists():
+    path = run.path("pa_sft", "model")
+    if "data" in run.profile.sections and not path.exists():
         profile, name = run.profile.name, model_settings(run).name
-        raise UserError(f"{made} is missing: iadr1 train --stage pa-sft --profile {profile} --model {name} first")
-    return run.require(made, "04_pa_sft")
-
-
-def _require_precision(run: Run, engine: EngineSettings) -> None:
-    """Raise UserError where small steps on bfloat16 weights would round to nothing."""
-    model = model_settings(run)
-    if model.dtype == "bfloat16" and not model.lora_rank and engine.config in (launch.SINGLE, "ddp"):
-        raise UserError(
-            "full fine-tuning of bfloat16 weights needs an engine that keeps float32 ones beside them: set model.dtype "
-            f"to float32 in profile {run.profile.name}, or take --engine zero3"
-        )
+        raise UserError(f"{path} is missing: iadr1 train --stage pa-sft --profile {profile} --model {name} first")
+    return run.require(path, _MAKER["pa_sft"])
 
 
 def _launch_stage(run: Run, stage: str, engine: EngineSettings, force: bool) -> Path:
     """Start the engine's processes, each of which calls `train_stage`, and wait for them."""
-    # Once, before there are several processes:
-    stage_records(run, stage)
+    from iadr1_lib.training import ScGrpoSettings, launch
+
+    model = model_settings(run)
+    stage_records(run, stage)  # fetched once, before there are several processes
     if stage == "pa_sft":
         from iadr1_lib.models import loading
 
-        loading.model_folder(model_settings(run))
+        loading.model_folder(model)
     arguments = ["train", "--stage", stage.replace("_", "-"), "--profile", run.profile.name, "--seed", str(run.seed)]
-    arguments += ["--folder", str(run.folder), "--model", model_settings(run).name]
+    arguments += ["--folder", str(run.folder), "--model", model.name]
     arguments += ["--engine", engine.config, "--processes", str(engine.processes)]
     arguments += ["--vllm", engine.vllm, "--vllm-url", engine.vllm_url, *(["--force"] if force else [])]
-    training_processes = engine
     if stage == "sc_grpo":
-        from iadr1_lib.training import ScGrpoSettings
-
-        training_processes, _ = launch.with_a_gpu_for_vllm(engine, run.profile.settings(stage, ScGrpoSettings))
-    launch.launch(training_processes, arguments)
-    return run.require(run.path(stage, "model"), "04_pa_sft" if stage == "pa_sft" else "07_sc_grpo")
+        engine, _ = launch.with_a_gpu_for_vllm(engine, run.profile.settings(stage, ScGrpoSettings))
+    launch.launch(engine, arguments)
+    return stage_model(run, stage)
 
 
 def stage_model(run: Run, stage: str) -> Path:
@@ -308,8 +304,10 @@ def stage_model(run: Run, stage: str) -> Path:
         from iadr1_lib.models import loading
 
         return loading.model_folder(model_settings(run))
-    maker = "04_pa_sft" if stage == "pa_sft" else "07_sc_grpo"
-    return run.require(run.path(stage, "model"), maker)
+    return run.require(run.path(stage, "model"), _MAKER[stage])
+
+
+# ------------------------------------------------------------------------------------------------ predictions
 
 
 def predict_stage(run: Run, stage: str, samples: Sequence[Sample]) -> Path:
@@ -323,18 +321,9 @@ def predict_protocol(run: Run, stage: str, name: str, samples: Sequence[Sample])
 
     Answers are as long as the profile lets them be, since the mini VLM has no released length.
     """
-    from iadr1_lib.evaluation import prediction
-
-    evaluation = evaluation_settings(run)
-    return prediction.predict(
-        stage_model(run, stage),
-        samples,
-        run.path("predictions", name, f"{stage}.jsonl"),
-        protocol=protocols.protocol(name, "mini", "base" if stage == "base" else "tuned"),
-        batch_size=evaluation.batch,
-        max_new_tokens=evaluation.max_new_tokens,
-        seed=run.seed,
-    )
+    protocol = protocols.protocol(name, "mini", "base" if stage == "base" else "tuned")
+    out = run.path("predictions", name, f"{stage}.jsonl")
+    return predict_model(run, stage_model(run, stage), samples, out, protocol=protocol)
 
 
 def predict_model(
@@ -344,17 +333,16 @@ def predict_model(
     out: Path,
     prompt: str = "bare",
     max_new_tokens: int | None = None,
+    **asked: Any,
 ) -> Path:
-    """Answers of any model of this run, asked as the profile says (or with another limit of tokens) -> out."""
+    """Answers of any model of this run, asked as the profile says (or with another limit of tokens) -> out.
+
+    `asked` goes to `prediction.predict`.
+    """
     from iadr1_lib.evaluation import prediction
 
     evaluation = evaluation_settings(run)
+    longest = max_new_tokens or evaluation.max_new_tokens
     return prediction.predict(
-        model,
-        samples,
-        out,
-        prompt=prompt,
-        batch_size=evaluation.batch,
-        max_new_tokens=max_new_tokens or evaluation.max_new_tokens,
-        seed=run.seed,
+        model, samples, out, prompt=prompt, batch_size=evaluation.batch, max_new_tokens=longest, seed=run.seed, **asked
     )

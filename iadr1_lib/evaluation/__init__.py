@@ -1,53 +1,50 @@
-"""Protocols, prediction, metrics with intervals, simple predictors."""
+"""Models are asked here, and their answers scored.
 
-from iadr1_lib.evaluation.comparison import MARK, compare, pairwise_tests, protocol_share
-from iadr1_lib.evaluation.one_shot import KINDS, references, require_references
-from iadr1_lib.evaluation.prediction_file import finished_images, prediction_row
-from iadr1_lib.evaluation.protocols import COURSE, FAMILIES, NAMES, PROMPTS, Family, Kind, Protocol, family_of, protocol
-from iadr1_lib.evaluation.sanity import metric_rows
-from iadr1_lib.evaluation.scoring import (
-    BASELINES,
-    MEAN,
+In come samples and a model's folder; out go a file of predictions (one JSON line per picture) and tables of metrics
+with 95 % intervals. Begin with `read_answer` and `score`; asking a model is in the module `prediction`, which loads
+torch. Files in reading order: protocols, prediction, prediction_file, parsers, metrics, intervals, comparison.
+"""
+
+from iadr1_lib.evaluation.agreement import agreement, grounding
+from iadr1_lib.evaluation.comparison import (
+    MARK,
     PAIRED,
-    PARSERS,
-    PREDICTION_KEYS,
-    agreement,
-    areas,
-    balanced_accuracy,
-    grounding,
-    judge,
-    label_only_baselines,
+    compare,
     paired_difference,
-    parser_table,
-    ranking,
-    read_answer,
-    read_predictions,
-    score,
-    unknown_types,
+    pairwise_tests,
+    protocol_share,
+    require_one_protocol,
 )
+from iadr1_lib.evaluation.intervals import MEAN, SEED_RANGE, interval_text, metric_rows
+from iadr1_lib.evaluation.metrics import METRICS, balanced_accuracy, judge, parser_table, score, unknown_types
+from iadr1_lib.evaluation.one_shot import references, require_references
+from iadr1_lib.evaluation.parsers import PARSERS, read_answer
+from iadr1_lib.evaluation.prediction_file import PREDICTION_KEYS, finished_images, prediction_row, read_predictions
+from iadr1_lib.evaluation.protocols import COURSE, KINDS, NAMES, PROMPTS, Protocol, prompt_messages, protocol
+from iadr1_lib.evaluation.ranking import areas, ranking
+from iadr1_lib.evaluation.simple_predictors import BASELINES, label_only_baselines
 
 __all__ = [
     "BASELINES",
     "COURSE",
-    "FAMILIES",
     "KINDS",
     "MARK",
     "MEAN",
+    "METRICS",
     "NAMES",
     "PAIRED",
     "PARSERS",
     "PREDICTION_KEYS",
     "PROMPTS",
-    "Family",
-    "Kind",
     "Protocol",
+    "SEED_RANGE",
     "agreement",
     "areas",
     "balanced_accuracy",
     "compare",
-    "family_of",
     "finished_images",
     "grounding",
+    "interval_text",
     "judge",
     "label_only_baselines",
     "metric_rows",
@@ -55,12 +52,14 @@ __all__ = [
     "pairwise_tests",
     "parser_table",
     "prediction_row",
+    "prompt_messages",
     "protocol",
     "protocol_share",
     "ranking",
     "read_answer",
     "read_predictions",
     "references",
+    "require_one_protocol",
     "require_references",
     "score",
     "unknown_types",

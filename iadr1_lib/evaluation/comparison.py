@@ -1,80 +1,127 @@
-"""Several models side by side: one table under one protocol, all pairs tested, and how much of a difference
-the protocol alone explains."""
+"""Models side by side: paired differences, tests of all pairs, one table under one protocol, and how much of a
+difference the protocol alone explains."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from itertools import combinations
 from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
-from statsmodels.stats.multitest import multipletests
+from sklearn.metrics import confusion_matrix
+from statsmodels.stats.contingency_tables import mcnemar
 
 from iadr1_lib.errors import UserError
-from iadr1_lib.evaluation import scoring
+from iadr1_lib.evaluation.intervals import (
+    DRAWS,
+    Estimate,
+    benchmark_mean,
+    bootstrap_mean,
+    interval_text,
+    label_means,
+    mean_of_labels,
+    percent,
+    weighted_sum,
+)
+from iadr1_lib.evaluation.metrics import judge, score
 
 MARK = "†"  # on cells of another protocol than the first row's
+_COLUMN_OF_METRIC = {"balanced_accuracy": "correct", "location": "location_right", "type": "type_right"}
+PAIRED = tuple(_COLUMN_OF_METRIC)  # metrics that can be compared image by image
+_KEYS = ["benchmark", "image", "label"]
 
 
-def compare(
-    predictions: Mapping[str, pd.DataFrame],
-    mixed: bool = False,
-    metric: str = "balanced_accuracy",
-    parser: str | Mapping[str, str] = "fair",
-    seed: int = 0,
-) -> pd.DataFrame:
-    """One row per model with its protocol and, per benchmark and for their mean, ``metric`` with its 95 % interval.
-
-    ``parser`` may name one per model, as the protocol ``released`` does; a model that is read otherwise than the first
-    counts as one of another protocol.
-
-    Raises UserError where models answered other images, or under other protocols or parsers. With ``mixed`` the latter
-    are let in and every cell of theirs carries a †.
-    """
-    if not predictions:
-        raise UserError("there are no predictions to compare: name at least one file")
-    parsers = {name: parser if isinstance(parser, str) else parser[name] for name in predictions}
-    if not mixed:
-        scoring.require_one_protocol(predictions)
-        if len(set(parsers.values())) > 1:
-            said = "; ".join(f"{name}: {chosen}" for name, chosen in parsers.items())
-            raise UserError(f"answers are read by different parsers ({said}): read them alike, or say mixed=True")
-    require_same_images(predictions)
-    asked = {name: f"{_protocols(table)}, read {parsers[name]}" for name, table in predictions.items()}
-    rows = {}
-    for name, table in predictions.items():
-        mark = f" {MARK}" if asked[name] != next(iter(asked.values())) else ""
-        scores = scoring.score(table, parsers[name], seed)
-        found = scores[scores["metric"] == metric].set_index("benchmark")
-        if found.empty:
-            raise ValueError(f"no metric is called {metric!r}; choose from {', '.join(scores['metric'].unique())}")
-        rows[name] = {"protocol": asked[name]} | {key: _cell(row) + mark for key, row in found.iterrows()}
-    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("model")
-
-
-def _protocols(table: pd.DataFrame) -> str:
-    return " and ".join(sorted(set(table["protocol"])))
-
-
-def _cell(row: pd.Series) -> str:  # type: ignore[type-arg]
-    if np.isnan(row["value"]):
-        return "–"
-    interval = "" if np.isnan(row["low"]) else f" [{row['low']:.1f}, {row['high']:.1f}]"
-    return f"{row['value']:.1f}{interval}"
+def require_one_protocol(predictions: Mapping[str, pd.DataFrame]) -> str:
+    """The protocol of all these predictions; UserError naming who was asked how if there are several."""
+    by_model = {name: sorted(set(table["protocol"])) for name, table in predictions.items()}
+    protocols = sorted({protocol for own in by_model.values() for protocol in own})
+    if len(protocols) != 1:
+        who = "; ".join(f"{name}: {' and '.join(own)}" for name, own in by_model.items())
+        raise UserError(
+            f"models were asked under different protocols ({who}): a difference could come from the asking. Ask them "
+            "alike, or say mixed=True where the table is to show just that."
+        )
+    return str(protocols[0])
 
 
 def require_same_images(predictions: Mapping[str, pd.DataFrame]) -> None:
-    """UserError, with the first image that one model lacks, unless all answered the same images."""
-    keys = {name: set(zip(table["benchmark"], table["image"], strict=True)) for name, table in predictions.items()}
-    everything = set().union(*keys.values())
-    for name, own in keys.items():
+    """UserError, with the first image that one model lacks, unless all answered the same images, labelled alike."""
+    images = {name: set(table[_KEYS].itertuples(index=False, name=None)) for name, table in predictions.items()}
+    everything = set().union(*images.values())
+    for name, own in images.items():
         if missing := sorted(everything - own):
             raise UserError(
                 f"{name} lacks {len(missing)} images that others answered, the first is {missing[0][1]}: "
                 "predict the same images with all models to compare them."
             )
+
+
+def _side_by_side(tables: Mapping[str, pd.DataFrame], parsers: Sequence[str], column: str) -> pd.DataFrame:
+    """Columns benchmark, image, label, and a column of `judge` for each of the tables, which hold the same images."""
+    require_same_images(tables)
+    judged = {
+        name: judge(table, parser).set_index(_KEYS)[column]
+        for (name, table), parser in zip(tables.items(), parsers, strict=True)
+    }
+    return pd.DataFrame(judged).reset_index()
+
+
+class PairedDifference(NamedTuple):
+    """Model minus baseline in percentage points, its 95 % interval, the images, McNemar's exact p."""
+
+    value: float
+    low: float
+    high: float
+    n: int
+    p_mcnemar: float
+
+
+def paired_difference(
+    model: pd.DataFrame | Sequence[pd.DataFrame],
+    baseline: pd.DataFrame | Sequence[pd.DataFrame],
+    metric: str = "balanced_accuracy",
+    parser: str = "fair",
+    seed: int = 0,
+    mixed: bool = False,
+) -> PairedDifference:
+    """How much better `model` is than `baseline` on the same images, as the mean over benchmarks.
+
+    Pairs stay together in the bootstrap: an image is resampled with both models' answers to it. Lists give one
+    pair of predictions per training seed: images are resampled within each seed, and the seeds' differences
+    averaged (so the interval speaks of images, for these seeds). `metric` is one of PAIRED. McNemar's exact test counts
+    the images that only one of the two gets right.
+
+    Raises:
+        ValueError: another metric, or lists of different lengths.
+        UserError: the images differ, or the protocols without `mixed`.
+    """
+    if metric not in PAIRED:
+        raise ValueError(f"no paired metric is called {metric!r}; choose from {', '.join(PAIRED)}")
+    models = [model] if isinstance(model, pd.DataFrame) else list(model)
+    baselines = [baseline] if isinstance(baseline, pd.DataFrame) else list(baseline)
+    if len(models) != len(baselines) or not models:
+        raise ValueError(f"{len(models)} sets of predictions cannot be paired with {len(baselines)}")
+    if not mixed:
+        require_one_protocol({"model": pd.concat(models), "baseline": pd.concat(baselines)})
+    pairs = [
+        _side_by_side({"model": a, "baseline": b}, (parser, parser), _COLUMN_OF_METRIC[metric]).dropna()
+        for a, b in zip(models, baselines, strict=True)
+    ]
+    rng = np.random.default_rng(seed)
+    mean = weighted_sum([(1 / len(pairs), _mean_difference(pair, rng, metric)) for pair in pairs])
+    everything = pd.concat(pairs)
+    counts = confusion_matrix(everything["model"] == 1, everything["baseline"] == 1, labels=[True, False])
+    return PairedDifference(**percent(mean), n=mean.n, p_mcnemar=float(mcnemar(counts, exact=True).pvalue))
+
+
+def _mean_difference(pair: pd.DataFrame, rng: np.random.Generator, metric: str) -> Estimate:
+    pair = pair.assign(difference=pair["model"] - pair["baseline"])
+    differences = {}
+    for name, group in pair.groupby("benchmark", sort=True):
+        means = label_means(group, "difference", rng)
+        differences[str(name)] = mean_of_labels(means) if metric == "balanced_accuracy" else means["yes"]
+    return benchmark_mean(differences) if differences else bootstrap_mean([], "images with a known truth", rng)
 
 
 def pairwise_tests(
@@ -87,23 +134,57 @@ def pairwise_tests(
     many comparisons do not make one of them significant by chance. McNemar counts images, so a benchmark of mostly
     normal ones weighs these more; the interval weighs the labels alike.
 
-    Raises UserError as `scoring.paired_difference`.
+    Raises UserError as `paired_difference`.
     """
+    from statsmodels.stats.multitest import multipletests  # takes half a second
+
+    require_same_images(predictions)
     rows = []
     for baseline, model in combinations(predictions, 2):
-        for benchmark in sorted(set(predictions[model]["benchmark"]) | set(predictions[baseline]["benchmark"])):
-            one, other = (
-                table[table["benchmark"] == benchmark] for table in (predictions[model], predictions[baseline])
-            )
-            if one.empty or other.empty:
-                raise UserError(f"only one of {model} and {baseline} has answers to {benchmark}: predict it with both")
-            made = scoring.paired_difference(one, other, parser=parser, seed=seed, mixed=mixed)._asdict()
-            p = made.pop("p_mcnemar")
-            rows.append({"model": model, "baseline": baseline, "benchmark": benchmark, **made, "p": p})
-    columns = ["model", "baseline", "benchmark", "value", "low", "high", "n", "p"]
-    table = pd.DataFrame(rows, columns=columns)
+        for benchmark in sorted(set(predictions[model]["benchmark"])):
+            one, other = (t[t["benchmark"] == benchmark] for t in (predictions[model], predictions[baseline]))
+            difference = paired_difference(one, other, parser=parser, seed=seed, mixed=mixed)
+            rows.append((model, baseline, benchmark, *difference))
+    table = pd.DataFrame(rows, columns=["model", "baseline", "benchmark", "value", "low", "high", "n", "p"])
     table["p_holm"] = multipletests(table["p"], method="holm")[1] if len(table) else table["p"]
     return table
+
+
+def compare(
+    predictions: Mapping[str, pd.DataFrame],
+    mixed: bool = False,
+    metric: str = "balanced_accuracy",
+    parser: str | Mapping[str, str] = "fair",
+    seed: int = 0,
+) -> pd.DataFrame:
+    """One row per model with its protocol and, per benchmark and for their mean, `metric` with its 95 % interval.
+
+    `parser` may name one per model, as the protocol `released` does; a model that is read differently from the first
+    counts as one of another protocol.
+
+    Raises UserError where models answered other images, or under other protocols or parsers. With `mixed` the latter
+    are let in and each of their cells carries a †.
+    """
+    if not predictions:
+        raise UserError("there are no predictions to compare: name at least one file")
+    parsers = {name: parser if isinstance(parser, str) else parser[name] for name in predictions}
+    if not mixed:
+        require_one_protocol(predictions)
+        if len(set(parsers.values())) > 1:
+            chosen = "; ".join(f"{name}: {own}" for name, own in parsers.items())
+            raise UserError(f"answers are read by different parsers ({chosen}): read them alike, or say mixed=True")
+    require_same_images(predictions)
+    rows: dict[str, dict[str, str]] = {}
+    for name, table in predictions.items():
+        protocol = f"{' and '.join(sorted(set(table['protocol'])))}, read {parsers[name]}"
+        scores = score(table, parsers[name], seed)
+        if metric not in set(scores["metric"]):
+            raise ValueError(f"no metric is called {metric!r}; choose from {', '.join(scores['metric'].unique())}")
+        rows[name] = {"protocol": protocol}
+        mark = f" {MARK}" if protocol != next(iter(rows.values()))["protocol"] else ""
+        for row in scores[scores["metric"] == metric].to_dict("records"):
+            rows[name][row["benchmark"]] = interval_text(row) + mark
+    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("model")
 
 
 class ProtocolShare(NamedTuple):
@@ -129,48 +210,30 @@ def protocol_share(
 
     (base fair − base released) / (tuned released − base released).
 
-    ``parsers`` reads the three in the order of the arguments. In each bootstrap draw all three are judged on the same
+    `parsers` reads the three in the order of the arguments. In each bootstrap draw all three are judged on the same
     images. A draw without a gain has no share and is left out; where that is so for more than one in twenty, the
     interval is NaN, since the share is then anybody's guess. A share can exceed 100 (fair asking gains more than
     tuning) or be negative (it costs).
 
-    Raises UserError if the images differ.
+    Raises:
+        UserError: the images differ, or a benchmark lacks one of the labels.
     """
     tables = {"base released": base_released, "base fair": base_fair, "tuned released": tuned_released}
-    require_same_images(tables)
-    keys = ["benchmark", "image", "label"]
-    judged = [
-        scoring.judge(table, parser).set_index(keys)["correct"].rename(name)
-        for (name, table), parser in zip(tables.items(), parsers, strict=True)
-    ]
-    right = pd.concat(judged, axis=1).reset_index()
+    right = _side_by_side(tables, parsers, "correct")
     rng = np.random.default_rng(seed)
-    values, draws = _joint_balanced(right, list(tables), rng)
-    share, drawn = _share(values), np.apply_along_axis(_share, 1, draws)
-    sound = drawn[~np.isnan(drawn)]
-    ends = np.percentile(sound, [2.5, 97.5]) if len(sound) >= 0.95 * len(drawn) else (np.nan, np.nan)
-    return ProtocolShare(*(100 * float(number) for number in (*values, share, *ends)))
-
-
-def _share(accuracies: NDArray[np.float64]) -> float:
-    base_released, base_fair, tuned_released = accuracies
-    gain = tuned_released - base_released
-    return float((base_fair - base_released) / gain) if gain > 0 else np.nan
-
-
-def _joint_balanced(
-    right: pd.DataFrame, columns: list[str], rng: np.random.Generator
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Mean balanced accuracy of each column, and its bootstrap draws (draws × columns), the rows drawn as wholes."""
-    values, draws = np.zeros(len(columns)), np.zeros((scoring.DRAWS, len(columns)))
+    accuracies = np.zeros((1 + DRAWS, 3))  # the measured ones, then those of each draw
     benchmarks = right["benchmark"].nunique()
     for name, group in right.groupby("benchmark", sort=True):
         for label in ("no", "yes"):
-            rows = group.loc[group["label"] == label, columns].to_numpy(float)
+            rows = group.loc[group["label"] == label, list(tables)].to_numpy(float)
             if not len(rows):
                 raise UserError(f"{name} has no pictures with the label {label}: balanced accuracy needs both")
             patterns, counts = np.unique(rows, axis=0, return_counts=True)
-            drawn = rng.multinomial(len(rows), counts / len(rows), size=scoring.DRAWS)
-            values += rows.mean(axis=0) / (2 * benchmarks)
-            draws += drawn @ patterns / len(rows) / (2 * benchmarks)
-    return values, draws
+            drawn = rng.multinomial(len(rows), counts / len(rows), size=DRAWS) @ patterns / len(rows)
+            accuracies += np.vstack([rows.mean(axis=0), drawn]) / (2 * benchmarks)
+    released, fair, tuned = accuracies.T
+    gain = tuned - released
+    shares = np.divide(fair - released, gain, out=np.full(len(gain), np.nan), where=gain > 0)
+    sound = shares[1:][~np.isnan(shares[1:])]
+    ends = np.percentile(sound, [2.5, 97.5]) if len(sound) >= 0.95 * DRAWS else (np.nan, np.nan)
+    return ProtocolShare(*(100 * float(number) for number in (*accuracies[0], shares[0], *ends)))

@@ -14,13 +14,14 @@ from typing import Any, NamedTuple
 import pandas as pd
 
 from iadr1_lib.data import leakage, near_duplicates
-from iadr1_lib.evaluation import scoring
+from iadr1_lib.evaluation import intervals
+from iadr1_lib.evaluation.intervals import MEAN, interval_text
+from iadr1_lib.evaluation.simple_predictors import BASELINES, NORMAL_NEEDED, label_only_baselines
 from iadr1_lib.records import Sample
 
 DOES_WELL = 60.0  # percent balanced accuracy, with an interval that lies above CHANCE
 CHANCE = 50.0
-NORMAL_NEEDED = 5  # normal pictures below which `scoring` lets its detector call nothing defective
-TITLES = {name: name.replace("_", " ") for name in scoring.BASELINES}
+TITLES = {name: name.replace("_", " ") for name in BASELINES}
 _MEANS = {
     "file_size": "a model can score here by how well a file compresses, that is by how much texture or noise is in it",
     "mean_brightness": "a model can score here by how light or dark a picture is as a whole, without finding a defect",
@@ -32,62 +33,50 @@ _SHOWN = 5  # pairs that a report names
 
 
 def baselines(samples: Sequence[Sample], train: Sequence[Sample] = (), seed: int = 0) -> pd.DataFrame:
-    """Balanced accuracy in percent of `scoring.BASELINES` on each benchmark's test pictures, with its 95 % interval.
+    """Balanced accuracy in percent of BASELINES on each benchmark's test pictures, with its 95 % interval.
 
-    Columns COLUMNS, one row per benchmark and baseline. See `scoring.label_only_baselines` for what each one does. A
+    Columns COLUMNS, one row per benchmark and baseline. See `label_only_baselines` for what each one does. A
     benchmark without normal or without defective pictures has NaN, and so has the detector where no category has
-    enough normal pictures to learn from. UserError for a picture that cannot be read.
+    NORMAL_NEEDED normal pictures to learn from: training pictures, or else its own. UserError for a picture that
+    cannot be read.
     """
-    found = scoring.label_only_baselines(train, samples, seed)
-    found = found[found["benchmark"] != scoring.MEAN]
-    found = found.assign(baseline=found["metric"].str.removesuffix("/balanced_accuracy"))
-    found = found[list(COLUMNS)].reset_index(drop=True)
-    untaught = {s.benchmark for s in samples} - _taught(samples, train)
-    blind = (found["baseline"] == "classical_detector") & found["benchmark"].isin(untaught)
-    found.loc[blind, ["value", "low", "high"]] = float("nan")
-    return found
-
-
-def _taught(samples: Sequence[Sample], train: Sequence[Sample]) -> set[str]:
-    """Benchmarks of which some category has NORMAL_NEEDED normal pictures: training pictures, or else its own."""
+    table = label_only_baselines(train, samples, seed)
+    table = table.assign(baseline=table["metric"].str.removesuffix("/balanced_accuracy"))
+    table = table.loc[table["benchmark"] != MEAN, list(COLUMNS)].reset_index(drop=True)
     normal = [Counter((s.benchmark, s.category) for s in some if s.label == "no") for some in (train, samples)]
-    asked = {(s.benchmark, s.category) for s in samples}
-    return {kind[0] for kind in asked if (normal[0][kind] or normal[1][kind]) >= NORMAL_NEEDED}
+    kinds = {(s.benchmark, s.category) for s in samples}
+    taught = {kind[0] for kind in kinds if (normal[0][kind] or normal[1][kind]) >= NORMAL_NEEDED}
+    untaught = (table["baseline"] == "classical_detector") & ~table["benchmark"].isin(taught)
+    table.loc[untaught, ["value", "low", "high"]] = float("nan")
+    return table
 
 
 def table(found: pd.DataFrame) -> pd.DataFrame:
     """`baselines` for the eye: one row per benchmark with pictures and "value [low, high]", a dash where undefined."""
-    shown = {
-        (row["benchmark"], TITLES[row["baseline"]]): _cell(row["value"], row["low"], row["high"])
-        for row in found.to_dict("records")
-    }
-    sizes = found.groupby("benchmark", sort=False)["n"].first()
-    return pd.DataFrame(
-        [
-            {"benchmark": name, "pictures": int(size), **{title: shown[name, title] for title in TITLES.values()}}
-            for name, size in sizes.items()
-        ]
-    )
-
-
-def _cell(value: float, low: float, high: float) -> str:
-    if pd.isna(value):
-        return "-"
-    return f"{value:.1f}" if pd.isna(low) else f"{value:.1f} [{low:.0f}, {high:.0f}]"
+    rows = [
+        {"benchmark": name, "pictures": int(group["n"].iloc[0])}
+        | {TITLES[row["baseline"]]: interval_text(row) for row in group.to_dict("records")}
+        for name, group in found.groupby("benchmark", sort=False)
+    ]
+    return pd.DataFrame(rows)
 
 
 def readings(found: pd.DataFrame) -> list[str]:
     """One sentence for each baseline that does well: DOES_WELL, with an interval, if there is one, above CHANCE."""
     well = found[(found["value"] >= DOES_WELL) & ~(found["low"] <= CHANCE)]
     return [
-        f"{row['benchmark']}: {TITLES[row['baseline']]} alone reaches {_cell(row['value'], row['low'], row['high'])}: "
-        f"{_MEANS[row['baseline']]}."
+        f"{row['benchmark']}: {TITLES[row['baseline']]} alone reaches {interval_text(row)}: {_MEANS[row['baseline']]}."
         for row in well.to_dict("records")
     ]
 
 
+def metric_rows(found: pd.DataFrame) -> list[dict[str, Any]]:
+    """`baselines` as rows for a metrics file, named sanity/<baseline>/<benchmark>; undefined values become None."""
+    return intervals.metric_rows(found.assign(metric=found["baseline"], unit="%"), "sanity")
+
+
 class Leak(NamedTuple):
-    """A test picture that stands in training: paths, how it was found ("same file" or "nearly the same"), score."""
+    """A test picture that stands in training: paths, how it was detected ("same file", "nearly the same"), score."""
 
     train: str
     test: str
@@ -96,48 +85,26 @@ class Leak(NamedTuple):
 
 
 def leaks(train: Sequence[Sample], samples: Sequence[Sample]) -> list[Leak]:
-    """Pairs of a training and a test picture that are the same file, or nearly the same picture.
-
-    Near duplicates are found as `near_duplicates` says; a pair that is one file is told as such only.
-    """
-    same = [
-        Leak(one, other, "same file", 1.0)
-        for left, right in leakage(train, samples).values()
-        for one in left
-        for other in right
-    ]
-    told = {(leak.train, leak.test) for leak in same}
+    """Pairs of a training and a test picture that are the same file, or nearly the same picture (`near_duplicates`)."""
+    same = [(a, b) for left, right in leakage(train, samples).values() for a in left for b in right]
     near = [Leak(*pair[:2], "nearly the same", pair.score) for pair in near_duplicates(train, samples)]
-    return same + [leak for leak in near if (leak.train, leak.test) not in told]
+    return [Leak(*pair, "same file", 1.0) for pair in same] + [leak for leak in near if leak[:2] not in same]
 
 
 def duplicate_report(train: Sequence[Sample], samples: Sequence[Sample]) -> list[str]:
     """Lines for the reader: leaks of training into test, then pictures that stand in the test twice, counted."""
     lines = []
     if train:
-        found = leaks(train, samples)
-        files = sum(leak.how == "same file" for leak in found)
+        pairs = leaks(train, samples)
+        files = sum(leak.how == "same file" for leak in pairs)
         lines.append(
             f"training ({len(train)}) against test ({len(samples)}): {files} pairs are the same file, "
-            f"{len(found) - files} nearly the same picture"
+            f"{len(pairs) - files} nearly the same picture"
         )
-        lines += [f"  {leak.score:.2f}  {leak.test}  =  {leak.train}" for leak in found[:_SHOWN]]
+        lines += [f"  {leak.score:.2f}  {leak.test}  =  {leak.train}" for leak in pairs[:_SHOWN]]
     twice = near_duplicates(samples)
     labels = {sample.image: sample.label for sample in samples}
     other = sum(labels[pair.first] != labels[pair.second] for pair in twice)
     lines.append(f"within the test: {len(twice)} pairs are nearly the same picture, {other} of them with other labels")
     lines += [f"  {pair.score:.2f}  {pair.second}  =  {pair.first}" for pair in twice[:_SHOWN]]
     return lines
-
-
-def metric_rows(found: pd.DataFrame) -> list[dict[str, Any]]:
-    """`baselines` as rows for a metrics file, named sanity/<baseline>/<benchmark>; undefined values become None."""
-    return [
-        {
-            "name": f"sanity/{row['baseline']}/{row['benchmark']}",
-            **{key: None if pd.isna(row[key]) else float(row[key]) for key in ("value", "low", "high")},
-            "n": int(row["n"]),
-            "unit": "%",
-        }
-        for row in found.to_dict("records")
-    ]

@@ -19,7 +19,7 @@ from transformers import PreTrainedModel, ProcessorMixin
 
 from iadr1_lib.data import to_rgb
 from iadr1_lib.errors import UserError
-from iadr1_lib.evaluation.prediction import prompt_messages
+from iadr1_lib.evaluation.protocols import prompt_messages
 from iadr1_lib.files import read_json, write_json
 from iadr1_lib.models import load_model, require_weights
 from iadr1_lib.runs import runs_folder

@@ -1,22 +1,27 @@
-"""Models behind an API, as teacher and as predictor."""
+"""Models behind an API, as teacher and as predictor.
 
-from iadr1_lib.remote.client import Cost, Endpoint, Remote, Reply, Request, encode_image, known_price
+Samples come in, with the truth for a teacher; drafts of reasoning or rows of predictions.jsonl go out, and every reply
+that was paid for is kept. Begin with `client.Remote`, which asks; `providers` has what is sent and received.
+"""
+
+from iadr1_lib.remote.client import Cost, Remote, read_prices
 from iadr1_lib.remote.predictor import endpoint_named, p_yes, predict_remote
-from iadr1_lib.remote.teacher import ApiTeacher, ReplayTeacher, read_prompts, record_to
+from iadr1_lib.remote.providers import Endpoint, Reply, Request, encode_image
+from iadr1_lib.remote.teacher import ApiTeacher, RecordingTeacher, ReplayTeacher, read_prompts
 
 __all__ = [
     "ApiTeacher",
     "Cost",
     "Endpoint",
+    "RecordingTeacher",
     "Remote",
     "ReplayTeacher",
     "Reply",
     "Request",
     "encode_image",
     "endpoint_named",
-    "known_price",
     "p_yes",
     "predict_remote",
+    "read_prices",
     "read_prompts",
-    "record_to",
 ]

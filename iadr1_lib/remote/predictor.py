@@ -9,7 +9,6 @@ Keys come from the environment (ANTHROPIC_API_KEY, OPENAI_API_KEY). torch is not
 
 from __future__ import annotations
 
-import json
 import math
 import re
 import time
@@ -19,20 +18,22 @@ from typing import Any
 
 from iadr1_lib.errors import UserError
 from iadr1_lib.evaluation import PROMPTS, finished_images, prediction_row
+from iadr1_lib.files import Journal
 from iadr1_lib.records import Sample
-from iadr1_lib.remote.client import Endpoint, Remote, Reply, Request
+from iadr1_lib.remote.client import Remote
+from iadr1_lib.remote.providers import Endpoint, Reply, Request, yes_or_no
 
 MAX_SIDE = 512  # pixels of the longer side, as the paper's released scripts send pictures to commercial models
 MAX_TOKENS = 600  # as there
 TOP_LOGPROBS = 20  # the most that OpenAI and vLLM give
-SILENCE = 5  # pictures in a row without a reply, retries included: the server is gone
+MAX_FAILURES = 5  # pictures in a row without a reply, retries included: the server is gone
 EVERY = 20  # pictures between two lines of progress
 
 # Names of the paper's Table 1 that are not the provider's.
 ALIASES = {"claude-sonnet-4": "claude-sonnet-4-20250514"}
-_PROVIDER_OF = (("anthropic", re.compile(r"claude-")), ("openai", re.compile(r"gpt-|chatgpt-|o\d")))
+# "PROVIDER:NAME", with an address "PROVIDER:NAME@http://host/v1", or a name that tells its provider.
 _FULL_NAME = re.compile(r"(anthropic|openai):([^@]+?)(?:@(https?://\S+))?")
-_TELLS_LOGPROBS = re.compile(r"gpt-4")  # OpenAI's later models refuse the request if asked for them
+_ANTHROPIC_NAME, _OPENAI_NAME = re.compile(r"claude-[^/]*"), re.compile(r"(gpt-|chatgpt-|o\d)[^/]*")
 
 
 def endpoint_named(name: str, logprobs: bool | None = None, **settings: Any) -> Endpoint | None:
@@ -50,35 +51,22 @@ def endpoint_named(name: str, logprobs: bool | None = None, **settings: Any) -> 
     """
     if Path(name).exists():
         return None
-    full = _FULL_NAME.fullmatch(name)
     provider: Any
-    if full:
+    if full := _FULL_NAME.fullmatch(name):
         provider, model, address = full.groups()
+    elif _ANTHROPIC_NAME.fullmatch(name):
+        provider, model, address = "anthropic", name, None
+    elif _OPENAI_NAME.fullmatch(name):
+        provider, model, address = "openai", name, None
     else:
-        provider = next((one for one, pattern in _PROVIDER_OF if pattern.match(name) and "/" not in name), None)
-        model, address = name, None
-    if provider is None:
         return None
     if logprobs and provider == "anthropic":
         raise UserError(f"Anthropic gives no log-probabilities: ask {name} without them")
-    if logprobs is None:
-        logprobs = provider == "openai" and (address is not None or bool(_TELLS_LOGPROBS.match(model)))
+    if logprobs is None:  # OpenAI's models after gpt-4 refuse a request for them
+        logprobs = provider == "openai" and (address is not None or model.startswith("gpt-4"))
     extra = {"logprobs": True, "top_logprobs": TOP_LOGPROBS} if logprobs else {}
-    usual = {"max_tokens": MAX_TOKENS, "extra": extra}
-    return Endpoint(provider, ALIASES.get(model, model), address, **{**usual, **settings})
-
-
-def request(sample: Sample, prompt: str = "yes-no", seed: int = 0) -> Request:
-    """What is sent about a sample, in the words that a model in a folder is asked with under the same prompt mode.
-
-    Another seed is asked anew, since these models do not answer greedily.
-
-    Raises:
-        UserError: an unknown prompt mode.
-    """
-    if prompt not in PROMPTS:
-        raise UserError(f"unknown prompt mode {prompt!r}: choose one of {', '.join(PROMPTS)}")
-    return Request("", PROMPTS[prompt], (Path(sample.image),), attempt=seed, max_side=MAX_SIDE)
+    options: dict[str, Any] = {"base_url": address, "max_tokens": MAX_TOKENS, "extra": extra} | settings
+    return Endpoint(provider, ALIASES.get(model, model), **options)
 
 
 def predict_remote(
@@ -89,103 +77,92 @@ def predict_remote(
     prompt: str = "yes-no",
     protocol: str = "fair",
     seed: int = 0,
-    quiet: bool = False,
 ) -> Path:
     """Ask about every sample and append to `out` (predictions.jsonl); pictures already there are not asked about again.
 
-    The highest possible cost is printed before, and what was paid after. Rows are those of `inference.predict`, model
+    The highest possible cost is printed before, and what was paid after. Rows are those of `prediction.predict`, model
     being provider and name; p_yes is None without log-probabilities. A refusal has its words (or the server's) as raw
     and one more key, refused: true. A reply cut off at `max_tokens` counts as far as it goes and has the key cut: true.
+    The prompt is in the words for a model in a folder. Another seed is asked anew: these models do not answer greedily.
 
     Raises:
-        UserError: the cost could exceed the cap (nothing is asked then), the cap was reached, pictures got no reply,
-            and whatever `Remote.ask` raises. What was answered is in `out`, and the same call goes on from there.
+        UserError: an unknown prompt mode; the cost could exceed the cap (nothing is asked then); the cap was reached;
+            pictures got no reply; whatever `Remote.ask` raises. What was answered is in `out`, and the same call goes
+            on from there.
     """
-    out.parent.mkdir(parents=True, exist_ok=True)
+    if prompt not in PROMPTS:
+        raise UserError(f"unknown prompt mode {prompt!r}: choose one of {', '.join(PROMPTS)}")
     name = remote.endpoint.name
     origin = {"prompt": prompt, "protocol": protocol, "model": name, "seed": seed}
     done = finished_images(samples, out, origin)
     todo = [sample for sample in samples if sample.image not in done]
     if not todo:
         return out
-    requests = [request(sample, prompt, seed) for sample in todo]
+    images = [Path(sample.image) for sample in todo]
+    requests = [Request("", PROMPTS[prompt], (image,), attempt=seed, max_side=MAX_SIDE) for image in images]
     quoted = remote.quote(requests)
-    if not quiet:
-        print(f"{name}, at most: {quoted}", flush=True)
+    print(f"{name}, at most: {quoted}", flush=True)
     try:
-        _ask(remote, todo, requests, out, origin, quiet)
+        _write_answers(remote, todo, requests, out, origin)
     finally:
-        if not quiet:
-            print(f"{name}, paid: {remote.spent}", flush=True)
+        print(f"{name}, paid: {remote.spent}", flush=True)
     return out
 
 
-def _ask(
-    remote: Remote, samples: list[Sample], requests: list[Request], out: Path, asked: dict[str, Any], quiet: bool
+def _write_answers(
+    remote: Remote, samples: list[Sample], requests: list[Request], out: Path, origin: dict[str, Any]
 ) -> None:
     """Write a row per answer as soon as it and those before it are there; raises UserError if any is missing."""
-    missing: list[Reply] = []
-    silence = answered = 0
+    journal = Journal(out, ascii_only=True)
+    failures = answered = 0
+    problem = ""
     start = time.monotonic()
     replies = remote.ask(requests)
-    with out.open("a", encoding="utf-8") as file:
-        for sample, reply in zip(samples, replies, strict=False):  # given up early, replies are fewer
-            if reply.answered:
-                file.write(json.dumps(_row(sample, reply, asked)) + "\n")
-                file.flush()
-                answered += 1
-                silence = 0
-            else:
-                missing.append(reply)
-                silence += reply.status == "failed"
-            if silence == SILENCE:
-                break
-            if not quiet and (answered and answered % EVERY == 0):
+    for sample, reply in zip(samples, replies, strict=False):  # when the server is gone, replies are fewer
+        if reply.answered:
+            journal.append(_row(sample, reply, origin))
+            answered, failures = answered + 1, 0
+            if answered % EVERY == 0:
                 rate = 60 * answered / (time.monotonic() - start)
                 print(f"answered {answered} of {len(samples)} pictures, {rate:.0f} a minute", flush=True)
+        else:
+            problem = reply.message
+            failures += reply.status == "failed"
+            if failures == MAX_FAILURES:
+                break
     replies.close()  # type: ignore[attr-defined]  # waits for requests under way, whose replies are kept
-    if missing:
+    if problem:
         raise UserError(
-            f"{len(samples) - answered} of {len(samples)} pictures have no answer yet ({missing[-1].message}): "
+            f"{len(samples) - answered} of {len(samples)} pictures have no answer yet ({problem}): "
             f"the others are in {out}, and the same command goes on from there"
         )
 
 
-def _row(sample: Sample, reply: Reply, asked: dict[str, Any]) -> dict[str, Any]:
+def _row(sample: Sample, reply: Reply, origin: dict[str, Any]) -> dict[str, Any]:
     refused = reply.status == "refused"
     raw = reply.text or (reply.message if refused else "")
-    told = None if refused else p_yes(reply.logprobs)
-    row = prediction_row(sample, raw, told, asked, cut=reply.status == "truncated")
+    chance = None if refused else p_yes(reply.logprobs)
+    row = prediction_row(sample, raw, chance, origin, cut=reply.status == "truncated")
     return row | {"refused": True} if refused else row
 
 
 def p_yes(logprobs: list[dict[str, Any]] | None) -> float | None:
-    """P(Yes) / (P(Yes) + P(No)) where the answer's word is chosen; None if that cannot be told.
+    """P(Yes) / (P(Yes) + P(No)) at the token that is the answer's word; None if there is none.
 
     Args:
         logprobs: as `Reply.logprobs`. The word after the last `<answer>` counts, without a tag the first yes or no.
     """
-    tokens = [token["token"] for token in logprobs or []]
-    text = "".join(tokens)
-    after = text.rfind("<answer>") + len("<answer>") if "<answer>" in text else 0
-    ends = 0
-    for place, token in enumerate(tokens):
-        ends += len(token)
-        follower = tokens[place + 1] if place + 1 < len(tokens) else ""
-        if ends > after and _word(token) and not follower[:1].isalpha():  # "No" of "Nothing" is no word
-            return _share_of_yes((logprobs or [])[place]["top"])
+    entries = logprobs or []
+    text = "".join(entry["token"] for entry in entries)
+    start = text.rfind("<answer>") + len("<answer>") if "<answer>" in text else 0
+    end = 0
+    for entry in entries:
+        end += len(entry["token"])
+        if end > start and yes_or_no(entry["token"]) and not text[end : end + 1].isalpha():  # not the "No" of "Nothing"
+            chances = {"yes": 0.0, "no": 0.0}
+            for alternative, value in entry["top"].items():
+                if word := yes_or_no(alternative):
+                    chances[word] += math.exp(value)
+            total = sum(chances.values())
+            return chances["yes"] / total if total > 0 else None
     return None
-
-
-def _share_of_yes(top: dict[str, float]) -> float | None:
-    chances = {
-        word: sum(math.exp(value) for token, value in top.items() if _word(token) == word) for word in ("yes", "no")
-    }
-    total = chances["yes"] + chances["no"]
-    return chances["yes"] / total if total > 0 else None
-
-
-def _word(token: str) -> str | None:
-    """The word yes or no that a token is, with marks and blanks around it (">Yes"), else None."""
-    word = re.sub(r"[\W_]", "", token).lower()
-    return word if word in ("yes", "no") else None

@@ -1,8 +1,8 @@
 """Teachers that need a server or a recording: a vision-language model behind an API, and its replies played back.
 
 teacher = ApiTeacher(Remote(Endpoint("anthropic", "claude-haiku-5-5"), "runs/replies", cost_cap=2.0))
-teacher = record_to("recorded.jsonl", teacher)      # writes down every draft that it gives out
-teacher = ReplayTeacher("recorded.jsonl")           # later, or elsewhere: no key, no server
+teacher = RecordingTeacher("recorded.jsonl", teacher)   # writes down every draft that it gives out
+teacher = ReplayTeacher("recorded.jsonl")               # later, or elsewhere: no key, no server
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator, Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 import yaml
@@ -18,9 +19,10 @@ from iadr1_lib.answer import DEFECT_TYPES, cell_names
 from iadr1_lib.data import open_image
 from iadr1_lib.errors import UserError
 from iadr1_lib.expert_ad import Draft, Facts, Task, Teacher
-from iadr1_lib.files import read_json_lines
+from iadr1_lib.files import Journal, read_json_lines
 from iadr1_lib.records import Sample
-from iadr1_lib.remote.client import Cost, Remote, Reply, Request
+from iadr1_lib.remote.client import Cost, Remote
+from iadr1_lib.remote.providers import Request
 from iadr1_lib.runs import project_root
 
 PROMPT_KEYS = ("system", "defective", "normal", "again")
@@ -45,12 +47,12 @@ def read_prompts(path: str | Path | None = None) -> dict[str, str]:
 
 
 class ApiTeacher:
-    """A vision-language model that sees the picture, is told the truth of it, and writes the reasoning.
+    """A vision-language model that sees the picture, is given its ground truth, and writes the reasoning.
 
     Args:
         remote: whom to ask; it keeps replies, counts the cost and retries.
         prompts: a YAML file of prompts; None for the course's own.
-        max_pixels: larger pictures are made smaller before they are sent.
+        max_pixels: larger pictures are scaled down before they are sent.
 
     Raises:
         UserError: as `read_prompts`; while writing, as `Remote.ask`, or for a prompt with an unknown {word}.
@@ -60,27 +62,24 @@ class ApiTeacher:
         self.remote = remote
         self.max_pixels = max_pixels
         self._prompts = read_prompts(prompts)
-
-    @property
-    def name(self) -> str:
-        return self.remote.endpoint.name
-
-    @property
-    def key(self) -> str:
-        return f"{self.name}, prompts {hashlib.sha256(json.dumps(self._prompts).encode()).hexdigest()[:12]}"
+        self.name = remote.endpoint.name
+        self.key = f"{self.name}, prompts {hashlib.sha256(json.dumps(self._prompts).encode()).hexdigest()[:12]}"
 
     def write(self, tasks: Sequence[Task]) -> Iterator[Draft]:
         """Drafts in the tasks' order; what was refused, cut off, failed or not sent has none, but a sentence."""
         for reply in self.remote.ask(self.request(task) for task in tasks):
-            yield _draft(reply)
+            if reply.status == "ok" and reply.text:
+                yield Draft(" ".join(reply.text.split()))
+            else:
+                yield Draft(None, f"{reply.status}: {reply.message}")
 
     def request(self, task: Task) -> Request:
-        """What is sent for a task: the prompts, filled in, and the sample's own picture; for `Remote.estimate` too."""
-        words = _words(task)
+        """What is sent for a task: the prompts, filled in, and the sample's own picture."""
         keys = ["normal" if task.facts.label == "no" else "defective", *(["again"] if task.attempt else [])]
+        lines = "\n".join(self._fill(key, task) for key in keys).splitlines()
         return Request(
-            system=self._fill("system", words),
-            text="\n".join(self._fill(key, words) for key in keys),
+            system=self._fill("system", task).strip(),
+            text="\n".join(line for line in lines if line.strip()),
             images=(Path(task.sample.image),),
             max_pixels=self.max_pixels,
             attempt=task.attempt,
@@ -94,18 +93,21 @@ class ApiTeacher:
         tasks = (Task(sample, Facts(sample.label), attempt) for attempt in range(tries) for sample in samples)
         return self.remote.estimate(self.request(task) for task in tasks)
 
-    def _fill(self, key: str, words: dict[str, str]) -> str:
+    def _fill(self, key: str, task: Task) -> str:
+        words = _words(task)
         try:
-            text = self._prompts[key].format_map(words)
+            return self._prompts[key].format_map(words)
         except (KeyError, ValueError, IndexError) as error:
             known = ", ".join(words)
             raise UserError(f"The prompt {key} has a {{word}} that means nothing ({error}): use {known}") from error
-        return "\n".join(line for line in text.splitlines() if line.strip()) if key != "system" else text.strip()
 
 
 def _words(task: Task) -> dict[str, str]:
     """What the {words} of the prompts stand for."""
     facts = task.facts
+    look_alike = ""
+    if facts.look_alike and facts.look_alike_cell:
+        look_alike = f"A {facts.look_alike} at the {facts.look_alike_cell} belongs to the item; it is no defect."
     return {
         "cells": ", ".join(cell_names(facts.grid)),
         "category": task.sample.category.replace("_", " "),
@@ -116,28 +118,36 @@ def _words(task: Task) -> dict[str, str]:
         "tone": facts.tone,
         "form": facts.form,
         "contrast": facts.step,
-        "look_alike": _look_alike(facts),
+        "look_alike": look_alike,
         "reasons": "\n".join(f"- {reason}" for reason in task.reasons) or "- it did not keep to the rules",
     }
-
-
-def _look_alike(facts: Facts) -> str:
-    if not (facts.look_alike and facts.look_alike_cell):
-        return ""
-    return f"A {facts.look_alike} at the {facts.look_alike_cell} belongs to the item; it is no defect."
-
-
-def _draft(reply: Reply) -> Draft:
-    if reply.status == "ok" and reply.text:
-        return Draft(" ".join(reply.text.split()))
-    return Draft(None, f"{reply.status}: {reply.message}")
 
 
 # --------------------------------------------------------------------------------------------------- recordings
 
 
+class RecordingTeacher:
+    """Another teacher, whose drafts are also written to a JSON Lines file, each as soon as it is given out.
+
+    Lines are added to those that are there; of two for the same picture and attempt the later counts. A line has
+    teacher, image (the file's name, for the reader), pixels (a hash), attempt, reasoning, failure.
+    """
+
+    def __init__(self, path: str | Path, teacher: Teacher) -> None:
+        self._journal, self._teacher = Journal(path), teacher
+        self.name, self.key = teacher.name, teacher.key
+
+    def write(self, tasks: Sequence[Task]) -> Iterator[Draft]:
+        """The other teacher's drafts."""
+        for task, draft in zip(tasks, self._teacher.write(tasks), strict=True):
+            image = Path(task.sample.image)
+            row = {"teacher": self.name, "image": image.name, "pixels": _pixel_hash(image), "attempt": task.attempt}
+            self._journal.append(row | asdict(draft))
+            yield draft
+
+
 class ReplayTeacher:
-    """Plays back what `record_to` wrote: the same picture and attempt get the same draft, wherever the picture lies.
+    """Plays back a recording: the same picture and attempt get the same draft, wherever the picture lies.
 
     Pictures are known by their pixels, so a picture drawn anew must come out the same. A task that was not recorded has
     no draft, but a sentence.
@@ -149,7 +159,7 @@ class ReplayTeacher:
     def __init__(self, path: str | Path) -> None:
         self._path = Path(path)
         if not self._path.is_file():
-            raise UserError(f"There are no recorded drafts {path}: check the path, or record them with record_to")
+            raise UserError(f"There are no recorded drafts {path}: check the path, or record them with --record")
         self._drafts: dict[tuple[str, int], Draft] = {}
         names = set()
         for number, row in read_json_lines(self._path):
@@ -162,50 +172,14 @@ class ReplayTeacher:
         self.key = f"{self.name}, {hashlib.sha256(self._path.read_bytes()).hexdigest()[:12]}"
 
     def write(self, tasks: Sequence[Task]) -> Iterator[Draft]:
+        """The recorded drafts, in the tasks' order."""
         for task in tasks:
-            draft = self._drafts.get((_pixels(task.sample.image), task.attempt))
+            draft = self._drafts.get((_pixel_hash(task.sample.image), task.attempt))
             missing = f"attempt {task.attempt} at {Path(task.sample.image).name} is not recorded in {self._path.name}"
             yield draft or Draft(None, missing)
 
 
-def record_to(path: str | Path, teacher: Teacher) -> Teacher:
-    """The same teacher, whose drafts are also written to `path`, one JSON line each as soon as it is given out.
-
-    Lines are added to those that are there; of two for the same picture and attempt the later counts. A line has
-    teacher, image (the file's name, for the reader), pixels (a hash), attempt, reasoning, failure.
-    """
-    return _Recorder(Path(path), teacher)
-
-
-class _Recorder:
-    def __init__(self, path: Path, teacher: Teacher) -> None:
-        self._path, self._teacher = path, teacher
-        self.name, self.key = teacher.name, teacher.key
-
-    def write(self, tasks: Sequence[Task]) -> Iterator[Draft]:
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        _cut_broken_line(self._path)
-        for task, draft in zip(tasks, self._teacher.write(tasks), strict=True):
-            row = {
-                "teacher": self.name,
-                "image": Path(task.sample.image).name,
-                "pixels": _pixels(task.sample.image),
-                "attempt": task.attempt,
-                "reasoning": draft.reasoning,
-                "failure": draft.failure,
-            }
-            with self._path.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(row, ensure_ascii=False) + "\n")
-            yield draft
-
-
-def _cut_broken_line(path: Path) -> None:
-    """Drop what a kill left of a last line, so that the next one starts on its own."""
-    if path.exists() and not (whole := path.read_bytes()).endswith(b"\n"):
-        path.write_bytes(whole[: whole.rfind(b"\n") + 1])
-
-
-def _pixels(image: str | Path) -> str:
+def _pixel_hash(image: str | Path) -> str:
     """A hash of the picture as it is seen: file names, formats and metadata do not matter."""
     picture = open_image(image)
     return hashlib.sha256(f"{picture.width}x{picture.height}:".encode() + picture.tobytes()).hexdigest()

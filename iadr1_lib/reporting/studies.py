@@ -1,4 +1,4 @@
-"""Studies: what each compares, and its results as tables."""
+"""Studies of `iadr1 ablate`: what each compares, where its results lie, and its rows as tables."""
 
 from __future__ import annotations
 
@@ -12,17 +12,25 @@ import pandas as pd
 
 from iadr1_lib.answer import GRID
 from iadr1_lib.errors import UserError, WrongUse
-from iadr1_lib.evaluation import scoring
+from iadr1_lib.evaluation import MEAN, METRICS, PAIRED, interval_text
 from iadr1_lib.expert_ad import build
+from iadr1_lib.reporting.results import SHIPPED, Row
 from iadr1_lib.runs import project_root, read_metrics_file, runs_folder
+
+BASELINE = "PA-SFT"  # what every variant is compared with
+PARTS = ("consistency", "location", "type")  # the rewards besides accuracy
 
 
 @dataclass(frozen=True)
 class Variant:
     """What one variant changes: settings of its stage; for PA-SFT also its records.
 
-    records: file below expert_ad. share: percent of the pictures that are left, passed through as many more times, so
-    that every share takes the same number of steps. grid: rows and columns of the grid that places are cells of.
+    Attributes:
+        settings: of the stage, in place of the profile's.
+        records: file below expert_ad.
+        share: percent of the pictures that are left, passed through as many more times, so that every share takes the
+            same number of steps.
+        grid: rows and columns of the grid that places are cells of.
     """
 
     settings: dict[str, Any] = field(default_factory=dict)
@@ -43,11 +51,9 @@ class Study:
     variants: dict[str, Variant]
 
 
-_PARTS = ("consistency", "accuracy", "location", "type")
-
-
 def _without(part: str) -> Variant:
-    return Variant({"rewards": "strict", "reward_parts": tuple(other for other in _PARTS if other != part)})
+    kept = (other for other in ("consistency", "accuracy", "location", "type") if other != part)
+    return Variant({"rewards": "strict", "reward_parts": tuple(kept)})
 
 
 STUDIES = {
@@ -59,9 +65,7 @@ STUDIES = {
             "paper": Variant({"rewards": "paper"}),
             "released": Variant({"rewards": "released"}),
             "accuracy only": Variant({"rewards": "strict", "reward_parts": ("accuracy",)}),
-            "without consistency": _without("consistency"),
-            "without location": _without("location"),
-            "without type": _without("type"),
+            **{f"without {part}": _without(part) for part in PARTS},
         },
     ),
     "reasoning": Study(  # Table 2
@@ -76,12 +80,6 @@ STUDIES = {
 }
 
 
-BASELINE = "PA-SFT"  # what every variant is compared with
-
-
-SHIPPED = Path("data") / "reference" / "mini"
-
-
 def study_named(name: str) -> Study:
     """A study; WrongUse naming the choices."""
     if name not in STUDIES:
@@ -89,24 +87,32 @@ def study_named(name: str) -> Study:
     return STUDIES[name]
 
 
+# -------------------------------------------------------------------------------------------------- results
+
+
+def study_file(study: str) -> str:
+    """The name of the file that holds a study's shipped results."""
+    return f"ablation_{study}.json"
+
+
 def own_results(study: str, profile: str) -> Path:
     """Where `iadr1 ablate` puts the results of a study of one's own."""
-    return runs_folder() / f"{profile}-ablation_{study}.json"
+    return runs_folder() / f"{profile}-{study_file(study)}"
 
 
 def reference_study(study: str) -> dict[str, Any] | None:
     """The results of a study that the project ships, or None where they have not been measured yet."""
     study_named(study)
-    found: dict[str, Any] | None = read_metrics_file(project_root() / SHIPPED / f"ablation_{study}.json")
-    return found
+    record: dict[str, Any] | None = read_metrics_file(project_root() / SHIPPED / study_file(study))
+    return record
 
 
 def shipped_study(study: str) -> dict[str, Any]:
     """As `reference_study`, or a UserError naming the command that makes them."""
-    found = reference_study(study)
-    if found is None:
-        raise UserError(f"the results of {study} are not there: make them with `iadr1 ablate {study}`")
-    return found
+    record = reference_study(study)
+    if record is None:
+        raise UserError(f"the results of {study} are missing: make them with `iadr1 ablate {study}`")
+    return record
 
 
 def study_results(study: str, profile: str) -> tuple[dict[str, Any] | None, str]:
@@ -117,14 +123,13 @@ def study_results(study: str, profile: str) -> tuple[dict[str, Any] | None, str]
     own = own_results(study, profile)
     if own.exists():
         return read_metrics_file(own), f"measured here: {own.name}"
-    found = reference_study(study)
-    if found is None:
-        return None, f"not measured yet: iadr1 ablate {study}"
-    return found, f"shipped with the project: {(SHIPPED / f'ablation_{study}.json').as_posix()}"
+    record = reference_study(study)
+    source = f"shipped with the project: {(SHIPPED / study_file(study)).as_posix()}"
+    return record, source if record else f"not measured yet: iadr1 ablate {study}"
 
 
-def study_table(rows: Sequence[dict[str, Any]]) -> pd.DataFrame:
-    """One column per variant: balanced accuracy on each benchmark and their mean, place, type, and what changed.
+def study_table(rows: Sequence[Row]) -> pd.DataFrame:
+    """One column per variant: balanced accuracy on each benchmark and their mean, location, type, and what changed.
 
     Levels in %, the mean over the seeds with the lowest and the highest in round brackets; changes in points, with 95 %
     intervals in square ones.
@@ -132,49 +137,30 @@ def study_table(rows: Sequence[dict[str, Any]]) -> pd.DataFrame:
     by_name = {row["name"]: row for row in rows}
     levels = [name.split("/") for name in by_name if len(name.split("/")) == 3]
     variants = list(dict.fromkeys(parts[0] for parts in levels))
-    measured = list(dict.fromkeys((parts[1], parts[2]) for parts in levels if parts[1] in scoring.METRICS))
-    measured.sort(key=lambda pair: list(scoring.METRICS).index(pair[0]))
+    measured = list(dict.fromkeys((parts[1], parts[2]) for parts in levels if parts[1] in METRICS))
+    measured.sort(key=lambda pair: list(METRICS).index(pair[0]))
     lines = []
     for metric, benchmark in measured:
-        title = benchmark if metric == "balanced_accuracy" and benchmark != scoring.MEAN else scoring.METRICS[metric]
-        cells = {variant: _level(by_name.get(f"{variant}/{metric}/{benchmark}")) for variant in variants}
+        title = benchmark if metric == "balanced_accuracy" and benchmark != MEAN else METRICS[metric]
+        cells = {variant: interval_text(by_name.get(f"{variant}/{metric}/{benchmark}")) for variant in variants}
         lines.append({"%": title, **cells})
-    compared = dict.fromkeys(name.split("/")[2] for name in by_name if name.startswith("difference/"))
-    for baseline in compared:
-        for metric in scoring.PAIRED:
-            changes = {v: scoring.signed(by_name.get(f"difference/{v}/{baseline}/{metric}")) for v in variants}
-            lines.append({"%": f"{scoring.METRICS[metric]}, minus {baseline}", **changes})
+    for baseline in dict.fromkeys(name.split("/")[2] for name in by_name if name.startswith("difference/")):
+        for metric in PAIRED:
+            changes = {v: interval_text(by_name.get(f"difference/{v}/{baseline}/{metric}"), True) for v in variants}
+            lines.append({"%": f"{METRICS[metric]}, minus {baseline}", **changes})
     return pd.DataFrame(lines)
 
 
-def study_changes(rows: Sequence[dict[str, Any]], baseline: str, metric: str = "balanced_accuracy") -> pd.DataFrame:
+def study_changes(rows: Sequence[Row], baseline: str, metric: str = "balanced_accuracy") -> pd.DataFrame:
     """One row per variant: what it has more than a baseline, in points.
 
     Columns variant, value, low, high (95 %), p (McNemar's) and seeds (each seed's own value); results of before these
     two were kept have NaN and an empty list. Empty where nothing was compared with this baseline.
     """
-    found = []
+    changes = []
     for row in rows:
         kind, *words = row["name"].split("/")
         if kind == "difference" and words[1:] == [baseline, metric]:
             numbers = {key: row[key] for key in ("value", "low", "high")} | {"p": row.get("p", np.nan)}
-            found.append({"variant": words[0], **numbers, "seeds": list(row.get("seeds", {}).values())})
-    return pd.DataFrame(found, columns=["variant", "value", "low", "high", "p", "seeds"])
-
-
-def study_minutes(rows: Sequence[dict[str, Any]]) -> float:
-    """How long a study's runs trained, all variants and seeds together, one after the other."""
-    by_name = {row["name"]: row["seeds"] for row in rows if "seeds" in row}
-    each = [
-        by_name[f"{name.removesuffix('/steps')}/seconds per step"][seed] * steps
-        for name, seeds in by_name.items()
-        if name.endswith("/steps")
-        for seed, steps in seeds.items()
-    ]
-    return sum(each) / 60
-
-
-def _level(row: dict[str, Any] | None) -> str:
-    return (
-        "–" if row is None or pd.isna(row["value"]) else f"{row['value']:.1f} ({row['low']:.0f} to {row['high']:.0f})"
-    )
+            changes.append({"variant": words[0], **numbers, "seeds": list(row.get("seeds", {}).values())})
+    return pd.DataFrame(changes, columns=["variant", "value", "low", "high", "p", "seeds"])

@@ -1,27 +1,22 @@
-"""Runs: profiles, run folders, seeds, provenance and the metrics record."""
+"""Runs: a profile (one YAML file) and a seed come in; a run folder comes out, with metrics and their provenance.
 
-from iadr1_lib.runs.runs import (
+Nothing here loads torch, except to seed it or to name a GPU. Begin with `Run` in run.py.
+"""
+
+from iadr1_lib.runs.metrics import notebook_records, read_metrics_file, record_metrics
+from iadr1_lib.runs.places import base_model_dir, project_root, runs_folder
+from iadr1_lib.runs.profiles import Profile, load_profile, profile_names
+from iadr1_lib.runs.environment import (
     RUN_KEYS,
-    Profile,
-    Run,
-    base_model_dir,
     commit,
     data_hash,
     environment_banner,
     hardware,
-    load_profile,
-    notebook_records,
     pooled_provenance,
-    profile_names,
-    project_root,
     provenance,
-    read_metrics_file,
-    record_metrics,
-    require,
-    runs_folder,
-    seed_everything,
     stamp,
 )
+from iadr1_lib.runs.run import Run, require, seed_everything
 
 __all__ = [
     "RUN_KEYS",

@@ -1,0 +1,252 @@
+"""The paper's Tables 1 to 5, our numbers in the same form, and which of its claims our numbers bear out.
+
+ours = measured(metrics)     # one run's metrics.json or several seeds', and the studies that the project ships
+our_table(4, ours)           # our rows of Table 4; printed_table(4) has the paper's
+agreement(ours)              # claim by claim: the paper's difference, ours with its interval, a verdict
+
+The paper's six benchmarks and the six mini benchmarks are different data sets: only the direction of a difference is
+compared. Nothing is measured here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import pandas as pd
+
+from iadr1_lib.errors import UserError
+from iadr1_lib.evaluation import BASELINES, MEAN, interval_text
+from iadr1_lib.reporting.results import STAGES, Row
+from iadr1_lib.reporting.studies import BASELINE, PARTS, STUDIES, reference_study, study_file
+from iadr1_lib.runs import project_root
+
+# Our numbers: "course" (the stages) and each measured study -> name of a row -> row.
+Measured = Mapping[str, Mapping[str, Row]]
+
+NOT_MEASURED = "not measured"
+AGREES, DISAGREES, OPEN = "agrees", "disagrees", "open"
+PAPER_SETS = ["MVTec", "VisA", "MPDD", "DAGM", "DTD", "SDD"]
+MODEL = "mini VLM"
+BALANCED = "balanced_accuracy"
+TITLES = {
+    1: "Table 1: models",
+    2: "Table 2: what PA-SFT learns from",
+    3: "Table 3: accuracy-only GRPO against SC-GRPO",
+    4: "Table 4: stage by stage",
+    5: "Table 5: rewards",
+}
+
+
+def measured(metrics: Mapping[str, Any], studies: Mapping[str, dict[str, Any] | None] | None = None) -> Measured:
+    """Numbers of a metrics record (one run's or several seeds') beside results of studies: by default the shipped."""
+    if studies is None:
+        studies = {study: reference_study(study) for study in STUDIES}
+    records = {"course": metrics, **{study: record for study, record in studies.items() if record}}
+    return {name: {row["name"]: row for row in record["rows"]} for name, record in records.items()}
+
+
+# ------------------------------------------------------------------------------------------- Tables 1 to 5
+
+
+def _csv(name: str) -> pd.DataFrame:
+    paths = sorted((project_root() / "data" / "paper_tables").glob(f"{name}.csv"))
+    if not paths:
+        raise UserError(f"there is no {name}.csv in data/paper_tables: it holds Tables 1 to 5 of the paper")
+    return pd.read_csv(paths[0])
+
+
+def paper_table(number: int) -> pd.DataFrame:
+    """Table 1 to 5 of the paper (arXiv 2508.09178), in percent; see data/paper_tables/README.md.
+
+    Raises UserError for another number.
+    """
+    return _csv(f"table{number}_*")
+
+
+def printed_table(number: int) -> pd.DataFrame:
+    """`paper_table` as text, with the mean of the six benchmarks where the paper prints none (Tables 4 and 5)."""
+    table = paper_table(number)
+    if number in (4, 5):
+        table["mean of six"] = table[PAPER_SETS].mean(axis=1)
+    if number == 5:
+        table[list(PARTS)] = table[list(PARTS)].fillna("not told")
+    table = table.map(lambda cell: f"{cell:.1f}" if isinstance(cell, float) else cell).replace("nan", "")
+    return table.rename(columns=lambda name: name.replace("_1shot", ", one-shot").replace("_", "-"))
+
+
+# Variants of the study `rewards`: title in Table 3. In training the default mode is "strict".
+_STRATEGIES = {
+    BASELINE: "PA-SFT",
+    "accuracy only": "accuracy-only GRPO, short run",
+    "strict": "SC-GRPO, short run, rewards strict",
+    "paper": "SC-GRPO, short run, rewards as in the paper",
+    "released": "SC-GRPO, short run, rewards as released",
+}
+# The same study in Table 5: which rewards, besides accuracy, each variant goes without.
+_REMOVED: dict[str, tuple[str, ...]] = {
+    "accuracy only": PARTS,
+    **{f"without {part}": (part,) for part in PARTS},
+    "strict": (),
+}
+
+
+def our_table(number: int, ours: Measured) -> pd.DataFrame:
+    """Our rows of one of the paper's five tables as text: balanced accuracy with intervals, or "not measured".
+
+    The benchmarks are the mini ones. Column `source` names the file. Raises UserError for another number.
+    """
+    course = ours["course"]
+    if number in (1, 4):
+        rows = [{"stage": title} | _levels(course, stage) for stage, title in STAGES.items()]
+        if number == 1:
+            simple = [{"model": name.replace("_", " ")} | _levels(course, f"baseline/{name}") for name in BASELINES]
+            rows = [{"model": f"{MODEL}, {row.pop('stage')}"} | row for row in rows] + simple
+        return pd.DataFrame(rows).fillna("").assign(source="metrics.json")
+    study = {2: "reasoning", 3: "rewards", 5: "rewards"}.get(number)
+    if study is None:
+        raise UserError(f"there is no table {number}: the paper has Tables 1 to 5")
+    rows = ours.get(study, {})
+    if number == 5:
+        lines = [
+            {part: "no" if part in removed else "yes" for part in PARTS}
+            | _levels(rows, variant)
+            | {"minus all four": _minus(rows, variant, "strict")}
+            for variant, removed in _REMOVED.items()
+        ]
+        return pd.DataFrame(lines).assign(source=study_file(study))
+    variants = {"answers only": "answers only", BASELINE: "with reasoning (PA-SFT)"} if number == 2 else _STRATEGIES
+    lines = [
+        {
+            "data" if number == 2 else "strategy": title,
+            "zero-shot": _level(rows, variant),
+            "minus PA-SFT": _minus(rows, variant, BASELINE),
+            "source": study_file(study),
+        }
+        for variant, title in variants.items()
+    ]
+    if number == 2:
+        base = {"data": "base", "zero-shot": _level(course, "base"), "minus PA-SFT": "", "source": "metrics.json"}
+        lines.insert(0, base)
+    return pd.DataFrame(lines)
+
+
+def _level(rows: Mapping[str, Row], name: str, benchmark: str = MEAN) -> str:
+    row = rows.get(f"{name}/{BALANCED}/{benchmark}")
+    return interval_text(row) if row else NOT_MEASURED
+
+
+def _levels(rows: Mapping[str, Row], name: str) -> dict[str, str]:
+    """Balanced accuracy on each mini benchmark that there are numbers for, and on the mean."""
+    parts = [key.split("/") for key in rows]
+    benchmarks = dict.fromkeys(words[2] for words in parts if len(words) == 3 and words[1] == BALANCED)
+    cells = {benchmark: _level(rows, name, benchmark) for benchmark in benchmarks if benchmark != MEAN}
+    return cells | {"mean of six": _level(rows, name)}
+
+
+def _minus(rows: Mapping[str, Row], variant: str, baseline: str) -> str:
+    if variant == baseline:
+        return ""
+    row = rows.get(f"difference/{variant}/{baseline}/{BALANCED}")
+    return interval_text(row, signed=True) if row else NOT_MEASURED
+
+
+# Studies whose variants lie on a line, with the course's own setting, which is PA-SFT, among them.
+CURVES = {"grid": ("1×1", "2×2", "3×3", "4×4", "5×5"), "data": ("20 %", "40 %", "60 %", "80 %", "100 %")}
+OWN_SETTING = {study: STUDIES[study].baseline for study in CURVES}
+
+
+def curve(study: str, ours: Measured, metric: str = BALANCED) -> pd.DataFrame:
+    """The mean of the six mini benchmarks along a study's variants, as `interval_chart` takes it.
+
+    Columns variant, value, low, high (lowest and highest seed), in percent; variants without a number are left out, so
+    the table is empty where the study has not been measured.
+    """
+    rows = []
+    for name in CURVES[study]:
+        variant = BASELINE if name == OWN_SETTING[study] else name
+        if row := ours.get(study, {}).get(f"{variant}/{metric}/{MEAN}"):
+            rows.append({"variant": name, **{key: row[key] for key in ("value", "low", "high")}})
+    return pd.DataFrame(rows, columns=["variant", "value", "low", "high"])
+
+
+# --------------------------------------------------------------------------------------------------- claims
+
+
+def agreement(ours: Measured) -> pd.DataFrame:
+    """One row per claim of the paper (data/paper_tables/claims.csv): its difference, ours, and whether they agree.
+
+    Columns: claim ("A beats B"), where (the paper's table or figure), paper (its differences A − B in points), ours
+    (A − B with its 95 % interval), seeds (each seed's own difference), verdict, source, and value, low, high as
+    numbers. A verdict speaks of direction alone: the interval lies above zero (agrees), below (disagrees) or holds it.
+    """
+    lines = []
+    for claim in _csv("claims").to_dict("records"):
+        study = claim["study"]
+        row = _difference(ours.get(study, {}), claim["better"], claim["than"])
+        numbers = row or {"value": None, "low": None, "high": None}
+        seeds = numbers.get("seeds", {}).values()
+        lines.append(
+            {
+                "claim": claim["claim"],
+                "where": claim["where"],
+                "paper": _span(claim),
+                "ours": interval_text(row, signed=True) if row else NOT_MEASURED,
+                "seeds": ", ".join(_signed(value) for value in seeds),
+                "verdict": verdict(row),
+                "source": "metrics.json" if study == "course" else study_file(study),
+                **{key: numbers[key] for key in ("value", "low", "high")},
+            }
+        )
+    return pd.DataFrame(lines).astype({"value": float, "low": float, "high": float})
+
+
+def _difference(rows: Mapping[str, Row], better: str, than: str) -> Row | None:
+    """Balanced accuracy of one stage or variant minus another's; a run's own, or that of all seeds.
+
+    Only a variant minus a baseline is measured; where the paper has the baseline ahead, the sign is turned.
+    """
+    pair = f"difference/{better}-{than}/{BALANCED}"
+    for name in (f"{pair}/pooled", pair, f"difference/{better}/{than}/{BALANCED}"):
+        if name in rows:
+            return rows[name]
+    return turned(rows.get(f"difference/{than}/{better}/{BALANCED}"))
+
+
+def turned(row: Row | None) -> Row | None:
+    """The same difference seen from the other side."""
+    if row is None or pd.isna(row["value"]):
+        return row
+    seeds = {seed: -value for seed, value in row.get("seeds", {}).items()}
+    return row | {"value": -row["value"], "low": -row["high"], "high": -row["low"], "seeds": seeds}
+
+
+def verdict(difference: Row | None) -> str:
+    """What an interval says of a difference that should be positive."""
+    if difference is None or pd.isna(difference["value"]):
+        return NOT_MEASURED
+    if difference["low"] > 0:
+        return AGREES
+    return DISAGREES if difference["high"] < 0 else OPEN
+
+
+def in_short(claims: pd.DataFrame) -> str:
+    """The verdicts of `agreement`, counted, with the claims that disagree named."""
+    counts = claims["verdict"].value_counts()
+    words = {AGREES: "agree", DISAGREES: "disagree", OPEN: OPEN, NOT_MEASURED: NOT_MEASURED}
+    counted = ", ".join(f"{counts.get(name, 0)} {word}" for name, word in words.items())
+    against = claims.loc[claims["verdict"] == DISAGREES, "claim"]
+    named = f" Ours points the other way in: {'; '.join(against)}." if len(against) else ""
+    return f"Of {len(claims)} claims: {counted}.{named}"
+
+
+def _span(claim: Mapping[Any, Any]) -> str:
+    """The paper's differences, from the lowest to the highest."""
+    if pd.isna(claim["lowest"]):
+        return "not printed"
+    low, high = _signed(claim["lowest"]), _signed(claim["highest"])
+    return f"{low} ({claim['of']})" if low == high else f"{low} to {high} ({claim['of']})"
+
+
+def _signed(value: float) -> str:
+    return f"{value:+.1f}".replace("-", "−")

@@ -1,0 +1,269 @@
+"""Pictures: samples, answers and records in sheets, and one picture with a cell marked.
+
+On every sheet the true cell is orange, the predicted one blue and dashed, the outline of a mask pink; green captions
+are good or right, red ones wrong or rejected.
+"""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch, Rectangle
+from PIL import Image, ImageDraw, ImageFont
+
+from iadr1_lib.answer import GRID, cell_box, cell_names, cell_of_words, parse_answer
+from iadr1_lib.data import open_image, read_mask
+from iadr1_lib.errors import UserError
+from iadr1_lib.evaluation import judge
+from iadr1_lib.records import Record, Sample
+from iadr1_lib.reporting.style import COLOURS, INK, WIDTH, require_columns, styled
+
+_PICTURE = 320  # pixels: longer side of a picture in a sheet, enough for print and small in a notebook file
+_TRUTH, _PREDICTED, _MASK = COLOURS[1], COLOURS[9], "#c2187a"  # orange, sky blue, dark pink
+_RIGHT, _WRONG = COLOURS[2], COLOURS[3]  # green, vermilion; always with a word beside
+
+
+@dataclass(frozen=True)
+class _Panel:
+    """One picture of a sheet: its caption, the cells and the mask drawn on it, the notes below it."""
+
+    image: str | Path
+    caption: str
+    colour: str
+    true: str | None = None
+    predicted: str | None = None
+    grid: bool = False
+    mask: str | Path | None = None
+    reason: str = ""  # in red, before the note
+    note: str = ""
+
+
+@styled
+def sample_sheet(
+    samples: Sequence[Sample], columns: int = 6, masks: bool = True, grid: bool = True, title: str | None = None
+) -> Figure:
+    """Pictures side by side; on defective ones the mask's outline, the 3x3 grid and the true cell.
+
+    Args:
+        samples: what to show, in this order (a dozen or two: all are opened).
+        columns: pictures per row.
+        masks: draw outlines of masks.
+        grid: draw the grid and the true cell.
+        title: a line above the sheet.
+    """
+    panels = []
+    for sample in samples:
+        marked = grid and sample.label == "yes"
+        lines = [sample.type or "defect", sample.location or "no mask"] if sample.label == "yes" else ["good"]
+        caption = "\n".join(textwrap.fill(line, int(130 / columns)) for line in lines)
+        colour = INK if sample.label == "yes" else _RIGHT
+        cell, mask = sample.location if marked else None, sample.mask if masks else None
+        panels.append(_Panel(sample.image, caption, colour, cell, grid=marked, mask=mask))
+    return _sheet(panels, columns, title, "samples")
+
+
+@styled
+def answer_sheet(
+    predictions: pd.DataFrame,
+    n_right: int = 4,
+    n_wrong: int = 4,
+    seed: int = 0,
+    parser: str = "fair",
+    title: str | None = None,
+) -> Figure:
+    """Right and wrong answers, sampled at random: the picture with true and predicted cell, below it the answer.
+
+    Args:
+        predictions: rows of predictions.jsonl (image, label, location, type, raw).
+        n_right: how many right answers at most.
+        n_wrong: how many wrong ones (an answer that cannot be read is wrong).
+        seed: which are sampled.
+        parser: how answers are read, see `evaluation.read_answer`.
+        title: a line above the sheet.
+    """
+    require_columns(predictions, ["image", "label", "location", "type", "raw"], "predictions")
+    judged = judge(predictions, parser)
+    panels = []
+    for right, number in ((1, n_right), (0, n_wrong)):
+        rows = judged[judged["correct"] == right]
+        sampled = rows.sample(min(number, len(rows)), random_state=seed)
+        panels += [_answer_panel(row) for row in sampled.to_dict("records")]
+    return _sheet(panels, 4, title, "answers", [("true cell", _TRUTH, "-"), ("predicted cell", _PREDICTED, "--")])
+
+
+def _answer_panel(row: Mapping[Any, Any]) -> _Panel:
+    answer = parse_answer(str(row["raw"]))
+    truth = "good" if row["label"] == "no" else _joined(row["type"], row["location"]) or "defect"
+    word = str(row["answer"]).capitalize() if _known(row["answer"]) else "not readable"
+    verdict, colour = ("right", _RIGHT) if row["correct"] == 1 else ("wrong", _WRONG)
+    named = _joined(answer.type, answer.location)
+    note = _cut(named, 36, 2) + "\n" * bool(named) + _cut(answer.reasoning or str(row["raw"]), 36, 9)
+    return _Panel(
+        row["image"],
+        f"{verdict}: {word}\n{_cut(f'truth: {truth}', 34, 2)}",
+        colour,
+        row["location"] if _known(row["location"]) else None,
+        cell_of_words(answer.location or ""),
+        grid=True,
+        note=note,
+    )
+
+
+@styled
+def record_gallery(records: Sequence[tuple[Record, str]], title: str | None = None) -> Figure:
+    """Records with their reasoning below the picture, three a row: accepted, or rejected with the reason.
+
+    Args:
+        records: each with the sentence that rejected it, "" if it was accepted.
+        title: a line above the sheet.
+    """
+    panels = []
+    for record, reason in records:
+        verdict, colour = ("rejected", _WRONG) if reason else ("accepted", _RIGHT)
+        caption = f"{verdict}: {_joined(record.type or 'normal', record.location)}"
+        note = _cut(record.reasoning, 54, 12)
+        panels.append(_Panel(record.image, caption, colour, record.location, reason=_cut(reason, 54, 3), note=note))
+    return _sheet(panels, 3, title, "records", legend=[])
+
+
+def _sheet(
+    panels: Sequence[_Panel],
+    columns: int,
+    title: str | None,
+    what: str,
+    legend: Sequence[tuple[str, str, str]] | None = None,
+) -> Figure:
+    """Draw panels side by side. The legend (label, colour, line style) is by default what the panels show."""
+    if not panels:
+        raise UserError(f"There are no {what} to show: choose at least one.")
+    caption_lines = max(panel.caption.count("\n") + 1 for panel in panels)
+    notes = any(panel.note for panel in panels)
+    note_lines = max(f"{panel.reason}\n{panel.note}".strip().count("\n") + 1 for panel in panels) if notes else 0
+    rows, across, side = -(-len(panels) // columns), min(len(panels), columns), WIDTH / columns
+    heights = [side + 0.15 * caption_lines, 0.15 * note_lines + 0.01]  # inches
+    size = (side * across, rows * sum(heights) + 0.5 + (0.4 if title else 0))
+    figure, axes = plt.subplots(2 * rows, across, squeeze=False, figsize=size, height_ratios=heights * rows)
+    for axis in axes.flat:
+        axis.set_axis_off()
+    for panel, axis, below in zip(panels, axes[0::2].flat, axes[1::2].flat, strict=False):
+        _draw_panel(panel, axis)
+        axis.set_title(panel.caption, fontsize=8, loc="left" if notes else "center", color=panel.colour)
+        if notes:
+            axis.set_anchor("SW")
+        below.text(0, 1, panel.reason, va="top", fontsize=7.5, color=_WRONG, in_layout=False)
+        skipped = "\n" * (panel.reason.count("\n") + 1 if panel.reason else 0)
+        below.text(0, 1, skipped + panel.note, va="top", fontsize=7.5, in_layout=False)
+    if legend is None:
+        legend = [("true cell", _TRUTH, "-")] if any(panel.true for panel in panels) else []
+    handles: list[Any] = [
+        Patch(facecolor="none", edgecolor=colour, linewidth=2, linestyle=line, label=label)
+        for label, colour, line in legend
+    ]
+    if any(panel.mask for panel in panels):
+        handles.append(Line2D([], [], color=_MASK, label="outline of the mask"))
+    if handles:
+        figure.legend(handles=handles, loc="outside lower center", ncols=len(handles))
+    if title:
+        figure.suptitle(title)
+    return figure
+
+
+def _draw_panel(panel: _Panel, axis: Axes) -> None:
+    image = open_image(panel.image)
+    image.thumbnail((_PICTURE, _PICTURE))
+    width, height = image.size
+    axis.imshow(np.asarray(image), interpolation="nearest")
+    if panel.grid:
+        for draw, length in ((axis.axvline, width), (axis.axhline, height)):
+            for place in (length / 3 - 0.5, 2 * length / 3 - 0.5):
+                draw(place, color="white", linewidth=1.6, alpha=0.55)
+                draw(place, color="black", linewidth=0.6, alpha=0.7)
+    inset = 0.012 * max(width, height)  # so that both frames show where the two cells are one
+    for cell, colour, line, room in ((panel.true, _TRUTH, "-", inset), (panel.predicted, _PREDICTED, "--", 3 * inset)):
+        if cell:
+            left, top, right, bottom = cell_box(cell, width, height)
+            corner, size = (left - 0.5 + room, top - 0.5 + room), (right - left - 2 * room, bottom - top - 2 * room)
+            axis.add_patch(Rectangle(corner, *size, fill=False, edgecolor=colour, linewidth=2, linestyle=line))
+    if panel.mask:
+        _draw_outline(axis, panel.mask, width, height)
+
+
+def _draw_outline(axis: Axes, mask: str | Path, width: int, height: int) -> None:
+    grey = Image.fromarray(read_mask(mask).astype(np.uint8) * 255)
+    small = np.asarray(grey.resize((width, height), Image.Resampling.BOX)) > 0  # a thin scratch survives shrinking
+    padded = np.pad(small, 1)  # closes the outline of a mask that touches the edge
+    positions = np.arange(-1, width + 1), np.arange(-1, height + 1)
+    if small.any():
+        axis.contour(*positions, padded.astype(float), levels=[0.5], colors=[_MASK], linewidths=1.2)
+        axis.set(xlim=(-0.5, width - 0.5), ylim=(height - 0.5, -0.5))
+
+
+def _joined(*parts: object) -> str:
+    return ", ".join(str(part) for part in parts if _known(part))
+
+
+def _known(value: object) -> bool:
+    """False for None, for "" and for the NaN that pandas makes of None."""
+    return isinstance(value, str) and value != ""
+
+
+def _cut(text: str, width: int, lines: int) -> str:
+    # a dollar sign would start matplotlib's formula mode
+    return "\n".join(textwrap.wrap(text.replace("$", r"\$"), width, max_lines=lines, placeholder=" …"))
+
+
+def mark_cell(
+    image: Image.Image, cell: str | None, text: str | None = None, predicted: str | None = None, grid: int = GRID
+) -> Image.Image:
+    """The picture with its grid of places and one cell marked, and a line of text below it.
+
+    Small pictures are enlarged by a whole factor first, so that the frame and the text can be seen; larger
+    ones keep their size, and the frame grows with them. ``predicted`` marks a second cell, in blue and inside
+    the first where the two are one. With neither no grid is drawn. The input is not changed.
+    """
+    factor = max(1, -(-384 // max(image.size)))
+    marked = image.convert("RGB").resize((image.width * factor, image.height * factor), Image.Resampling.NEAREST)
+    line = max(2, round(min(marked.size) / 120))
+    draw = ImageDraw.Draw(marked)
+    if cell is not None or predicted is not None:
+        for name in cell_names(grid):
+            _frame(draw, cell_box(name, *marked.size, grid), "#bbbbbb", max(1, line // 4))
+    if cell is not None:
+        _frame(draw, cell_box(cell, *marked.size, grid), _TRUTH, line)
+    if predicted is not None:
+        left, top, right, bottom = cell_box(predicted, *marked.size, grid)
+        inset = 2 * line
+        _frame(draw, (left + inset, top + inset, right - inset, bottom - inset), _PREDICTED, line)
+    return _with_text(marked, text) if text else marked
+
+
+def _frame(draw: ImageDraw.ImageDraw, box: tuple[int, int, int, int], colour: str, line: int) -> None:
+    left, top, right, bottom = box
+    if right > left and bottom > top:  # a picture two pixels wide has no room for three cells
+        line = max(1, min(line, (right - left) // 3, (bottom - top) // 3))
+        draw.rectangle((left, top, right - 1, bottom - 1), outline=colour, width=line)
+
+
+def _with_text(image: Image.Image, text: str) -> Image.Image:
+    """A white strip with wrapped text below the picture."""
+    size = max(14, round(min(image.width, 2000) / 36))
+    font = ImageFont.load_default(size)
+    width = max(image.width, 240)
+    characters = int((width - size) / font.getlength(text) * len(text) * 0.95)
+    wrapped = "\n".join(textwrap.fill(paragraph, characters) for paragraph in text.splitlines())
+    draw = ImageDraw.Draw(Image.new("RGB", (1, 1)))
+    strip = round(draw.multiline_textbbox((0, 0), wrapped, font=font)[3]) + size
+    page = Image.new("RGB", (width, image.height + strip), "white")
+    page.paste(image, ((width - image.width) // 2, 0))
+    ImageDraw.Draw(page).multiline_text((size // 2, image.height + size // 3), wrapped, fill=INK, font=font)
+    return page

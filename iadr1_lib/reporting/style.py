@@ -1,0 +1,71 @@
+"""The look of every figure: size, fonts, and colours that colour-blind readers can tell apart.
+
+A drawing function under `styled` returns a matplotlib Figure that is already closed in pyplot: a notebook cell that
+ends with the call shows it once, and a loop over hundreds of figures keeps none in memory.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from functools import wraps
+from typing import Any, ParamSpec
+
+import matplotlib.pyplot as plt
+import pandas as pd
+import seaborn as sns
+from matplotlib.figure import Figure
+
+from iadr1_lib.errors import UserError
+
+WIDTH = 9.0  # inches: a notebook's column
+COLOURS: list[str] = sns.color_palette("colorblind").as_hex()
+INK, GREY = "#333333", "#8c8c8c"
+STAGE_COLOURS = {"base": GREY, "pa_sft": COLOURS[0], "sc_grpo": COLOURS[1], "control": COLOURS[2]}
+
+_STYLE: dict[str, Any] = {
+    **sns.axes_style("whitegrid"),
+    **sns.plotting_context("notebook", font_scale=0.8),
+    "axes.edgecolor": "#cccccc",
+    "axes.titlesize": 10,
+    "axes.labelsize": 9,
+    "figure.dpi": 100,
+    "figure.constrained_layout.use": True,
+    "figure.titlesize": 12,
+    "font.size": 9,
+    "grid.color": "#e8e8e8",
+    "legend.fontsize": 8.5,
+    "legend.frameon": False,
+    "legend.title_fontsize": 8.5,
+    "lines.linewidth": 1.8,
+    "savefig.dpi": 150,
+    "text.color": INK,
+    "xtick.labelsize": 8.5,
+    "ytick.labelsize": 8.5,
+}
+
+P = ParamSpec("P")
+
+
+def styled(draw: Callable[P, Figure]) -> Callable[P, Figure]:
+    """Give a drawing function the course's style, and close in pyplot whatever it opened, also after an error."""
+
+    @wraps(draw)
+    def drawn(*args: P.args, **kwargs: P.kwargs) -> Figure:
+        before = set(plt.get_fignums())
+        with plt.rc_context(_STYLE):  # type: ignore[arg-type]  # matplotlib lists every key
+            try:
+                return draw(*args, **kwargs)
+            finally:
+                for number in set(plt.get_fignums()) - before:
+                    plt.close(number)
+
+    return drawn
+
+
+def require_columns(table: pd.DataFrame, columns: Iterable[str], what: str) -> None:
+    """Raise UserError for a table that lacks columns or has no rows; ``what`` says what its rows are."""
+    missing = [column for column in columns if column not in table.columns]
+    if missing:
+        raise UserError(f"The table of {what} has no column {', '.join(missing)}: it has {', '.join(table.columns)}.")
+    if table.empty:
+        raise UserError(f"The table of {what} has no rows: there is nothing to draw.")

@@ -1,0 +1,179 @@
+"""Tables of text: what runs, studies and predictors reached, each value with its interval.
+
+Levels are in percent, differences in points. Square brackets hold 95 % intervals over images, round ones the lowest and
+the highest seed (see `evaluation.interval_text`).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pandas as pd
+
+from iadr1_lib.evaluation import BASELINES, MEAN, METRICS, PAIRED, interval_text, sanity
+from iadr1_lib.reporting.results import STAGES, Row, differences, shipped_rows, stage_scores
+from iadr1_lib.reporting.studies import BASELINE, STUDIES, reference_study
+
+# What a whole run costs: name of the row -> title.
+_COST = {
+    "course seconds": "whole course",
+    "peak memory": "peak memory, all processes",
+    "pa_sft/seconds": "PA-SFT",
+    "sc_grpo/seconds": "SC-GRPO",
+    "control/seconds": "control",
+    "make reproduce seconds": "make reproduce, install included",  # these two come from outside a run
+    "make test seconds": "make test, install included",
+}
+# Real pictures that were evaluated: title -> in the names of their files, real_<name>_<stage>.json for the models and
+# sanity_<name>.json for the predictors.
+REAL = {
+    "ELPV (solar cells)": "elpv",
+    "MVTec-AD, screw": "screw",
+    "MPDD, metal plate": "metal_plate",
+    "VisA, capsules": "capsules",
+    "KolektorSDD": "kolektor",
+    "Magnetic tiles": "magnetic_tile",
+}
+
+
+def result_tables(metrics: dict[str, Any]) -> list[pd.DataFrame]:
+    """The results of one run or of several seeds: levels, differences, predictors, cost; no empty ones."""
+    judged = judged_benchmarks(metrics, real=False)
+    every = (stage_table(metrics), difference_table(metrics), predictor_table(judged), cost_table(metrics))
+    return [table for table in every if len(table)]
+
+
+def stage_table(metrics: dict[str, Any]) -> pd.DataFrame:
+    """One row per metric, one column per stage: the mean of the six mini benchmarks."""
+    scores = stage_scores(metrics)
+    means = scores[(scores["benchmark"] == MEAN) & scores["metric"].isin(METRICS)]
+    cells = {
+        STAGES[str(stage)]: {row["metric"]: interval_text(row) for row in rows.to_dict("records")}
+        for stage, rows in means.groupby("stage", sort=False)
+    }
+    measured = [metric for metric in METRICS if metric in set(means["metric"])]
+    table = pd.DataFrame(cells).reindex(measured).rename(index=METRICS).fillna("–")
+    return table.rename_axis("mean of six mini benchmarks (%)").reset_index()
+
+
+def difference_table(metrics: dict[str, Any]) -> pd.DataFrame:
+    """One row per comparison and metric: each seed's paired difference and the pooled one."""
+    cells: dict[str, dict[str, str]] = {}
+    for row in differences(metrics).to_dict("records"):
+        column = row["seed"] if row["seed"] == "pooled" else f"seed {row['seed']}"
+        title = f"{row['comparison']}, {METRICS[row['metric']]}"
+        cells.setdefault(title, {})[column] = interval_text(row, signed=True)
+    table = pd.DataFrame.from_dict(cells, orient="index").rename_axis("difference (points)")
+    return table.reset_index().fillna("–")
+
+
+def cost_table(metrics: dict[str, Any]) -> pd.DataFrame:
+    """Time in minutes and memory in GiB; of several seeds the mean."""
+    by_name = {row["name"]: row for row in metrics["rows"]}
+    lines = []
+    for row, title in ((by_name[name], title) for name, title in _COST.items() if name in by_name):
+        scale, unit = (60, "min") if row["unit"] == "s" else (1024, "GiB")
+        scaled = {key: row[key] / scale for key in ("value", "low", "high") if row[key] is not None}
+        lines.append([title, f"{interval_text(row | scaled)} {unit}"])
+    return pd.DataFrame(lines, columns=["what it costs", "mean (lowest to highest seed)"])
+
+
+# ---------------------------------------------------------------------------------------- simple predictors
+
+
+def judged_benchmarks(metrics: dict[str, Any], real: bool = True) -> pd.DataFrame:
+    """Balanced accuracy of simple predictors and of every stage on each benchmark, drawn or real.
+
+    Columns benchmark, n (pictures), kind ("predictor" or "stage"), name, value, low, high, interval. Drawn ones are
+    those of ``metrics``; the ``real`` ones ship with the project. A predictor needs no training seed: where low and
+    high of a row are those of seeds, it gets NaN.
+    """
+    rows: list[dict[Any, Any]] = []
+    for row in metrics["rows"]:
+        parts = row["name"].split("/")
+        if parts[0] == "baseline":
+            ends = {"low": None, "high": None} if "seed" in str(row.get("interval", "")) else {}
+            rows.append({**row, **ends, "benchmark": parts[3], "kind": "predictor", "name": parts[1]})
+    stages = stage_scores(metrics).query("metric == 'balanced_accuracy'")
+    rows += [{"kind": "stage", **row, "name": row["stage"]} for row in stages.to_dict("records")]
+    for title, word in REAL.items() if real else ():
+        for row in shipped_rows(f"sanity_{word}.json"):
+            rows.append({**row, "benchmark": title, "kind": "predictor", "name": row["name"].split("/")[1]})
+        for stage in ("base", "pa_sft", "sc_grpo"):
+            whole = _mean(shipped_rows(f"real_{word}_{stage}.json"), "balanced_accuracy")
+            rows += [{**row, "benchmark": title, "kind": "stage", "name": stage} for row in whole]
+    table = pd.DataFrame(rows, columns=["benchmark", "n", "kind", "name", "value", "low", "high", "interval"])
+    return table.astype({"value": float, "low": float, "high": float})
+
+
+def _mean(rows: list[Row], metric: str) -> list[Row]:
+    """The row of a metric's mean over all benchmarks, of an evaluation whose model is not known by name."""
+    return [row for row in rows if row["name"].endswith(f"/{metric}/{MEAN}")][:1]
+
+
+def predictor_table(judged: pd.DataFrame) -> pd.DataFrame:
+    """`judged_benchmarks` for the eye: a row per benchmark, a column per predictor and stage; "–" is not measured."""
+    cells: dict[str, dict[str, str]] = {}
+    for row in judged.to_dict("records"):
+        title = STAGES.get(row["name"], row["name"].replace("_", " "))
+        cells.setdefault(row["benchmark"], {"pictures": f"{row['n']:.0f}"})[title] = interval_text(row)
+    columns = ["pictures", *(name.replace("_", " ") for name in BASELINES), *STAGES.values()]
+    table = pd.DataFrame.from_dict(cells, orient="index").reindex(columns=columns)
+    order = sorted(table.index, key=lambda name: (name in REAL, name == MEAN))  # drawn, their mean, real
+    return table.loc[order].fillna("–").rename_axis("balanced accuracy (%)").reset_index()
+
+
+def what_they_measure(judged: pd.DataFrame) -> list[str]:
+    """For each benchmark a sentence per predictor that does well there, or that none does (see `sanity.readings`).
+
+    The last sentence names the benchmarks on which no stage stands above the best of the predictors.
+    """
+    judged = judged[judged["benchmark"] != MEAN]
+    simple = judged[judged["kind"] == "predictor"].rename(columns={"name": "baseline"})
+    sentences = []
+    for benchmark, rows in simple.groupby("benchmark", sort=False):
+        none = f"{benchmark}: no simple predictor reaches {sanity.DOES_WELL:.0f}."
+        sentences += sanity.readings(rows) or [none]
+    best = judged.pivot_table(index="benchmark", columns="kind", values="value", aggfunc="max", sort=False)
+    best = best.reindex(columns=["stage", "predictor"])
+    below = best.index[best["stage"] <= best["predictor"]]
+    if len(below):
+        sentences.append(f"No model of ours stands above the best simple predictor on {', '.join(below)}.")
+    return sentences
+
+
+# ------------------------------------------------------------------------------- what ships with the project
+
+
+def ablation_table() -> pd.DataFrame:
+    """One row per variant of each shipped study: balanced accuracy, and what it has more or less than the PA-SFT of the
+    same seeds."""
+    lines = []
+    for study, plan in STUDIES.items():
+        record = reference_study(study)
+        rows = {row["name"]: row for row in record["rows"]} if record else {}
+        for variant in (BASELINE, *plan.variants):
+            own = f" ({plan.baseline})" if variant == BASELINE else ""
+            level = interval_text(rows.get(f"{variant}/balanced_accuracy/{MEAN}"))
+            line = {"study": study, "variant": variant + own, "balanced accuracy (%)": level}
+            for metric in PAIRED:
+                change = rows.get(f"difference/{variant}/{BASELINE}/{metric}")
+                line[f"{metric.replace('_', ' ')}, minus PA-SFT"] = interval_text(change, signed=True)
+            lines.append(line)
+    return pd.DataFrame(lines)
+
+
+def one_shot_table() -> pd.DataFrame:
+    """Stages of seed 0 on the six mini benchmarks, without and with a normal picture shown first.
+
+    A column per stage; from mini_<zero|one>_shot_<stage>.json.
+    """
+    lines = []
+    for metric in ("balanced_accuracy", "share_yes", "location", "type"):
+        for shots in ("zero", "one"):
+            line = {"%": f"{METRICS[metric]}, {shots}-shot"}
+            for stage in ("base", "pa_sft", "sc_grpo"):
+                row = next(iter(_mean(shipped_rows(f"mini_{shots}_shot_{stage}.json"), metric)), None)
+                line[STAGES[stage]] = interval_text(row)
+            lines.append(line)
+    return pd.DataFrame(lines)
