@@ -8,6 +8,7 @@ import random
 from pathlib import Path
 from typing import Any
 
+from iadr1_lib import world as synthetic
 from iadr1_lib.answer import build_answer
 from iadr1_lib.data import load_mvtec
 from iadr1_lib.evaluation import BASELINES, MEAN, PAIRED, metric_rows, paired_difference, read_predictions, score
@@ -15,7 +16,6 @@ from iadr1_lib.files import write_json, write_text
 from iadr1_lib.records import Sample
 from iadr1_lib.reporting import COMPARISONS, EVALUATION
 from iadr1_lib.runs import Run, record_metrics
-from iadr1_lib.world import synthetic
 
 SKILL = {"base": 0.5, "pa_sft": 0.7, "sc_grpo": 0.85, "control": 0.75}
 IMAGES = 16

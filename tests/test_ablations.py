@@ -9,6 +9,7 @@ import tiny_vlm
 from conftest import read_json
 from typer.testing import CliRunner
 
+from iadr1_lib import world as synthetic
 from iadr1_lib.answer import build_answer, cell_names
 from iadr1_lib.cli.app import app
 from iadr1_lib.course import ablations
@@ -19,7 +20,6 @@ from iadr1_lib.evaluation import PAIRED, judge, read_predictions
 from iadr1_lib.files import write_json
 from iadr1_lib.reporting import BASELINE, STUDIES, reference_study, study_named, study_table
 from iadr1_lib.runs import Run
-from iadr1_lib.world import synthetic
 
 VARIANTS = list(STUDIES["rewards"].variants)
 

@@ -14,11 +14,11 @@ import pytest
 import tiny_vlm
 import torch
 
+from iadr1_lib import world as synthetic
 from iadr1_lib.answer import CELLS, QUESTION, TAGS
 from iadr1_lib.course import base
 from iadr1_lib.course.base import FEW, MANY, BaseSettings, base_families, build_base, draw_scene, talk
 from iadr1_lib.models import load_model
-from iadr1_lib.world import synthetic
 
 SMALL = BaseSettings(seeing_steps=2, talking_steps=2, batch=4, questions=2, families=4, scenes=8)
 

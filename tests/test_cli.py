@@ -18,14 +18,14 @@ from conftest import read_json
 from PIL import Image
 from typer.testing import CliRunner, Result
 
+from iadr1_lib import world as synthetic
 from iadr1_lib.answer import parse_answer
 from iadr1_lib.cli import options
 from iadr1_lib.cli.app import app
 from iadr1_lib.course import batch, doctor
 from iadr1_lib.course import steps as course
-from iadr1_lib.data import benchmarks, elpv
+from iadr1_lib.data import Problem, Table, elpv, load_mvtec, open_image
 from iadr1_lib.errors import UserError
-from iadr1_lib.world import synthetic
 
 YES = "<think>A dark line.</think><location>top left</location><type>scratch</type><answer>Yes</answer>"
 NO = "<think>Nothing.</think><answer>No</answer>"
@@ -62,7 +62,7 @@ def model(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
             for sample in samples:
                 row = {key: getattr(sample, key) for key in keys}
                 row |= {
-                    "raw": text(benchmarks.open_image(sample.image)),
+                    "raw": text(open_image(sample.image)),
                     "p_yes": 0.5,
                     "prompt": said["prompt"],
                 }
@@ -279,8 +279,8 @@ def test_evaluate_takes_an_index_with_its_root_and_the_solar_cells_by_name(
     assert "8 of 8 pictures cannot be reached" in complaint(iadr1(*words, tmp_path / "apart" / "index.json"))
 
     monkeypatch.chdir(tmp_path)
-    left_out = benchmarks.Problem("in between", "cell.png", "cell.png is unsure")
-    monkeypatch.setattr(elpv, "load", lambda: benchmarks.Table(benchmarks.load_mvtec(parts), [left_out]))
+    left_out = Problem("in between", "cell.png", "cell.png is unsure")
+    monkeypatch.setattr(elpv, "load", lambda: Table(load_mvtec(parts), [left_out]))
     result = iadr1(*words, "elpv")
     assert result.exit_code == 0 and "in between" in result.output
 

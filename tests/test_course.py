@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from iadr1_lib import world as synthetic
 from iadr1_lib.course import steps as course
 from iadr1_lib.data import content_hash, leakage
 from iadr1_lib.errors import UserError
@@ -17,7 +18,6 @@ from iadr1_lib.evaluation import references
 from iadr1_lib.files import Journal
 from iadr1_lib.records import Sample, read_rows
 from iadr1_lib.runs import Run, data_hash
-from iadr1_lib.world import synthetic
 
 PARTS = ("pa_sft", "sc_grpo", "dev")
 

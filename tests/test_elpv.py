@@ -8,13 +8,13 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+from pictures import one_sentence
 from PIL import Image
 
 from iadr1_lib.data import elpv
 from iadr1_lib.errors import UserError
 from iadr1_lib.evaluation import references
 from iadr1_lib.expert_ad.card import _licence
-from iadr1_lib.records import Sample
 
 # module, probability -> cells
 CELLS = {
@@ -46,20 +46,12 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return data
 
 
-def tally(samples: list[Sample]) -> Counter[tuple[str, str, str]]:
-    return Counter((s.category, s.split, s.label) for s in samples)
-
-
 def test_cells_become_samples_and_unsure_ones_are_counted(package: Path, tmp_path: Path) -> None:
     table = elpv.load()
-    assert tally(table) == {
-        ("mono", "train", "no"): 2,
-        ("mono", "test", "no"): 18,
-        ("mono", "test", "yes"): 5,
-        ("poly", "train", "no"): 1,
-        ("poly", "test", "no"): 9,
-        ("poly", "test", "yes"): 6,
-    }
+    kinds = Counter((s.category, s.split, s.label) for s in table)
+    train, good, bad = (("train", "no"), ("test", "no"), ("test", "yes"))
+    assert [kinds["mono", *kind] for kind in (train, good, bad)] == [2, 18, 5]
+    assert [kinds["poly", *kind] for kind in (train, good, bad)] == [1, 9, 6]
     assert Counter(problem.kind for problem in table.passed_over) == {"in between": 5}
     assert {(s.benchmark, s.type, s.location, s.mask) for s in table} == {("ELPV (not of the paper)", None, None, None)}
     assert all(Path(s.image).is_relative_to(tmp_path / "runs" / "elpv") for s in table)
@@ -99,16 +91,13 @@ def test_each_cell_in_question_gets_a_reference_of_its_kind(package: Path) -> No
     assert all(f"{s.category}/train/good" in found[s.image].as_posix() for s in asked)
 
 
-def test_without_the_package_one_sentence_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(elpv, "find_spec", lambda name: None)
-    with pytest.raises(UserError, match=r"pip install .*\[real\]"):
-        elpv.load()
-
-
-def test_a_damaged_table_is_told(package: Path) -> None:
+def test_without_a_sound_package_one_sentence_says_how_to_get_it(
+    package: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (package / "labels.csv").write_text("images/cell0001.png  maybe  mono\n")
-    with pytest.raises(UserError, match="install elpv-dataset again"):
-        elpv.load()
+    one_sentence(elpv.load, "install elpv-dataset again")
+    monkeypatch.setattr(elpv, "find_spec", lambda name: None)
+    one_sentence(elpv.load, "pip install", "[real]")
 
 
 def test_the_licence_is_known() -> None:

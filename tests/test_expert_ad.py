@@ -20,6 +20,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from iadr1_lib import world as synthetic
 from iadr1_lib.answer import CELLS, DEFECT_TYPES, QUESTION, cell_box, cell_names, matches_format, parse_answer
 from iadr1_lib.data import labelled, load_mvtec, open_image
 from iadr1_lib.errors import UserError
@@ -44,7 +45,6 @@ from iadr1_lib.expert_ad import (
 from iadr1_lib.expert_ad import card as data_card
 from iadr1_lib.records import Record, Sample, answer_only, pa_sft_row, read_rows, sc_grpo_row
 from iadr1_lib.reporting import severity_of
-from iadr1_lib.world import synthetic
 
 SIDE = 90
 Maker = Callable[..., Sample]

@@ -12,21 +12,19 @@ from typing import Any
 import httpx
 import huggingface_hub
 import pytest
-from huggingface_hub.errors import LocalEntryNotFoundError, OfflineModeIsEnabled, RepositoryNotFoundError
-from PIL import Image
+from huggingface_hub.errors import (
+    GatedRepoError,
+    LocalEntryNotFoundError,
+    OfflineModeIsEnabled,
+    RepositoryNotFoundError,
+)
+from pictures import draw, one_sentence
 
 from iadr1_lib.answer import QUESTION, build_answer, build_solution
 from iadr1_lib.data import Table, check_health, health_table, load_hub, read_snapshot
-from iadr1_lib.errors import UserError
 
 NAME = "yanhui01/Expert-AD"
 COMMITS = {"main": "a" * 40, "v1": "b" * 40}
-
-
-def draw(path: Path, grey: int) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.new("L", (9, 6), grey).save(path)
-    return path
 
 
 def write(path: Path, content: Any) -> Path:
@@ -35,8 +33,8 @@ def write(path: Path, content: Any) -> Path:
     return path
 
 
-def pa_sft(images: str | list[str], said: str) -> dict[str, Any]:
-    turns = [{"role": "user", "content": f"<image>\n{QUESTION}"}, {"role": "assistant", "content": said}]
+def pa_sft(images: str | list[str], answer: str) -> dict[str, Any]:
+    turns = [{"role": "user", "content": f"<image>\n{QUESTION}"}, {"role": "assistant", "content": answer}]
     return {"images": images, "messages": turns}
 
 
@@ -48,8 +46,8 @@ def sc_grpo(number: int, image: str, solution: str) -> dict[str, Any]:
 def expert_ad(tmp_path: Path) -> Path:
     """Five records on four pictures."""
     root = tmp_path / "Expert-AD"
-    for number, name in enumerate(("bolt/good/0", "bolt/bad/1", "images/nut/2", "images/nut/3")):
-        draw(root / f"{name}.png", 10 * number)
+    for name in ("bolt/good/0", "bolt/bad/1", "images/nut/2", "images/nut/3"):
+        draw(root / f"{name}.png")
     defect = build_answer("It is bent.", "yes", "upper-left corner", "Deformation")
     records = [
         pa_sft("bolt/good/0.png", build_answer("All is well.", "no")),
@@ -58,7 +56,7 @@ def expert_ad(tmp_path: Path) -> Path:
     ]
     write(root / "pa_sft.json", records)
     solutions = [build_solution("no"), build_solution("yes", "center", "stain")]
-    write(root / "sc_grpo.json", [sc_grpo(n, "images/nut/3.png", said) for n, said in enumerate(solutions)])
+    write(root / "sc_grpo.json", [sc_grpo(n, "images/nut/3.png", text) for n, text in enumerate(solutions)])
     return root
 
 
@@ -68,8 +66,11 @@ def hub(expert_ad: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     fetched: list[str] = []
 
     def info(_: object, name: str, revision: str) -> SimpleNamespace:
+        response = httpx.Response(404, request=httpx.Request("GET", "http://h"))
+        if name.startswith("gated/"):
+            raise GatedRepoError("403", response=response)
         if name != NAME:
-            raise RepositoryNotFoundError("404", response=httpx.Response(404, request=httpx.Request("GET", "http://h")))
+            raise RepositoryNotFoundError("404", response=response)
         return SimpleNamespace(sha=COMMITS.get(revision, revision))
 
     def download(name: str, *, repo_type: str, revision: str, local_dir: Path) -> str:
@@ -91,16 +92,6 @@ def go_offline(monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
     monkeypatch.setattr(huggingface_hub, "snapshot_download", fail)
 
 
-def one_sentence(call: Callable[[], object], *parts: str) -> None:
-    with pytest.raises(UserError) as error:
-        call()
-    text = str(error.value)
-    assert "\n" not in text and all(part in text for part in parts), text
-
-
-# --- records ------------------------------------------------------------------------------------------------
-
-
 def test_records_of_both_formats(expert_ad: Path) -> None:
     table = read_snapshot(expert_ad)
     facts = [(s.label, s.type, s.location, s.category, s.source) for s in table]
@@ -118,7 +109,7 @@ def test_records_of_both_formats(expert_ad: Path) -> None:
 
 def test_missing_pictures_and_broken_records_are_listed(expert_ad: Path) -> None:
     good = build_answer("All is well.", "no")
-    draw(expert_ad.parent / "secret.png", 99)
+    draw(expert_ad.parent / "secret.png")
     (expert_ad / "link.png").symlink_to(expert_ad.parent / "secret.png")
     odd = [
         pa_sft("bolt/gone.png", good),
@@ -174,7 +165,7 @@ def test_industrial_test_holds_index_files(tmp_path: Path, place: str) -> None:
         entries = {}
         for number, (kind, answer) in enumerate((("good", "B"), ("defect", "A"))):
             name = f"{data_set}/Class1/{kind}/{number}.png"
-            draw(tmp_path / name, 30 * number + len(data_set))
+            draw(tmp_path / name)
             question = {"Question": QUESTION, "Answer": answer, "Options": options, "type": "Anomaly Detection"}
             entries[name] = {"image_path": name, "conversation": [question]}
         write(tmp_path / place.replace("X", data_set), entries)
@@ -186,15 +177,12 @@ def test_industrial_test_holds_index_files(tmp_path: Path, place: str) -> None:
 
 
 def test_pictures_may_lie_beside_the_index(tmp_path: Path) -> None:
-    draw(tmp_path / "data" / "X/good/0.png", 3)
+    draw(tmp_path / "data" / "X/good/0.png")
     question = {"Answer": "B", "Options": {"A": "Yes.", "B": "No."}}
     entries = {"X/good/0.png": {"image_path": "X/good/0.png", "conversation": [question]}}
     write(tmp_path / "data" / "index.json", entries)
     (sample,) = read_snapshot(tmp_path)
     assert Path(sample.image) == tmp_path / "data" / "X/good/0.png"
-
-
-# --- download -----------------------------------------------------------------------------------------------
 
 
 def test_the_commit_is_recorded_and_used_offline(
@@ -262,6 +250,8 @@ def test_unknown_names_full_disks_and_broken_notes(
     hub: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     one_sentence(lambda: load_hub("nobody/nothing", cache=tmp_path), "no data set nobody/nothing")
+    page = "https://huggingface.co/datasets/gated/set"
+    one_sentence(lambda: load_hub("gated/set", cache=tmp_path), "ask for access", page, "iadr1 expert-ad")
     write(tmp_path / "yanhui01--Expert-AD" / "revision.json", [1])
     one_sentence(lambda: load_hub(NAME, cache=tmp_path), "revision.json", "delete it")
     go_offline(monkeypatch, OSError(28, "No space left on device"))

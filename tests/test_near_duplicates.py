@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 from PIL import Image, ImageEnhance
 
+from iadr1_lib import world
 from iadr1_lib.data import THRESHOLD, leakage, likeness, load_samples, near_duplicates
 from iadr1_lib.records import Sample
-from iadr1_lib.world import synthetic
 
-FAMILIES = [*synthetic.train_families(6), *[family for group in synthetic.test_families().values() for family in group]]
+FAMILIES = [*world.train_families(6), *[family for group in world.test_families().values() for family in group]]
 PER_FAMILY = 6
 
 
@@ -26,21 +26,19 @@ def sample(path: Path, category: str = "part") -> Sample:
 def originals(tmp_path_factory: pytest.TempPathFactory) -> list[Sample]:
     """Six pictures of each of 18 families, normal and defective in turn."""
     folder = tmp_path_factory.mktemp("originals")
-    made = []
+    samples = []
     for family in FAMILIES:
         for i in range(PER_FAMILY):
             path = folder / f"{family.name}_{i}.png"
-            drawing = synthetic.draw(family, 700 + i, "scratch" if i % 2 else None)
+            drawing = world.draw(family, 700 + i, "scratch" if i % 2 else None)
             Image.fromarray(drawing.image).save(path)
-            made.append(sample(path, family.name))
-    return made
+            samples.append(sample(path, family.name))
+    return samples
 
 
 def cropped(image: Image.Image, left: float, top: float, right: float, bottom: float) -> Image.Image:
     width, height = image.size
-    return image.crop(
-        (round(width * left), round(height * top), round(width * (1 - right)), round(height * (1 - bottom)))
-    )
+    return image.crop([round(s) for s in (width * left, height * top, width * (1 - right), height * (1 - bottom))])
 
 
 def resized(image: Image.Image, factor: float) -> Image.Image:

@@ -11,11 +11,11 @@ import pytest
 from PIL import Image
 from test_scoring import value
 
+from iadr1_lib import world as synthetic
 from iadr1_lib.course import steps as course
 from iadr1_lib.data import load_mvtec
 from iadr1_lib.evaluation import BASELINES, label_only_baselines, metric_rows, sanity
 from iadr1_lib.records import Sample
-from iadr1_lib.world import synthetic
 
 
 def pictures(folder: Path, count: int, split: str, spot: float, brighter: float = 0.0) -> list[Sample]:

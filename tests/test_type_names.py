@@ -11,11 +11,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from iadr1_lib import world
 from iadr1_lib.answer import DEFECT_TYPES, SYNONYMS
 from iadr1_lib.data import category_of, load_mvtec, load_samples, type_names, unmapped
 from iadr1_lib.errors import UserError
 from iadr1_lib.records import Sample
-from iadr1_lib.world import synthetic
 
 
 def defect(name: str | None, benchmark: str = "mine", category: str = "part", source: str = "mvtec") -> Sample:
@@ -37,7 +37,7 @@ def test_every_row_is_valid_and_found(rows: list[dict[str, str]]) -> None:
         if "*" not in (row["benchmark"], row["name"]):
             assert category_of(sample) == row["type"], row
             assert not unmapped([sample])
-    assert {row["benchmark"] for row in rows} - {"*"} == set(type_names._BENCHMARKS.values())
+    assert {row["benchmark"] for row in rows} - {"*"} == set(type_names.DATA_SETS)
     assert {row["type"] for row in rows} == {*DEFECT_TYPES, "other"}
 
 
@@ -77,6 +77,8 @@ def test_folders_and_names_may_be_spelt_otherwise(folder: str, name: str) -> Non
         (defect(None), "other"),
         (defect("Surface_Scratch"), "scratch"),
         (defect("cracks"), "damage"),
+        (defect("stains"), "contamination"),
+        (defect("dents"), "deformation"),
         (defect("glorp"), "other"),
     ],
 )
@@ -154,8 +156,8 @@ def test_released_indexes_leave_no_name_out(shared: Path, name: str) -> None:
 
 
 def test_the_mini_world_maps_to_itself(tmp_path: Path) -> None:
-    synthetic.write_world(tmp_path, synthetic.dev_families()[:2], 16, seed=1)
-    for name in ("dev", *synthetic.BENCHMARKS):
+    world.write_world(tmp_path, world.dev_families()[:2], 16, seed=1)
+    for name in ("dev", *world.BENCHMARKS):
         samples = [sample for sample in load_mvtec(tmp_path, benchmark=name) if sample.label == "yes"]
         assert samples and all(category_of(sample) == sample.type for sample in samples)
         assert not unmapped(samples)

@@ -11,6 +11,7 @@ from corruptions import CLAIMS, CORRUPTIONS, DENIALS, LEAKS, ONLY_DEFECTIVE
 from hypothesis import given
 from hypothesis import strategies as st
 
+from iadr1_lib import world as synthetic
 from iadr1_lib.answer import CELLS, DEFECT_TYPES
 from iadr1_lib.data import load_mvtec
 from iadr1_lib.expert_ad import (
@@ -28,7 +29,6 @@ from iadr1_lib.expert_ad import (
     verification,
 )
 from iadr1_lib.records import Record
-from iadr1_lib.world import synthetic
 
 
 def yes(place: str, kind: str, reasoning: str) -> Record:

@@ -11,10 +11,10 @@ from typing import Any
 import torch
 from PIL import Image
 
+from iadr1_lib import world as synthetic
 from iadr1_lib.answer import QUESTION, cell_of_mask
 from iadr1_lib.models import loading
 from iadr1_lib.records import Record, Sample, pa_sft_row, sc_grpo_row
-from iadr1_lib.world import synthetic
 
 CORPUS = [
     f"{QUESTION} Answer yes or no .",

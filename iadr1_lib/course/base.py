@@ -27,6 +27,7 @@ from numpy.typing import NDArray
 from torch import nn
 from transformers import LlavaForConditionalGeneration, LlavaProcessor
 
+from iadr1_lib import world as synthetic
 from iadr1_lib.answer import CELLS, DEFECT_TYPES, QUESTION, cell_of_mask
 from iadr1_lib.expert_ad import teacher_vocabulary
 from iadr1_lib.files import write_json, write_text
@@ -41,7 +42,6 @@ from iadr1_lib.models import (
     build_tokenizer,
     save_model,
 )
-from iadr1_lib.world import synthetic
 
 SIZE = IMAGE_SIZE
 PATCHES = SIZE // PATCH_SIZE
@@ -90,16 +90,16 @@ class Scene:
 
 
 def _draw_mark(
-    name: str, rng: np.random.Generator, canvas: synthetic._Canvas, x: float, y: float
+    name: str, rng: np.random.Generator, canvas: synthetic.Canvas, x: float, y: float
 ) -> tuple[NDArray[np.float64], NDArray[np.bool_], str | None]:
     """One generic mark in any size, strength and colour; returns picture, its pixels and the colour's name."""
-    s, X, Y = synthetic, synthetic._X, synthetic._Y
+    s, X, Y = synthetic, synthetic.X, synthetic.Y
     strength = rng.uniform(0.3, 1.0)
     hue = str(rng.choice(list(COLOURS)))
     tint = rng.random()
     shade, colour = (0.05, "black") if tint < 0.35 else (0.95, "white") if tint < 0.6 else (None, hue)
     if shade is None:
-        paint = s._hue((COLOURS[hue] + rng.normal(0, 0.03)) % 1, rng.uniform(0.4, 0.9), 0.7)
+        paint = s.colour_of((COLOURS[hue] + rng.normal(0, 0.03)) % 1, rng.uniform(0.4, 0.9), 0.7)
     else:
         paint = np.full(3, shade)
     dx, dy, r, a = X - x, Y - y, rng.uniform(3, 9), rng.uniform(0, np.pi)
@@ -117,23 +117,23 @@ def _draw_mark(
         cover = 1 / (1 + np.exp(along / rng.uniform(1, 5)))
         return image * (1 - 0.6 * strength * cover)[..., None], np.abs(along) < 4, None
     if name == "hatching":
-        cover = s._cover(s._blob(rng, x, y, r + 4), 3.0)
+        cover = s.opacity(s.blob(rng, x, y, r + 4), 3.0)
         pattern = np.sin(along * 2 * np.pi / rng.uniform(3, 4.5)) * 0.25 + rng.uniform(-0.1, 0.2)
         return image + (strength * cover * pattern)[..., None], cover > 0.4, None
     if name == "notch":
-        bite = s._polygon(along, across, int(rng.integers(3, 6)), r)
-        image = s._blend(
+        bite = s.polygon(along, across, int(rng.integers(3, 6)), r)
+        image = s.blend(
             image,
-            strength * s._cover(bite),
+            strength * s.opacity(bite),
             canvas.background if rng.random() < 0.5 else image.mean((0, 1)) * 0.7,
         )
         lit = np.where(along > 0, 0.95, 0.05)[..., None]
-        return s._blend(image, strength * rng.random() * s._cover(np.abs(bite) - 0.8), lit), bite < 0, None
+        return s.blend(image, strength * rng.random() * s.opacity(np.abs(bite) - 0.8), lit), bite < 0, None
     if name == "star":
         arms = int(rng.integers(3, 6))
         distance = np.min(
             [
-                s._segment(x, y, x + (r + 5) * np.cos(t), y + (r + 5) * np.sin(t))
+                s.segment(x, y, x + (r + 5) * np.cos(t), y + (r + 5) * np.sin(t))
                 for t in a + 2 * np.pi * np.arange(arms) / arms + rng.normal(0, 0.25, arms)
             ],
             axis=0,
@@ -141,32 +141,32 @@ def _draw_mark(
     elif name == "eye":
         radius = np.hypot(along / rng.uniform(0.9, 1.7), across)
         wave = np.clip(np.cos(radius * 2 * np.pi / rng.uniform(3.5, 5.5)) * np.exp(-((radius / (r + 2)) ** 2)), 0, 1)
-        return s._blend(image, strength * wave, image.mean((0, 1)) * 0.45), radius < r + 2, None
+        return s.blend(image, strength * wave, image.mean((0, 1)) * 0.45), radius < r + 2, None
     elif name == "blotch":
-        cover = s._cover(s._blob(rng, x, y, r + 4), rng.uniform(3, 7))
-        return s._blend(image, 0.8 * strength * cover, paint), cover > 0.4, colour
+        cover = s.opacity(s.blob(rng, x, y, r + 4), rng.uniform(3, 7))
+        return s.blend(image, 0.8 * strength * cover, paint), cover > 0.4, colour
     elif name == "pebble":
-        shape = s._polygon(along, across, int(rng.integers(4, 7)), 0.7 * r + 1)
-        image = s._blend(image, 0.5 * strength * s._cover(shape - 1.5, 3.0), 0.05)
-        image = s._blend(image, strength * s._cover(shape), paint)
+        shape = s.polygon(along, across, int(rng.integers(4, 7)), 0.7 * r + 1)
+        image = s.blend(image, 0.5 * strength * s.opacity(shape - 1.5, 3.0), 0.05)
+        image = s.blend(image, strength * s.opacity(shape), paint)
         return (
-            s._blend(image, strength * s._cover(np.hypot(dx + r / 4, dy + r / 4) - 1.2), 1.0),
+            s.blend(image, strength * s.opacity(np.hypot(dx + r / 4, dy + r / 4) - 1.2), 1.0),
             shape < 0.5,
             colour,
         )
     else:
         long = rng.uniform(8, 60)
         distance = {
-            "spot": lambda: s._blob(rng, x, y, 0.6 * r + 1, 0.15),
+            "spot": lambda: s.blob(rng, x, y, 0.6 * r + 1, 0.15),
             "line": lambda: np.hypot(np.maximum(np.abs(along) - long, 0), across) - width,
             "ring": lambda: np.abs(np.hypot(dx, dy) - r) - width,
-            "plus": lambda: np.minimum(s._box(along, across, r, width, 0.3), s._box(along, across, width, r, 0.3)),
-            "frame": lambda: np.abs(s._box(along, across, r, r, 0.5)) - width,
+            "plus": lambda: np.minimum(s.box(along, across, r, width, 0.3), s.box(along, across, width, r, 0.3)),
+            "frame": lambda: np.abs(s.box(along, across, r, r, 0.5)) - width,
             "bars": lambda: np.minimum(
-                s._box(along, across - 3, r, width, 0.3), s._box(along, across + 3, r, width, 0.3)
+                s.box(along, across - 3, r, width, 0.3), s.box(along, across + 3, r, width, 0.3)
             ),
         }[name]()
-    return s._blend(image, strength * s._cover(distance), paint), distance < 0.8, colour
+    return s.blend(image, strength * s.opacity(distance), paint), distance < 0.8, colour
 
 
 def _surface_colour(rgb: NDArray[np.float64]) -> str:
@@ -185,15 +185,15 @@ def _surface_colour(rgb: NDArray[np.float64]) -> str:
 
 def draw_scene(family: synthetic.Family, rng: np.random.Generator, counts: tuple[int, ...] = FEW) -> Scene:
     """A generic picture with some marks, their number drawn from `counts`."""
-    canvas = synthetic._blank(rng, family)
-    colour = _surface_colour(synthetic._look(family)[0])
+    canvas = synthetic.clean_canvas(rng, family)
+    colour = _surface_colour(synthetic.colours_of(family)[0])
     labels = np.zeros((PATCHES, PATCHES), dtype=np.int64)
     marks = []
     for _ in range(int(rng.choice(counts))):
         name = str(rng.choice(MARKS))
-        x, y = synthetic._somewhere(rng, canvas)
+        x, y = synthetic.random_place(rng, canvas)
         image, covered, mark_colour = _draw_mark(name, rng, canvas, x, y)
-        canvas = synthetic._Canvas(image, canvas.inside, canvas.edge, canvas.background, family)
+        canvas = synthetic.Canvas(image, canvas.inside, canvas.edge, canvas.background, family)
         share = covered.reshape(PATCHES, PATCH_SIZE, PATCHES, PATCH_SIZE).mean((1, 3))
         labels[share > 0.04] = 1 + MARKS.index(name)
         marks.append((name, mark_colour, cell_of_mask(covered)))

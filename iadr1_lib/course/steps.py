@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 
+from iadr1_lib import world as synthetic
 from iadr1_lib.answer import GRID
 from iadr1_lib.data import Table, labelled, load_mvtec
 from iadr1_lib.errors import UserError
@@ -24,7 +25,6 @@ from iadr1_lib.expert_ad import RuleTeacher, build
 from iadr1_lib.files import Journal, write_json
 from iadr1_lib.records import Sample, pa_sft_row
 from iadr1_lib.runs import Run, commit
-from iadr1_lib.world import synthetic
 
 if TYPE_CHECKING:
     from iadr1_lib.training import EngineSettings

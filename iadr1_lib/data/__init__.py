@@ -1,33 +1,21 @@
-"""Pictures and masks in, one table of samples out."""
+"""Pictures and masks in, one table of samples out.
 
-from iadr1_lib.data.benchmarks import (
-    KINDS,
-    MOST,
-    Table,
-    Templates,
+A folder in one of eight layouts, an index file or a data set of the hub comes in; a `Table` of `Sample` goes out, with
+what could not be read listed beside it. Begin with `load_samples` in `reading`; `check_health` and `leakage` say
+whether a table may be used.
+"""
+
+from iadr1_lib.data.checks import (
     check_health,
-    content_hash,
-    counts,
-    depth_of,
     health_table,
-    image_size,
-    known_depths,
     leakage,
-    load_mvtec,
-    mask_files,
-    open_image,
-    read_mask,
+    missing_label,
     require_present,
     sample_problems,
-    samples_table,
-    says,
-    says_where,
-    share_depth,
-    shrink,
-    take_depths,
-    to_rgb,
+    without_place,
 )
 from iadr1_lib.data.duplicates import THRESHOLD, likeness, near_duplicates
+from iadr1_lib.data.folder_names import says
 from iadr1_lib.data.hub import (
     MODEL_FILES,
     Kind,
@@ -38,17 +26,29 @@ from iadr1_lib.data.hub import (
     recorded_folder,
     released_records,
 )
+from iadr1_lib.data.images import (
+    content_hash,
+    depth_of,
+    image_size,
+    known_depths,
+    open_image,
+    share_depth,
+    shrink,
+    take_depths,
+    to_rgb,
+)
+from iadr1_lib.data.kolektor import cut_kolektor
+from iadr1_lib.data.masks import mask_files, read_mask, says_where
+from iadr1_lib.data.reading import load_mvtec, load_samples
 from iadr1_lib.data.rows import checked_rows, labelled
-from iadr1_lib.data.sources import LAYOUTS, cut_kolektor, find_layout, load_samples, read_index, write_index
+from iadr1_lib.data.table import Problem, Table, Templates, counts, samples_table
 from iadr1_lib.data.type_names import category_of, data_set_named, unmapped
 
 __all__ = [
-    "KINDS",
-    "LAYOUTS",
     "MODEL_FILES",
-    "MOST",
     "THRESHOLD",
     "Kind",
+    "Problem",
     "Table",
     "Templates",
     "category_of",
@@ -60,7 +60,6 @@ __all__ = [
     "data_set_named",
     "depth_of",
     "download_once",
-    "find_layout",
     "health_table",
     "hub_home",
     "image_size",
@@ -72,9 +71,9 @@ __all__ = [
     "load_mvtec",
     "load_samples",
     "mask_files",
+    "missing_label",
     "near_duplicates",
     "open_image",
-    "read_index",
     "read_mask",
     "read_snapshot",
     "recorded_folder",
@@ -89,5 +88,5 @@ __all__ = [
     "take_depths",
     "to_rgb",
     "unmapped",
-    "write_index",
+    "without_place",
 ]

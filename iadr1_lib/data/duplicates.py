@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from scipy import ndimage
 
-from iadr1_lib.data.benchmarks import open_image
+from iadr1_lib.data.images import open_image
 from iadr1_lib.records import Sample
 
 SIDE = 64  # pixels of the thumbnail
@@ -52,8 +52,8 @@ def near_duplicates(
     """Pairs of nearly the same picture, one of `first` and one of `second`, the most alike first.
 
     Without `second` the pairs are within `first`, each once. Of every picture the ten others with the nearest coarse
-    structure are compared closely, so a picture with more than ten copies may not show them all. Copies of a file are
-    found, too; a picture of one grey only is like none. UserError for a picture that cannot be read.
+    structure are compared closely, so a picture with more than ten copies may not show them all. A picture of one grey
+    only is like none. UserError for a picture that cannot be read.
     """
     left = list(first)
     one = _spectra(left)
@@ -61,7 +61,7 @@ def near_duplicates(
     other = one if second is None else _spectra(right)
     if not left or not right:
         return []
-    found = []
+    best: dict[tuple[int, int], float] = {}
     signs = _signatures(other)
     for i, signature in enumerate(_signatures(one)):
         alike = signs @ signature
@@ -70,9 +70,8 @@ def near_duplicates(
         chosen = np.argsort(-alike, kind="stable")[: min(_CANDIDATES, len(right) - (second is None))]
         for j, score in zip(chosen.tolist(), _scores(one[i], other[chosen]), strict=True):
             if score >= threshold:
-                found.append((min(i, j), max(i, j), score) if second is None else (i, j, score))
-    best = {(i, j): score for i, j, score in found}
-    pairs = [NearDuplicate(left[i].image, right[j].image, round(float(s), 3)) for (i, j), s in best.items()]
+                best[(min(i, j), max(i, j)) if second is None else (i, j)] = float(score)
+    pairs = [NearDuplicate(left[i].image, right[j].image, round(score, 3)) for (i, j), score in best.items()]
     return sorted(pairs, key=lambda pair: -pair.score)
 
 
@@ -83,12 +82,12 @@ def likeness(first: Sequence[Sample], second: Sequence[Sample]) -> NDArray[np.fl
 
 def _spectra(samples: Sequence[Sample]) -> NDArray[np.complex64]:
     """Spectra of unit length: pictures x crops x 2 _BAND x 2 _BAND, zero for a picture of one grey."""
-    made = np.zeros((len(samples), len(_CROPS), 2 * _BAND, 2 * _BAND), dtype=np.complex64)
+    spectra = np.zeros((len(samples), len(_CROPS), 2 * _BAND, 2 * _BAND), dtype=np.complex64)
     for number, sample in enumerate(samples):
         grey = open_image(sample.image).convert("L")
         for place, share in enumerate(_CROPS):
-            made[number, place] = _spectrum(_thumbnail(grey, share))
-    return made
+            spectra[number, place] = _spectrum(_thumbnail(grey, share))
+    return spectra
 
 
 def _thumbnail(grey: Image.Image, share: float) -> NDArray[np.float64]:

@@ -11,35 +11,25 @@ Buerhop-Lutz et al., EU PVSEC 2018; Deitsch et al., Solar Energy 185 (2019), Mac
 
 from __future__ import annotations
 
-import csv
-import json
 import random
 import shutil
-from collections.abc import Iterator
 from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
-from typing import NamedTuple
 
-from iadr1_lib.data.benchmarks import Problem, Table, load_mvtec
+import pandas as pd
+
+from iadr1_lib.data.reading import load_mvtec
+from iadr1_lib.data.table import Problem, Table
 from iadr1_lib.errors import UserError
-from iadr1_lib.files import write_json
+from iadr1_lib.files import read_json, write_json
 from iadr1_lib.runs import runs_folder
 
 WORD = "elpv"  # what `--data` takes for it
 NAME = "ELPV (not of the paper)"
 TRAIN_SHARE = 0.1  # of the normal cells: references and training pictures for baselines; never asked about
 _NORMAL, _DEFECTIVE = 0.0, 1.0
-_STAMP = "elpv.json"
-
-
-class Cell(NamedTuple):
-    """A row of the package's table: the picture's path, the probability of a defect, and mono or poly."""
-
-    picture: Path
-    probability: float
-    module: str
 
 
 def load(folder: Path | None = None, train_share: float = TRAIN_SHARE, seed: int = 0) -> Table:
@@ -47,71 +37,63 @@ def load(folder: Path | None = None, train_share: float = TRAIN_SHARE, seed: int
 
     `passed_over` holds the cells that are neither normal nor defective. UserError if the package is not installed.
     """
-    folder = folder or runs_folder() / WORD
-    between = [cell for cell in read_cells() if cell.probability not in (_NORMAL, _DEFECTIVE)]
-    rows = load_mvtec(export(folder, train_share, seed), NAME)
+    table = load_mvtec(export(folder or runs_folder() / WORD, train_share, seed), NAME)
+    cells = read_cells()
+    between = cells[~cells["probability"].isin([_NORMAL, _DEFECTIVE])]
     left_out = [
-        Problem(
-            "in between", str(cell.picture), f"{cell.picture} is defective with probability {cell.probability:.2f}."
-        )
-        for cell in between
+        Problem("in between", str(picture), f"{picture} is defective with probability {probability:.2f}.")
+        for picture, probability in zip(between["picture"], between["probability"], strict=True)
     ]
-    return Table((replace(row, type=None, source=WORD) for row in rows), [*rows.passed_over, *left_out])
+    return Table((replace(row, type=None, source=WORD) for row in table), [*table.passed_over, *left_out])
 
 
 def export(folder: Path, train_share: float = TRAIN_SHARE, seed: int = 0) -> Path:
     """Copy the cells to <folder>/{mono,poly}/{train/good,test/good,test/defect}; returns the folder.
 
-    A share of the normal cells of each category, drawn by the seed, goes to train/good; 0 leaves all cells to test. A
+    A share of the normal cells of each category, sampled by the seed, goes to train/good; 0 leaves all cells to test. A
     folder that was written with the same arguments is left alone, one that was not written by this is refused.
     """
     if not 0 <= train_share < 1:
         raise UserError(f"a share of {train_share} of the normal cells cannot be set aside: choose 0 or more, below 1")
     stamp = {"package": _version(), "train_share": train_share, "seed": seed}
-    done = folder / _STAMP
-    if done.is_file() and json.loads(done.read_text()) == stamp:
+    done = folder / "elpv.json"
+    if read_json(done) == stamp:
         return folder
     if folder.exists() and not done.is_file() and any(folder.iterdir()):
         raise UserError(f"{folder} holds other files than ELPV's cells: name another folder.")
-    making = folder.with_name(folder.name + ".making")
-    shutil.rmtree(making, ignore_errors=True)
-    for target, picture in _places(read_cells(), train_share, seed):
-        (making / target).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(picture, making / target)
-    write_json(making / _STAMP, stamp)
+    unfinished = folder.with_name(folder.name + ".making")
+    shutil.rmtree(unfinished, ignore_errors=True)
+    rng = random.Random(seed)
+    for module, cells in read_cells().groupby("module"):
+        normal = cells.loc[cells["probability"] == _NORMAL, "picture"].tolist()
+        train = rng.sample(normal, round(train_share * len(normal)))
+        test = sorted(set(normal) - set(train))
+        defective = cells.loc[cells["probability"] == _DEFECTIVE, "picture"]
+        for place, pictures in (("train/good", train), ("test/good", test), ("test/defect", defective)):
+            target = unfinished / str(module) / place
+            target.mkdir(parents=True, exist_ok=True)
+            for picture in pictures:
+                shutil.copyfile(picture, target / picture.name)
+    write_json(unfinished / done.name, stamp)
     shutil.rmtree(folder, ignore_errors=True)
-    making.rename(folder)
+    unfinished.rename(folder)
     return folder
 
 
-def _places(cells: list[Cell], train_share: float, seed: int) -> Iterator[tuple[Path, Path]]:
-    """Where each cell goes, and where it is."""
-    rng = random.Random(seed)
-    for module in sorted({cell.module for cell in cells}):
-        normal = [cell.picture for cell in cells if (cell.module, cell.probability) == (module, _NORMAL)]
-        train = set(rng.sample(normal, round(train_share * len(normal))))
-        for picture in normal:
-            yield Path(module, "train" if picture in train else "test", "good", picture.name), picture
-        for cell in cells:
-            if (cell.module, cell.probability) == (module, _DEFECTIVE):
-                yield Path(module, "test", "defect", cell.picture.name), cell.picture
-
-
-def read_cells() -> list[Cell]:
-    """The package's table: labels.csv in its folder data, columns apart by blanks.
+def read_cells() -> pd.DataFrame:
+    """The package's table: picture (a path), probability of a defect, module (mono or poly).
 
     Raises UserError if the package is not installed or its table is not as expected.
     """
     package = find_spec("elpv_dataset")
     if package is None or not package.submodule_search_locations:
         raise UserError('The solar cells are not installed: pip install -c constraints.txt -e ".[real]" (91 MB).')
-    table = Path(package.submodule_search_locations[0]) / "data" / "labels.csv"
+    path = Path(package.submodule_search_locations[0]) / "data" / "labels.csv"
     try:
-        with table.open(newline="", encoding="utf-8") as file:
-            rows = list(csv.reader(file, delimiter=" ", skipinitialspace=True))
-        return [Cell(table.parent / path, float(probability), module) for path, probability, module in rows]
+        cells = pd.read_csv(path, sep=r"\s+", names=["picture", "probability", "module"], dtype={"probability": float})
     except (OSError, ValueError):
-        raise UserError(f"{table} is missing or damaged: install elpv-dataset again.") from None
+        raise UserError(f"{path} is missing or damaged: install elpv-dataset again.") from None
+    return cells.assign(picture=[path.parent / name for name in cells["picture"]])
 
 
 def _version() -> str:

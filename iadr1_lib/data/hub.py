@@ -1,26 +1,28 @@
-"""The paper's hub data sets (yanhui01/Expert-AD, yanhui01/Industrial_test) in the same table as every other source.
+"""Data sets and models of the Hugging Face hub: downloaded once, pinned to a commit, read without a network.
 
     samples = load_hub("yanhui01/Industrial_test")           # downloaded once, then read from the disk
     samples = read_snapshot("copy/of/Expert-AD")             # a copy that came another way
 
-At the first download the commit is written into revision.json beside the data, and used from then on. The data sets
-were not at hand when this was written: the formats are those of the released records, tested on drawn folders.
+Files lie in runs/hub/<owner>--<name>/<commit>/. At the first download the commit is written into revision.json beside
+them, and used from then on. The paper's data sets (yanhui01/Expert-AD, yanhui01/Industrial_test) were not at hand when
+this was written: the formats are those of the released records, tested on drawn folders.
 """
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterator
 from pathlib import Path, PureWindowsPath
 from typing import Any, Literal
 
 from iadr1_lib.answer import cell_of_words, parse_answer
-from iadr1_lib.data.benchmarks import Problem, Table, is_inside, make_table
+from iadr1_lib.data.folders import is_inside
+from iadr1_lib.data.index import load_json
+from iadr1_lib.data.reading import load_samples
 from iadr1_lib.data.rows import checked_rows, find_picture
-from iadr1_lib.data.sources import Row, load_samples
+from iadr1_lib.data.table import Problem, Table, table_of
 from iadr1_lib.errors import UserError
-from iadr1_lib.files import raise_if_full, read_json, read_text, write_json
+from iadr1_lib.files import raise_if_full, read_json, read_object, write_json
 from iadr1_lib.records import Sample, Stage, grid_of, stage_of
 from iadr1_lib.runs import project_root
 
@@ -36,17 +38,7 @@ _PLAIN_FOLDERS = frozenset({"image", "images", "img", "imgs", "data", "dataset",
 def load_hub(name: str, revision: str | None = None, cache: str | Path | None = None) -> Table:
     """A data set of the Hugging Face hub, downloaded once and read as `read_snapshot` does.
 
-    Args:
-        name: such as "yanhui01/Expert-AD".
-        revision: branch, tag or commit. None takes the commit of the first download, which revision.json names. A
-            branch or tag also stays at the commit it was downloaded at: delete revision.json to look again.
-        cache: folder for hub data sets; by default runs/hub in the project.
-
-    Needs no network once the revision is there. Files lie in <cache>/<owner>--<name>/<commit>/.
-
-    Raises:
-        UserError: the name is unknown to the hub, there is no network, the disk is full, or the folder has none of
-            the released formats.
+    Arguments and errors as `download_once`, and UserError if the folder has none of the released formats.
     """
     return read_snapshot(download_once(name, revision, cache), name.split("/")[-1])
 
@@ -57,13 +49,12 @@ def hub_home(name: str, cache: str | Path | None = None) -> Path:
 
 
 def recorded_folder(name: str, revision: str | None = None, cache: str | Path | None = None) -> Path | None:
-    """The folder of what was downloaded whole, or None. UserError for a note that is none."""
+    """The folder of what was downloaded whole, or None. UserError for a revision.json that cannot be read."""
     home = hub_home(name, cache)
-    known = _read_note(home / "revision.json")
-    asked: dict[str, str] = known.get("asked", {})
-    commit: str | None = known.get("revision") if revision is None else asked.get(revision, revision)
-    whole = commit is not None and commit in asked.values() and (home / commit).is_dir()
-    return home / str(commit) if whole else None
+    known = read_object(home / "revision.json", {}, asked=dict)
+    commits: dict[str, str] = known.get("asked", {})
+    commit = known.get("revision") if revision is None else commits.get(revision, revision)
+    return home / commit if commit in commits.values() and (home / commit).is_dir() else None
 
 
 def download_once(
@@ -73,28 +64,29 @@ def download_once(
     kind: Kind = "dataset",
     patterns: list[str] | None = None,
 ) -> Path:
-    """The folder of a data set or model, downloaded (only files that match `patterns`) unless it is there already.
+    """The folder of a data set or model, downloaded unless it is there already. A download that broke off goes on.
 
-    Arguments and errors otherwise as `load_hub`. A download that broke off goes on.
+    Args:
+        name: such as "yanhui01/Expert-AD".
+        revision: branch, tag or commit. None takes the commit of the first download, which revision.json names. A
+            branch or tag also stays at the commit it was downloaded at: delete revision.json to look again.
+        cache: folder for what comes from the hub; by default runs/hub in the project.
+        patterns: only files that match one of them.
+
+    Raises:
+        UserError: the hub does not know the name or does not give it out, there is no network, or the disk is full.
     """
-    if (found := recorded_folder(name, revision, cache)) is not None:
-        return found
+    if folder := recorded_folder(name, revision, cache):
+        return folder
     home = hub_home(name, cache)
-    known = _read_note(home / "revision.json")
-    asked: dict[str, str] = known.get("asked", {})
-    wanted = (known.get("revision") if revision is None else asked.get(revision, revision)) or "main"
+    known = read_json(home / "revision.json", {})
+    commits: dict[str, str] = known.get("asked", {})
+    wanted = (known.get("revision") if revision is None else commits.get(revision, revision)) or "main"
     commit = _download(name, wanted, home, kind, patterns)
     # Written last: after a download that broke off, the next call goes on with it.
-    note = {kind: name, "revision": known.get("revision", commit), "asked": asked | {wanted: commit}}
+    note = {kind: name, "revision": known.get("revision", commit), "asked": commits | {wanted: commit}}
     write_json(home / "revision.json", note)
     return home / commit
-
-
-def _read_note(path: Path) -> dict[str, Any]:
-    note = read_json(path, {})
-    if not isinstance(note, dict) or not isinstance(note.get("asked", {}), dict):
-        raise UserError(f"{path} is no note of a download: delete it, the next call writes it again")
-    return note
 
 
 def _download(name: str, revision: str, home: Path, kind: Kind, patterns: list[str] | None) -> str:
@@ -105,10 +97,15 @@ def _download(name: str, revision: str, home: Path, kind: Kind, patterns: list[s
 
     try:
         api = huggingface_hub.HfApi()
-        commit = (api.model_info if kind == "model" else api.dataset_info)(name, revision=revision).sha
-        assert commit is not None  # the hub always names it
+        commit = str((api.model_info if kind == "model" else api.dataset_info)(name, revision=revision).sha)
         chosen: dict[str, Any] = {"allow_patterns": patterns} if patterns else {}
         huggingface_hub.snapshot_download(name, repo_type=kind, revision=commit, local_dir=home / commit, **chosen)
+        return commit
+    except errors.GatedRepoError:
+        page = f"https://huggingface.co/{'datasets/' if kind == 'dataset' else ''}{name}"
+        own = ", or build a set of your own from any folder with masks: iadr1 expert-ad" if kind == "dataset" else ""
+        message = f"{name} is given out on request only: ask for access at {page}, log in with hf auth login and"
+        raise UserError(f"{message} call again{own}") from None
     except (errors.RepositoryNotFoundError, errors.HFValidationError):
         raise UserError(
             f"the hub has no {_KINDS[kind]} {name} for you: check the name, or log in if it is private"
@@ -124,19 +121,17 @@ def _download(name: str, revision: str, home: Path, kind: Kind, patterns: list[s
             f"{name} could not be downloaded ({reason}): check the network and call again, or copy it here from a "
             f"machine that has it{reading}"
         ) from None
-    return commit
 
 
 def read_snapshot(folder: str | Path, name: str | None = None) -> Table:
     """The table of a local copy: PA-SFT and SC-GRPO records, and index files, whichever of them its JSON files hold.
 
     Rows of records are "train", with label, place and type from the answer's tags; of two pictures (reference, query)
-    the query counts; `source` is "pa-sft" or "sc-grpo". Rows of an index are as `sources.load_samples` gives them.
-    Paths start from the folder or from the file that names them. Pictures that are missing stay in the table:
-    `benchmarks.check_health` lists them, and rows that say too little.
+    the query counts; `source` is "pa-sft" or "sc-grpo". Rows of an index are as `load_samples` gives them. Paths start
+    from the folder or from the file that names them. Pictures that are missing stay in the table: `check_health` lists
+    them, and rows that say too little.
 
     Args:
-        folder: the copy.
         name: of the data set, for records; by default the folder's name.
 
     Raises:
@@ -145,15 +140,14 @@ def read_snapshot(folder: str | Path, name: str | None = None) -> Table:
     folder = Path(folder)
     if not folder.is_dir():
         raise UserError(f"there is no folder {folder}: check the path of the data set's copy")
-    rows: list[Row] = []
+    rows: list[Sample | Problem] = []
     unread: list[Problem] = []
-    files = sorted(path for path in folder.rglob("*.json") if not _is_hidden(path, folder) and is_inside(path, folder))
-    for path in files:
+    for path in _json_files(folder):
         try:
             rows += _read_file(path, folder, name or folder.resolve().name)
         except UserError as error:
             unread.append(Problem("broken row", str(path), str(error)))
-    table = make_table([*rows, *unread], None, strict=False)
+    table = table_of([*rows, *unread])
     if table:
         return table
     if table.passed_over:
@@ -167,49 +161,50 @@ def released_records(source: str) -> dict[Stage, list[dict[str, Any]]]:
     """Training records of a hub data set or a copy of it, by stage, checked and with whole picture paths.
 
     Raises:
-        UserError: as `load_hub`, or a record is faulty (`records.checked_rows`).
+        UserError: as `download_once`, or a record is faulty (`checked_rows`).
     """
     folder = (Path(source) if Path(source).is_dir() else download_once(source)).absolute()
-    found: dict[Stage, list[dict[str, Any]]] = {}
-    for path in sorted(path for path in folder.rglob("*.json") if not _is_hidden(path, folder)):
+    records: dict[Stage, list[dict[str, Any]]] = {}
+    for path in _json_files(folder):
         content = read_json(path)
         stage = next((stage_of(row) for row in content if stage_of(row)), None) if isinstance(content, list) else None
         if stage:
-            found.setdefault(stage, []).extend(checked_rows(content, stage, path, folder, path.parent))
-    if not found:
+            records.setdefault(stage, []).extend(checked_rows(content, stage, path, folder, path.parent))
+    if not records:
         raise UserError(f"{folder} holds no training records in a released format: check that the copy is whole")
-    return found
+    return records
 
 
-def _is_hidden(path: Path, folder: Path) -> bool:
-    return any(part.startswith(".") for part in path.relative_to(folder).parts)
+def _json_files(folder: Path) -> list[Path]:
+    """The JSON files of a copy, without hidden folders and links that lead out."""
+    paths = sorted(folder.rglob("*.json"))
+    hidden = {path for path in paths if any(part.startswith(".") for part in path.relative_to(folder).parts)}
+    return [path for path in paths if path not in hidden and is_inside(path, folder)]
 
 
-def _read_file(path: Path, folder: Path, name: str) -> list[Row]:
+def _read_file(path: Path, folder: Path, name: str) -> list[Sample | Problem]:
     """The rows of one JSON file; UserError if it has none of the formats."""
-    try:
-        content = json.loads(read_text(path))
-    except (OSError, ValueError, RecursionError):
-        raise UserError(f"{path} is no JSON file that can be read: download it again") from None
+    content = load_json(path)
     if isinstance(content, list) and any(map(stage_of, content)):
         return list(_read_records(content, path, folder, name))
     entries = list(content.values()) if isinstance(content, dict) else []
-    if entries and isinstance(entries[0], dict) and isinstance(entries[0].get("image_path"), str):
-        table = load_samples(path, root=_base(entries[0]["image_path"], path, folder), strict=False)
+    if entries and isinstance(entries[0], dict) and isinstance(image := entries[0].get("image_path"), str):
+        beside = not os.path.isfile(folder / image) and os.path.isfile(path.parent / image)
+        table = load_samples(path, root=path.parent if beside else folder, strict=False)
         return [*table, *table.passed_over]
     raise UserError(f"{path} has none of the released formats: name a folder with records or an index file")
 
 
-def _read_records(records: list[Any], path: Path, folder: Path, name: str) -> Iterator[Row]:
+def _read_records(records: list[Any], path: Path, folder: Path, name: str) -> Iterator[Sample | Problem]:
     for number, record in enumerate(records, start=1):
         try:
             yield _record_row(record, path, folder, name)
         except (LookupError, TypeError, AttributeError, ValueError):
-            told = f"{path}: record {number} names no picture, or its answer is neither Yes nor No."
-            yield Problem("broken row", str(path), told)
+            message = f"{path}: record {number} names no picture, or its answer is neither Yes nor No."
+            yield Problem("broken row", str(path), message)
 
 
-def _record_row(record: dict[str, Any], path: Path, folder: Path, name: str) -> Row:
+def _record_row(record: dict[str, Any], path: Path, folder: Path, name: str) -> Sample | Problem:
     """One record as a row; an error of Python's where it does not say enough."""
     stage = stage_of(record)
     if stage == "pa_sft":
@@ -239,13 +234,8 @@ def _record_row(record: dict[str, Any], path: Path, folder: Path, name: str) -> 
     )
 
 
-def _base(image: str, path: Path, folder: Path) -> Path:
-    """The folder that a path in a file starts from: the data set's, or the file's own if the picture is there."""
-    return path.parent if not os.path.isfile(folder / image) and os.path.isfile(path.parent / image) else folder
-
-
 def _category(image: str, name: str) -> str:
     """The first folder of a picture's path that is no mere "images" and not the data set's name."""
     folders = PureWindowsPath(image).parts[:-1]  # either slash
-    said = (part for part in folders if part.casefold() not in _PLAIN_FOLDERS | {name.casefold(), "\\"})
-    return next(said, name)
+    telling = (part for part in folders if part.casefold() not in _PLAIN_FOLDERS | {name.casefold(), "\\"})
+    return next(telling, name)

@@ -1,15 +1,16 @@
-"""Rows of training files with their pictures: found, opened once, on one bit depth."""
+"""Rows of training files with their pictures: located, opened once, on one bit depth."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 from iadr1_lib.answer import GRID, cell_of_mask
-from iadr1_lib.data.benchmarks import depth_of, open_image, read_mask, share_depth, take_depths
+from iadr1_lib.data.images import depth_of, open_image, share_depth, take_depths
+from iadr1_lib.data.masks import read_mask
 from iadr1_lib.data.type_names import category_of
 from iadr1_lib.errors import UserError
 from iadr1_lib.records import KEYS, Record, Sample, Stage, checked_row, grid_of
@@ -21,25 +22,26 @@ def labelled(sample: Sample, grid: int = GRID) -> Record:
     Raises:
         UserError: a defective picture has no mask, or one that marks nothing.
     """
+    place = kind = None
+    if sample.label == "yes":
+        if sample.mask is None or sample.location is None:
+            raise UserError(f"{sample.image} is defective, but no mask says where: leave the image out")
+        place = sample.location if grid == GRID else cell_of_mask(read_mask(sample.mask), grid)
+        kind = category_of(sample)
     depth = depth_of(sample.image)
-    if sample.label == "no":
-        return Record(sample.image, "no", None, None, sample.category, "", sample.benchmark, grid, depth)
-    if sample.mask is None or sample.location is None:
-        raise UserError(f"{sample.image} is defective, but no mask says where: leave the image out")
-    place = sample.location if grid == GRID else cell_of_mask(read_mask(sample.mask), grid)
-    return Record(sample.image, "yes", place, category_of(sample), sample.category, "", sample.benchmark, grid, depth)
+    return Record(sample.image, sample.label, place, kind, sample.category, "", sample.benchmark, grid, depth)
 
 
 def checked_rows(rows: Sequence[Any], stage: Stage, path: Path, *folders: Path) -> list[dict[str, Any]]:
     """Rows as the trainers read them (see `checked_row`), after a look at each row and each picture.
 
     Args:
-        path: the file they come from, for the sentence.
+        path: the file they come from, for the message.
         folders: where relative paths of pictures may start.
 
     Raises:
-        UserError: a row or a picture is faulty, which tells the first one's number in the file, from 1, and those of
-            the others; or the rows' places are cells of different grids.
+        UserError: a row or a picture is faulty; the message names the first one's number in the file, from 1, and how
+            many others there are; or the rows' places are cells of different grids.
     """
     pictures = KEYS[stage][0]
     checked: dict[int, dict[str, Any]] = {}
@@ -50,21 +52,23 @@ def checked_rows(rows: Sequence[Any], stage: Stage, path: Path, *folders: Path) 
             checked[number] = row | {pictures: [str(find_picture(image, *folders)) for image in row[pictures]]}
         except ValueError as error:
             faults[number] = f"{error}: correct the record, or leave it out"
-    noted = {image: row["depth"] for row in checked.values() if "depth" in row for image in row[pictures]}
-    take_depths(noted)
-    share_depth(image for row in checked.values() for image in row[pictures] if image not in noted)
-    broken = _broken_pictures(image for row in checked.values() for image in row[pictures])
+    depths = {image: row["depth"] for row in checked.values() if "depth" in row for image in row[pictures]}
+    take_depths(depths)
+    images = list(dict.fromkeys(image for row in checked.values() for image in row[pictures]))
+    share_depth(image for image in images if image not in depths)
+    with ThreadPoolExecutor() as pool:
+        broken = {image: text for image, text in zip(images, pool.map(_fault, images), strict=True) if text}
     for number, row in checked.items():
-        if found := [broken[image] for image in row[pictures] if image in broken]:
-            faults[number] = found[0]
+        if fault := next((broken[image] for image in row[pictures] if image in broken), None):
+            faults[number] = fault
     if faults:
         first, *others = sorted(faults)
         also = f" (faulty, too: {len(others)} more, such as record {others[0]})" if others else ""
         raise UserError(f"{path}, record {first}: {faults[first].rstrip('.')}{also}")
     grids = {grid_of(row): number for number, row in reversed(checked.items())}
     if len(grids) > 1:
-        said = " and ".join(f"of {grid} x {grid} cells in record {number}" for grid, number in sorted(grids.items()))
-        raise UserError(f"{path} mixes grids of places ({said}): write one file for each grid")
+        listed = " and ".join(f"of {grid} x {grid} cells in record {number}" for grid, number in sorted(grids.items()))
+        raise UserError(f"{path} mixes grids of places ({listed}): write one file for each grid")
     return list(checked.values())
 
 
@@ -74,16 +78,10 @@ def find_picture(image: str, *folders: Path) -> Path:
     return next((path for path in named if os.path.isfile(path)), folders[0] / image)
 
 
-def _broken_pictures(images: Iterable[str]) -> dict[str, str]:
-    """Pictures that cannot be opened, with a sentence for each."""
-
-    def fault(image: str) -> str | None:
-        try:
-            open_image(image)
-        except UserError as error:
-            return str(error)
-        return None
-
-    distinct = list(dict.fromkeys(images))
-    with ThreadPoolExecutor() as pool:
-        return {image: said for image, said in zip(distinct, pool.map(fault, distinct), strict=True) if said}
+def _fault(image: str) -> str | None:
+    """Why a picture cannot be opened, or None."""
+    try:
+        open_image(image)
+    except UserError as error:
+        return str(error)
+    return None

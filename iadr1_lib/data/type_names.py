@@ -4,7 +4,7 @@
     unmapped(samples)       # names that neither the table nor the vocabulary knows, counted
 
 A row of the table holds for a data set, a category and a name, each of which may be "*" (any). "other" is said of names
-that are known and fit none of the eight, and of unknown ones; `unmapped` tells the second.
+that are known and fit none of the eight, and of unknown ones; `unmapped` lists the second.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
 
-from iadr1_lib.answer import DEFECT_TYPES, SYNONYMS
-from iadr1_lib.data.benchmarks import says
+from iadr1_lib.answer import CATEGORY_OF_TERM, DEFECT_TYPES
+from iadr1_lib.data.folder_names import says
 from iadr1_lib.errors import UserError
 from iadr1_lib.records import Sample
 from iadr1_lib.runs import project_root
@@ -26,38 +26,18 @@ OTHER = "other"
 COLUMNS = ["benchmark", "category", "name", "type", "note"]
 _ANY = "*"
 _BY_CATEGORY = ("MVTec-AD", "VisA", "MPDD")  # data sets whose rows name their categories
-# Names that folders and files of a data set go by, as letters and digits only, and readers that read one data set.
-_BENCHMARKS = {
-    "mvtec": "MVTec-AD",
-    "mvtecad": "MVTec-AD",
-    "mvtecanomalydetection": "MVTec-AD",
-    "dsmvtec": "MVTec-AD",
-    "visa": "VisA",
-    "visapytorch": "VisA",
-    "mpdd": "MPDD",
-    "dtd": "DTD-Synthetic",
-    "dtdsynthetic": "DTD-Synthetic",
-    "dagm": "DAGM",
-    "dagm2007": "DAGM",
-    "sdd": "KolektorSDD",
-    "ksdd": "KolektorSDD",
-    "kolektor": "KolektorSDD",
-    "kolektorsdd": "KolektorSDD",
-    "kolektorcrops": "KolektorSDD",
-    "magnetictile": "MagneticTile",
-    "magnetictiles": "MagneticTile",
-    "magnetictiledefect": "MagneticTile",
-    "magnetictiledefectdatasets": "MagneticTile",
-    "elpv": "ELPV",
-    "elpvnotofthepaper": "ELPV",
+# Names that folders, files and readers of a data set go by, as letters and digits only.
+DATA_SETS = {
+    "MVTec-AD": "mvtec mvtecad mvtecanomalydetection dsmvtec",
+    "VisA": "visa visapytorch",
+    "MPDD": "mpdd",
+    "DTD-Synthetic": "dtd dtdsynthetic",
+    "DAGM": "dagm dagm2007",
+    "KolektorSDD": "sdd ksdd kolektor kolektorsdd kolektorcrops",
+    "MagneticTile": "magnetictile magnetictiles magnetictiledefect magnetictiledefectdatasets",
+    "ELPV": "elpv elpvnotofthepaper",
 }
-
-
-def _plain(name: str) -> str:
-    return " ".join(re.sub(r"[_-]", " ", name).casefold().split())
-
-
-_VOCABULARY = {_plain(term): kind for kind, terms in SYNONYMS.items() for term in (kind, *terms)}
+_DATA_SET_OF = {name: data_set for data_set, names in DATA_SETS.items() for name in names.split()}
 
 
 def category_of(sample: Sample) -> str:
@@ -81,6 +61,11 @@ def unmapped(samples: Iterable[Sample]) -> Counter[tuple[str, str]]:
         for name in _names(sample)
         if name and _look_up(sample, name) is None
     )
+
+
+def data_set_named(name: str) -> str | None:
+    """The table's name of a data set ("mvtec_ad" -> "MVTec-AD"), or None."""
+    return _DATA_SET_OF.get(re.sub(r"[\W_]", "", name).casefold())
 
 
 def type_table(path: Path | None = None) -> dict[tuple[str, str, str], str]:
@@ -112,25 +97,15 @@ def _read_table(path: Path) -> dict[tuple[str, str, str], str]:
     return table
 
 
-def data_set_of(sample: Sample) -> str | None:
-    """The data set's name in the table, by the sample's benchmark or else its reader; None for one not in the table."""
-    return data_set_named(sample.benchmark) or data_set_named(sample.source)
-
-
-def data_set_named(name: str) -> str | None:
-    """The table's name of a data set ("mvtec_ad" -> "MVTec-AD"), or None."""
-    return _BENCHMARKS.get(_key(name))
-
-
 def _look_up(sample: Sample, name: str) -> str | None:
     """The type of one name (plain, "" where there is none), or None."""
-    table, category, data_set = type_table(), _plain(sample.category), data_set_of(sample)
-    if data_set:
+    table, category = type_table(), _plain(sample.category)
+    if data_set := data_set_named(sample.benchmark) or data_set_named(sample.source):
         keys = [(data_set, category, name), (data_set, _ANY, name), (data_set, _ANY, _ANY)]
     else:  # a folder of another name, but category and defect are as in a data set of the table
         keys = [(known, category, name) for known in _BY_CATEGORY]
-    known = next((table[key] for key in [*keys, (_ANY, _ANY, name)] if key in table), None) or _VOCABULARY.get(name)
-    return known or (OTHER if says(name) == "bad" else None)
+    known = next((table[key] for key in [*keys, (_ANY, _ANY, name)] if key in table), None)
+    return known or CATEGORY_OF_TERM.get(name) or (OTHER if says(name) == "bad" else None)
 
 
 def _names(sample: Sample) -> list[str]:
@@ -139,5 +114,5 @@ def _names(sample: Sample) -> list[str]:
     return [name for name in names if name] or [""]
 
 
-def _key(name: str) -> str:
-    return re.sub(r"[\W_]", "", name).casefold()
+def _plain(name: str) -> str:
+    return " ".join(re.sub(r"[_-]", " ", name).casefold().split())

@@ -1,5 +1,49 @@
-"""The drawn world: surfaces, parts, marks and look-alikes in families."""
+"""The drawn world: surfaces, parts, marks and look-alikes in families.
 
-from iadr1_lib.world.synthetic import LOOK_ALIKES, dev_families, draw, test_families, train_families, write_world
+A seed comes in, and pictures with masks go out: in memory (`draw`), or on disk in MVTec-AD's layout (`write_world`).
+Begin in `drawing`: a picture is a window of a texture (`surfaces`), cut out by an outline (`outlines`), with marks
+painted on it (`marks`).
+"""
 
-__all__ = ["LOOK_ALIKES", "dev_families", "draw", "test_families", "train_families", "write_world"]
+from iadr1_lib.world.drawing import (
+    DRAWING,
+    Drawing,
+    clean_canvas,
+    colours_of,
+    draw,
+    drawings,
+    random_place,
+    write_world,
+)
+from iadr1_lib.world.families import BENCHMARKS, TRAIN_TEXTURES, Family, dev_families, test_families, train_families
+from iadr1_lib.world.marks import LOOK_ALIKES, SIZE, Canvas, X, Y, blend, blob, colour_of, opacity, segment
+from iadr1_lib.world.outlines import box, polygon
+
+__all__ = [
+    "BENCHMARKS",
+    "DRAWING",
+    "LOOK_ALIKES",
+    "SIZE",
+    "TRAIN_TEXTURES",
+    "Canvas",
+    "Drawing",
+    "Family",
+    "X",
+    "Y",
+    "blend",
+    "blob",
+    "box",
+    "clean_canvas",
+    "colour_of",
+    "colours_of",
+    "dev_families",
+    "draw",
+    "drawings",
+    "opacity",
+    "polygon",
+    "random_place",
+    "segment",
+    "test_families",
+    "train_families",
+    "write_world",
+]

@@ -1,0 +1,49 @@
+"""Small pictures and masks on disk, for the tests of readers and checks."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from iadr1_lib.data import check_health
+from iadr1_lib.errors import UserError
+from iadr1_lib.records import Sample
+
+
+def draw(path: Path, size: tuple[int, int] = (30, 20), mode: str = "RGB") -> Path:
+    """Write a picture whose content comes from its path, so that no two are equal."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    rng = np.random.default_rng(list(str(path).encode()))
+    pixels = rng.integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
+    Image.fromarray(pixels).convert(mode).save(path)
+    return path
+
+
+def draw_mask(
+    path: Path, box: tuple[int, int, int, int] | None = (0, 0, 4, 4), size: tuple[int, int] = (30, 20)
+) -> Path:
+    """Write a mask that is white in a box, or nowhere."""
+    mask = Image.new("L", size)
+    if box:
+        mask.paste(255, box)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    mask.save(path)
+    return path
+
+
+def problem_kinds(samples: Iterable[Sample]) -> Counter[str]:
+    return Counter(problem.kind for problem in check_health(samples))
+
+
+def one_sentence(call: Callable[[], Any], *parts: object) -> None:
+    """The call ends in a UserError of one line that holds the parts."""
+    with pytest.raises(UserError) as error:
+        call()
+    text = str(error.value)
+    assert "\n" not in text and all(str(part) in text for part in parts), text
