@@ -34,7 +34,8 @@ ROWS_AT_A_TIME = 64  # pictures that are in memory together
 
 LIMITS_OF_RULES = (
     "- The rule teacher speaks of what can be measured in grey levels: place, size, form, contrast, number of spots. "
-    "It does not see colour, and it says of a type what the type means in general, not what is special in the picture.\n"
+    "It does not see colour, and "
+    "it says of a type what the type means in general, not what is special in the picture.\n"
 )
 
 
@@ -87,7 +88,7 @@ def _licence(data_set: str) -> str:
     name = data_set_named(data_set)
     if name is None or name not in _licences().index:
         return "not known: look it up before you share"
-    licence, see = _licences().loc[name, ["licence", "see"]]
+    licence, see = map(str, _licences().loc[name, ["licence", "see"]])
     return f"{licence} ({see})" if see else licence
 
 
