@@ -1,14 +1,29 @@
-"""Six ways to spoil a sound Expert-AD record, to test the rules of `verification` with."""
+"""Seven ways to spoil a sound Expert-AD record, to test the rules of `verification` with.
+
+`PYTHONPATH=. python tests/corruptions.py` prints the share of each kind that the rules catch, and of sound records that
+they turn away.
+"""
 
 from __future__ import annotations
 
+import json
 import random
 import re
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Iterable
 from dataclasses import replace
+from pathlib import Path
+
+import pandas as pd
 
 from iadr1_lib.answer import CELLS, DEFECT_TYPES, SYNONYMS, term_forms
+from iadr1_lib.data import load_mvtec
+from iadr1_lib.expert_ad import Facts, RuleTeacher, Task, Verifier, facts_of
 from iadr1_lib.records import Record
+from iadr1_lib import world as synthetic
+
+Pairs = list[tuple[Record, Facts | None]]  # records with what was measured of their pictures
+TEXTS = Path(__file__).parent / "texts" / "reasoning.json"
 
 LEAKS = (
     "The mask marks this spot.",
@@ -108,6 +123,13 @@ def wrong_type(record: Record, rng: random.Random) -> Record:
     return replace(record, reasoning=text)
 
 
+def wrong_size(record: Record, rng: random.Random) -> Record:
+    """Another size in the text."""
+    sizes = ["small", "medium", "large"]
+    old = next(size for size in sizes if re.search(rf"\b{size}\b", record.reasoning))
+    return replace(record, reasoning=_swap(record.reasoning, [old], rng.choice([s for s in sizes if s != old])))
+
+
 def leaked_label(record: Record, rng: random.Random) -> Record:
     """A sentence that says where the label came from."""
     return _put_in(record, rng.choice(LEAKS), rng)
@@ -132,9 +154,72 @@ def duplicated(record: Record, rng: random.Random) -> Record:
 CORRUPTIONS: dict[str, Callable[[Record, random.Random], Record]] = {
     "wrong place": wrong_place,
     "wrong type": wrong_type,
+    "wrong size": wrong_size,
     "leaked label": leaked_label,
     "contradiction": contradicted,
     "truncation": truncated,
     "duplicate": duplicated,
 }
-ONLY_DEFECTIVE = ("wrong place", "wrong type")
+ONLY_DEFECTIVE = ("wrong place", "wrong type", "wrong size")
+
+
+def free_texts() -> Pairs:
+    """Sound reasoning in free English, written by hand; nothing was measured."""
+    rows = [row for row in json.loads(TEXTS.read_text(encoding="utf-8"))["records"] if not row["fails"]]
+    return [
+        (Record(f"{i}.png", row["label"], row.get("location"), row.get("type"), "bolt", row["text"]), None)
+        for i, row in enumerate(rows)
+        if "facts" not in row
+    ]
+
+
+def rule_teacher_texts(folder: Path, short: bool, families: int = 16, pictures: int = 160, seed: int = 4) -> Pairs:
+    """The rule teacher's records of a drawn world, with what was measured."""
+    synthetic.write_world(folder, synthetic.train_families(families), pictures, seed=seed)
+    pairs: Pairs = []
+    for sample in load_mvtec(folder):
+        facts = facts_of(sample)
+        text = next(RuleTeacher(seed, short=short).write([Task(sample, facts)])).reasoning or ""
+        pairs.append((Record(sample.image, sample.label, facts.location, sample.type, sample.category, text), facts))
+    return pairs
+
+
+def caught(kind: str, pairs: Pairs, number: int) -> float:
+    """Share of `number` spoiled records that are rejected by a verifier that has accepted the sound ones."""
+    verifier, rng = Verifier(repeats=True), random.Random(0)
+    if kind == "duplicate":
+        for record, _ in pairs:
+            verifier.accept(record)
+    chosen = [pair for pair in pairs if pair[0].label == "yes" or kind not in ONLY_DEFECTIVE]
+    spoiled = ((CORRUPTIONS[kind](record, rng), facts) for record, facts in rng.choices(chosen, k=number))
+    return sum(bool(verifier.examine(record, facts)) for record, facts in spoiled) / number
+
+
+def turned_away(pairs: Pairs, repeats: bool = True) -> float:
+    """Share of sound records that a verifier rejects."""
+    verifier, rejected = Verifier(repeats), 0
+    for record, facts in pairs:
+        failed = verifier.examine(record, facts)
+        rejected += bool(failed)
+        if not failed:
+            verifier.accept(record)
+    return rejected / len(pairs)
+
+
+def recall_table(seeds: Iterable[int] = (1, 2, 3), families: int = 32, pictures: int = 320) -> pd.DataFrame:
+    """Percent caught by kind, and percent of sound records turned away, by style of the text."""
+    styles = {"free English": free_texts()}
+    with tempfile.TemporaryDirectory() as folder:
+        for name, short in (("short", True), ("full", False)):
+            worlds = [(Path(folder) / f"{name}_{seed}", seed) for seed in seeds]
+            styles[name] = [p for w, seed in worlds for p in rule_teacher_texts(w, short, families, pictures, seed)]
+    rows = {}
+    for style, pairs in styles.items():
+        kinds = [kind for kind in CORRUPTIONS if pairs[0][1] or kind != "wrong size"]
+        rows[style] = {kind: 100 * caught(kind, pairs, 1000) for kind in kinds}
+        rows[style] |= {"sound, turned away": 100 * turned_away(pairs, repeats=style == "short"), "texts": len(pairs)}
+    return pd.DataFrame(rows).round(2)
+
+
+if __name__ == "__main__":
+    print(recall_table())

@@ -187,19 +187,20 @@ def test_a_normal_picture_has_no_place_and_no_type(make: Maker) -> None:
     assert replace(facts, surface=None) == Facts(label="no")
 
 
-def test_a_defect_without_a_mask_or_with_an_empty_one_is_a_user_error(make: Maker) -> None:
+@pytest.mark.parametrize(
+    ("box", "reason"),
+    [((3, 3, 9, 9), "defect without mask"), (None, "empty mask"), ((0, 0, SIDE, SIDE), "mask marks most")],
+)
+def test_a_defect_whose_mask_says_nothing_is_a_user_error_and_is_turned_away(
+    make: Maker, drawn: list[Sample], box: tuple[int, int, int, int] | None, reason: str
+) -> None:
+    sample = make(box)
+    if reason == "defect without mask":
+        sample = replace(sample, mask=None)
     with pytest.raises(UserError, match="mask"):
-        facts_of(replace(make((3, 3, 9, 9)), mask=None))
-    with pytest.raises(UserError, match="mask"):
-        facts_of(make(None))
-
-
-def test_a_mask_that_marks_all_is_a_user_error_and_is_turned_away(make: Maker, drawn: list[Sample]) -> None:
-    sample = make((0, 0, SIDE, SIDE))
-    with pytest.raises(UserError, match="most"):
         facts_of(sample)
     sets = build.draw_sets([*drawn, sample], seed=0)
-    assert [(row["image"], row["reason"]) for row in sets.turned_away] == [(sample.image, "mask marks most")]
+    assert [(row["image"], row["reason"]) for row in sets.turned_away] == [(sample.image, reason)]
 
 
 @pytest.mark.parametrize("name", ["0.png", "good/0.png", "test/good/0.png"])
@@ -298,14 +299,16 @@ def record_of(facts: Facts, seed: int = 0) -> Record:
     return Record("a.png", facts.label, facts.location, facts.defect_type, "bolt", reasoning)
 
 
-@given(st.one_of(defects, normals), st.integers(0, 2**32))
+own_types = st.sampled_from(["bent tip", "scratch head", "Broken Large", "cut"])
+
+
+@given(st.one_of(defects, normals, st.builds(replace, defects, defect_type=own_types)), st.integers(0, 2**32))
 def test_whatever_is_measured_the_teacher_s_record_passes_every_check(facts: Facts, seed: int) -> None:
     record = record_of(facts, seed)
-    assert failures(record) == {}
+    assert failures(record, facts) == {}
     assert matches_format(record.answer) == facts.label
     read = parse_answer(record.answer)
-    assert (read.answer, read.location) == (facts.label, facts.location)
-    assert read.reasoning == record.reasoning
+    assert (read.answer, read.location, read.reasoning) == (facts.label, facts.location, record.reasoning)
 
 
 @given(st.one_of(defects.filter(lambda f: f.defect_type in DEFECT_TYPES), normals), st.integers(0, 2**32))
@@ -322,12 +325,6 @@ def test_whatever_is_measured_whole_sentences_pass_every_rule(facts: Facts, seed
     if facts.label == "yes":
         assert f" {facts.location}" in reasoning and f"{facts.size} {facts.shape}" in reasoning
         assert facts.step in reasoning and str(facts.defect_type) in reasoning
-
-
-def test_the_teacher_has_many_wordings_and_repeats_them_by_seed() -> None:
-    facts = Facts("yes", "left", "hole", 0.01, 0.2, "dark", 1.0)
-    assert len({record_of(facts, seed).reasoning for seed in range(60)}) > 20
-    assert record_of(facts, 7) == record_of(facts, 7)
 
 
 def test_every_record_of_a_drawn_world_passes_and_states_the_labels(drawn: list[Sample], records: list[Record]) -> None:
@@ -445,11 +442,6 @@ def test_a_teacher_without_an_answer_is_asked_again_by_the_next_run(make: Maker,
     assert rejected["failed"][build.NO_DRAFT] == "refused: it would not"
     assert "length" in rejected["failed"] and rejected["reasoning"] == "too short ."
     assert len(build.build_records([sample], Parrot(GOOD_YES.reasoning), journal=journal).records) == 1
-
-
-def test_workers_measure_the_same(drawn: list[Sample]) -> None:
-    alone, together = (build.build_records(drawn[:40], RuleTeacher(0), workers=n).records for n in (1, 2))
-    assert alone == together
 
 
 @pytest.mark.parametrize("grid", [1, 2, 4, 5])

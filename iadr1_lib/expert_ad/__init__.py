@@ -1,4 +1,8 @@
-"""Samples with masks in, chain-of-thought records out."""
+"""Samples with masks come in; chain-of-thought records in the released formats go out, with a report and a data card.
+
+`facts` measures a picture and its mask, a teacher writes the reasoning, and `verification` rejects what is not sound.
+Begin with `build.build_records`, which puts the three together.
+"""
 
 from iadr1_lib.expert_ad.build import build_records, draw_sets, export, rejections_table
 from iadr1_lib.expert_ad.card import write_card

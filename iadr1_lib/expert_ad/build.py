@@ -2,8 +2,8 @@
 
 The paper (section "Expert-AD") lets the reasoning go through three layers: *perception* (scan, locate), *knowledge*
 (appearance, surface, structure, hence a type) and *decision* (anomaly or not, how severe). It does not say who wrote
-the text or how it was checked. Here a teacher (`teachers`, `api_teachers`) writes it, `verification` checks it, and
-this module makes the set: who is drawn, what is built, what is written where.
+the text or how it was checked. Here a teacher (`teachers`, `remote.teacher`) writes it and `verification` checks it;
+this module samples the pictures, builds the records and writes the set.
 
     drawn = draw_sets(samples, seed=0)
     built = build_records(drawn.pa_sft, RuleTeacher(0))
@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import json
 import random
+import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -44,7 +45,7 @@ UNUSABLE = frozenset(
 SMALLEST_SIDE = 16  # pixels: below it nothing can be measured or seen
 NO_DRAFT = "no draft"  # not a rule: the teacher had no answer; not kept, so that the next run asks again
 
-# ---------------------------------------------------------------------------------------------- who is drawn
+# ---------------------------------------------------------------------------------------------- sampling
 
 
 @dataclass(frozen=True)
@@ -64,7 +65,7 @@ def draw_sets(
     tests: Iterable[Sample] = (),
     workers: int = 1,
 ) -> Drawn:
-    """Draw the pictures of PA-SFT and of SC-GRPO: half normal and half defective, categories even, types as they come.
+    """Sample the pictures of PA-SFT and SC-GRPO: half normal and half defective, categories even, types as they come.
 
     No picture is in both, and none has the content of one of `tests` or of another picture. A picture that cannot be
     read, and a defective one without a mask of its size that marks something and not most, are turned away.
@@ -105,27 +106,25 @@ def draw_sets(
 
 
 def _usable(samples: Sequence[Sample], tests: set[str], workers: int) -> tuple[list[Sample], list[dict[str, Any]]]:
-    usable: list[Sample] = []
-    turned_away = []
+    """The samples that can be used, and a row with the reason for each that cannot."""
     digests = [content_hash(sample.image) if Path(sample.image).is_file() else sample.image for sample in samples]
     labels: defaultdict[str, set[str]] = defaultdict(set)
     for digest, sample in zip(digests, samples, strict=True):
         labels[digest].add(sample.label)
-    seen: dict[str, str] = {}
-    for sample, digest, fault in zip(samples, digests, _map(_fault, samples, workers), strict=True):
-        reason = fault
+    usable: dict[str, Sample] = {}
+    turned_away = []
+    for sample, digest, reason in zip(samples, digests, _map(_fault, samples, workers), strict=True):
         if digest in tests:
             reason = "in a test set"
         elif len(labels[digest]) > 1:
             reason = "both normal and defective"
-        elif digest in seen:
-            reason = f"same content as {seen[digest]}"
+        elif digest in usable:
+            reason = f"same content as {usable[digest].image}"
         if reason:
             turned_away.append({"image": sample.image, "label": sample.label, "reason": reason})
         else:
-            usable.append(sample)
-            seen[digest] = sample.image
-    return usable, turned_away
+            usable[digest] = sample
+    return list(usable.values()), turned_away
 
 
 def _fault(sample: Sample) -> str | None:
@@ -154,7 +153,7 @@ def _evenly(samples: list[Sample], rng: random.Random) -> list[Sample]:
     return [sample for turn in zip_longest(*by_category.values()) for sample in turn if sample]
 
 
-# ---------------------------------------------------------------------------------------------- what is built
+# ---------------------------------------------------------------------------------------------- records
 
 
 @dataclass
@@ -166,6 +165,15 @@ class Built:
     counts: Counter[str] = field(default_factory=Counter)
     tries: Counter[int] = field(default_factory=Counter)
     teacher: str = ""
+
+    def add(self, row: dict[str, Any]) -> None:
+        """Count a row of the journal."""
+        self.counts.update(rule for failed in row["refused"] for rule in failed)
+        if row["record"]:
+            self.records.append(Record(**row["record"]))
+            self.tries[row["tries"]] += 1
+        else:
+            self.rejected.append({key: row[key] for key in ("image", "label", "category", "reasoning", "failed")})
 
 
 def build_records(
@@ -191,11 +199,12 @@ def build_records(
     Returns:
         Records in the samples' order; every other sample is in `rejected`, with rules and sentences.
     """
-    kept = _Journal(journal, {"teacher": teacher.key, "tries": tries, "grid": grid, "repeats": repeats})
+    settings = {"teacher": teacher.key, "tries": tries, "grid": grid, "repeats": repeats}
+    decided = _Journal(journal, settings)
     verifier = Verifier(repeats)
     built = Built(teacher=teacher.name, counts=Counter(verifier.counts))  # all rules at 0
     for chunk in (samples[start : start + CHUNK] for start in range(0, len(samples), CHUNK)):
-        done = {sample.image: row for sample in chunk if (row := kept.row_of(sample))}
+        done = {sample.image: row for sample in chunk if (row := decided.row_of(sample))}
         for row in done.values():
             if row["record"]:
                 verifier.accept(Record(**row["record"]))
@@ -204,20 +213,11 @@ def build_records(
         for row in _decide(todo, teacher, verifier, tries, grid, workers):
             done[row["image"]] = row
             if NO_DRAFT not in row["failed"]:
-                kept.add(row)
+                decided.add(row)
             said(1)
-        _take(built, (done[sample.image] for sample in chunk))
+        for sample in chunk:
+            built.add(done[sample.image])
     return built
-
-
-def _take(built: Built, rows: Iterable[dict[str, Any]]) -> None:
-    for row in rows:
-        built.counts.update(rule for failed in row["refused"] for rule in failed)
-        if row["record"]:
-            built.records.append(Record(**row["record"]))
-            built.tries[row["tries"]] += 1
-        else:
-            built.rejected.append({k: row[k] for k in ("image", "label", "category", "reasoning", "failed")})
 
 
 def _decide(
@@ -230,11 +230,12 @@ def _decide(
     rows: dict[str, dict[str, Any]] = {}
     tasks = []
     for sample, facts in zip(samples, _map(partial(_facts_or_sentence, grid=grid), samples, workers), strict=True):
-        rows[sample.image] = _row(sample)
+        known = {"image": sample.image, "label": sample.label, "category": sample.category, "of": _identity(sample)}
+        row = rows[sample.image] = known | {"reasoning": "", "failed": {}, "refused": [], "tries": 0, "record": None}
         if isinstance(facts, Facts):
             tasks.append(Task(sample, facts))
         else:
-            yield rows[sample.image] | {"failed": {"measured": facts}, "refused": [["measured"]]}
+            yield row | {"failed": {"measured": facts}, "refused": [["measured"]]}
     for attempt in range(tries):
         again = []
         for task, draft in zip(tasks, teacher.write(tasks), strict=True):
@@ -256,11 +257,6 @@ def _decide(
             if not failed or attempt + 1 == tries:
                 yield row
         tasks = again
-
-
-def _row(sample: Sample) -> dict[str, Any]:
-    known = {"image": sample.image, "label": sample.label, "category": sample.category, "of": _identity(sample)}
-    return known | {"reasoning": "", "failed": {}, "refused": [], "tries": 0, "record": None}
 
 
 def _identity(sample: Sample) -> str:
@@ -297,23 +293,20 @@ class _Journal:
 
     def __init__(self, path: Path | None, settings: dict[str, Any]) -> None:
         self._path = path
-        self.rows: dict[str, dict[str, Any]] = {}
+        self._rows: dict[str, dict[str, Any]] = {}
         if path is None:
             return
-        whole = [row for _, row in read_json_lines(path, unfinished=True)] if path.exists() else []
-        if not all(isinstance(row, dict) for row in whole) or not all("image" in row for row in whole[1:]):
+        rows = [row for _, row in read_json_lines(path, unfinished=True)] if path.exists() else []
+        if not all(isinstance(row, dict) for row in rows) or not all("image" in row for row in rows[1:]):
             raise UserError(f"{path} holds other things than this command's decisions: name another --out")
-        if len(whole) > 1 and whole[0] != settings:
-            raise UserError(
-                f"{path} was begun with other settings ({whole[0]}): name another --out, or remove the file"
-            )
-        self.rows = {row["image"]: row for row in whole[1:]}
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_text(path, "".join(_line(row) for row in (settings, *self.rows.values())))
+        if len(rows) > 1 and rows[0] != settings:
+            raise UserError(f"{path} was begun with other settings ({rows[0]}): name another --out, or remove the file")
+        self._rows = {row["image"]: row for row in rows[1:]}
+        write_text(path, "".join(map(_line, (settings, *self._rows.values()))))
 
     def row_of(self, sample: Sample) -> dict[str, Any] | None:
         """What was decided about a sample, if picture, mask and labels are still the same."""
-        row = self.rows.get(sample.image)
+        row = self._rows.get(sample.image)
         return row if row and row["of"] == _identity(sample) else None
 
     def add(self, row: dict[str, Any]) -> None:
@@ -326,7 +319,7 @@ def _line(row: dict[str, Any]) -> str:
     return json.dumps(row, ensure_ascii=False) + "\n"
 
 
-# ---------------------------------------------------------------------------------------------- what is written
+# ---------------------------------------------------------------------------------------------- export
 
 
 def report_of(
@@ -334,7 +327,9 @@ def report_of(
 ) -> dict[str, Any]:
     """Counts of records by label, type, place and category, rejections by rule, and what the set was made with."""
     records = built.records
-    lengths = [len(r.reasoning.split()) for r in records]
+    texts = [r.reasoning for r in records]
+    words = [len(text.split()) for text in texts]
+    sentences = [len(re.findall(r"[.!?](?: |\Z)", text)) for text in texts]
     return {
         "teacher": built.teacher,
         "made with": made_with or {},
@@ -343,9 +338,9 @@ def report_of(
         "rejections by rule, retries included": dict(built.counts),
         "records by tries": {str(n): count for n, count in sorted(built.tries.items())},
         **_tallies(records),
-        "words of reasoning, mean": round(float(np.mean(lengths)), 1) if lengths else 0.0,
-        "sentences of reasoning, mean": round(float(np.mean([_sentences(r) for r in records])), 1) if records else 0.0,
-        "different texts": len({r.reasoning for r in records}),
+        "words of reasoning, mean": round(float(np.mean(words)), 1) if words else 0.0,
+        "sentences of reasoning, mean": round(float(np.mean(sentences)), 1) if words else 0.0,
+        "different texts": len(set(texts)),
         "grid": next((r.grid for r in (*records, *sc_grpo)), GRID),
         "SC-GRPO": {"questions": len(sc_grpo), **_tallies(sc_grpo)},
         "spare": dict(Counter(sample.label for sample in drawn.spare)) if drawn else {},
@@ -354,17 +349,17 @@ def report_of(
 
 
 def _tallies(records: Sequence[Record]) -> dict[str, dict[str, int]]:
+    def tally(values: Iterable[str | None], sort: bool = True) -> dict[str, int]:
+        counts = Counter(value for value in values if value)
+        return dict(counts.most_common() if sort else counts)
+
     return {
-        "label": dict(Counter(r.label for r in records)),
-        "type": dict(Counter(r.type for r in records if r.type).most_common()),
-        "location": dict(Counter(r.location for r in records if r.location).most_common()),
-        "category": dict(Counter(r.category for r in records).most_common()),
-        "data set": dict(Counter(r.benchmark for r in records if r.benchmark).most_common()),
+        "label": tally((r.label for r in records), sort=False),
+        "type": tally(r.type for r in records),
+        "location": tally(r.location for r in records),
+        "category": tally(r.category for r in records),
+        "data set": tally(r.benchmark for r in records),
     }
-
-
-def _sentences(record: Record) -> int:
-    return sum(record.reasoning.count(mark + " ") for mark in ".!?") + record.reasoning.endswith((".", "!", "?"))
 
 
 def _reasons(turned_away: Iterable[dict[str, Any]]) -> dict[str, int]:
@@ -373,9 +368,8 @@ def _reasons(turned_away: Iterable[dict[str, Any]]) -> dict[str, int]:
 
 def tally_table(report: dict[str, Any], name: str) -> pd.DataFrame:
     """Records of PA-SFT and questions of SC-GRPO by label, type, location or category, from a report."""
-    columns = {"PA-SFT": report[name], "SC-GRPO": report["SC-GRPO"][name]}
-    table = pd.DataFrame(columns).fillna(0).astype(int)
-    return table.rename_axis(name).reset_index()
+    table = pd.DataFrame({"PA-SFT": report[name], "SC-GRPO": report["SC-GRPO"][name]})
+    return table.fillna(0).astype(int).rename_axis(name).reset_index()
 
 
 def rejections_table(report: dict[str, Any]) -> pd.DataFrame:
@@ -416,7 +410,12 @@ def export(
     folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / "pa_sft.json", [pa_sft_row(r) for r in records])
     write_json(folder / "sc_grpo.json", [sc_grpo_row(r, i) for i, r in enumerate(sc_grpo)])
-    for name, rows in _variants(records, seed, drawn.spare if drawn else ()):
+    variants = {
+        "answer_only": [pa_sft_row(answer_only(r)) for r in records],
+        "one_shot": one_shot_rows(records, seed, drawn.spare if drawn else ()),
+        **{str(share): [pa_sft_row(r) for r in subset(records, share, seed)] for share in SHARES},
+    }
+    for name, rows in variants.items():
         write_json(folder / "variants" / f"pa_sft_{name}.json", rows)
     write_rejected(built, drawn, folder)
     report = report_of(built, sc_grpo, drawn, made_with)
@@ -433,17 +432,8 @@ def write_rejected(built: Built, drawn: Drawn | None, folder: Path) -> Path:
     return write_text(folder / "rejected.jsonl", "".join(_line(row) for row in chain(built.rejected, turned_away)))
 
 
-def _variants(
-    records: Sequence[Record], seed: int, spare: Sequence[Sample]
-) -> Iterator[tuple[str, list[dict[str, Any]]]]:
-    yield "answer_only", [pa_sft_row(answer_only(r)) for r in records]
-    yield "one_shot", one_shot_rows(records, seed, spare)
-    for share in SHARES:
-        yield str(share), [pa_sft_row(r) for r in subset(records, share, seed)]
-
-
 def one_shot_rows(records: Sequence[Record], seed: int, spare: Sequence[Sample] = ()) -> list[dict[str, Any]]:
-    """Records with a normal picture of the same category before them, drawn by the seed.
+    """Records with a normal picture of the same category before them, chosen by the seed.
 
     From the spare pictures where there are any of the category, else from the set's own; never the picture itself. A
     record for which there is none is left out.
@@ -453,11 +443,10 @@ def one_shot_rows(records: Sequence[Record], seed: int, spare: Sequence[Sample] 
     for sample in spare:
         if sample.label == "no":
             references[sample.benchmark, sample.category].append(sample.image)
-    from_spare = set(references)
+    from_spare = frozenset(references)
     for record in records:
-        kind = (record.benchmark, record.category)
-        if record.label == "no" and kind not in from_spare:
-            references[kind].append(record.image)
+        if record.label == "no" and (record.benchmark, record.category) not in from_spare:
+            references[record.benchmark, record.category].append(record.image)
     rows = []
     for record in records:
         others = [image for image in references[record.benchmark, record.category] if image != record.image]

@@ -19,7 +19,7 @@ from iadr1_lib.errors import UserError
 from iadr1_lib.records import Sample
 
 LONGEST_SIDE = 512
-MOST_PATCHES = 6  # whose cells are told
+MOST_PATCHES = 6  # whose cells are named
 
 
 @dataclass(frozen=True)
@@ -122,20 +122,19 @@ def measure(image: NDArray[np.uint8], mask: NDArray[np.bool_], grid: int = GRID)
     Contrast and form are measured at a side of at most 512 pixels: what a reader of the text can see.
     """
     step = -(-max(mask.shape) // LONGEST_SIDE)
-    area = float(mask.mean())
     largest, patches, other_cells = _patches(mask, grid)
     length, direction, width = _axes(largest)
-    image, mask = image[::step, ::step], ndimage.maximum_filter(mask, step)[::step, ::step]
-    grey = image.mean(-1) / 255
-    reach = max(2, round(0.04 * max(mask.shape)))
-    ring = ndimage.binary_dilation(mask, iterations=reach) & ~ndimage.binary_dilation(mask, iterations=1)
+    small = ndimage.maximum_filter(mask, step)[::step, ::step]
+    grey = image[::step, ::step].mean(-1) / 255
+    reach = max(2, round(0.04 * max(small.shape)))
+    ring = ndimage.binary_dilation(small, iterations=reach) & ~ndimage.binary_dilation(small, iterations=1)
     around = grey[ring].mean() if ring.any() else grey.mean()
-    difference = float(grey[mask].mean() - around)
+    difference = float(grey[small].mean() - around)
     return {
-        "area": area,
-        "contrast": float(np.abs(grey[mask] - around).mean()),
+        "area": float(mask.mean()),
+        "contrast": float(np.abs(grey[small] - around).mean()),
         "tone": "dark" if difference < -0.03 else "bright" if difference > 0.03 else "faint",
-        "elongation": _axes(mask)[0],
+        "elongation": _axes(small)[0],
         "difference": difference,
         "length": length,
         "direction": direction,
@@ -148,7 +147,8 @@ def measure(image: NDArray[np.uint8], mask: NDArray[np.bool_], grid: int = GRID)
 def _axes(mask: NDArray[np.bool_]) -> tuple[float, str, float]:
     """Ratio of a mask's axes, the direction of the longer one if it is plainly longer, and the shorter one's length.
 
-    The axes are those of the ellipse with the mask's second moments; the length is a share of the longer side.
+    The axes are those of the ellipse with the mask's second moments; the length is a share of the longer side. The
+    sample covariance is used: skimage's regionprops divides by another count, and measures other digits.
     """
     rows, columns = np.nonzero(mask)
     if len(rows) <= 2:
@@ -203,18 +203,18 @@ def note_of(image: str | Path) -> dict[str, Any]:
         return {}
     category = path.parents[2]
     notes = category / "notes.json"
-    noted = _read_notes(notes, notes.stat().st_mtime_ns) if notes.is_file() else {}
-    return noted.get(path.relative_to(category).as_posix(), {})
+    read = _read_notes(notes, notes.stat().st_mtime_ns) if notes.is_file() else {}
+    return read.get(path.relative_to(category).as_posix(), {})
 
 
 @lru_cache(maxsize=256)
 def _read_notes(path: Path, written: int) -> dict[str, dict[str, Any]]:
     """The notes as of the time `written`: a world drawn again brings new ones. A file of another kind has none."""
     try:
-        noted = json.loads(path.read_text(encoding="utf-8"))
+        notes = json.loads(path.read_text(encoding="utf-8"))
     except ValueError:  # of another program: pictures may lie anywhere
         return {}
-    return noted if isinstance(noted, dict) and all(isinstance(note, dict) for note in noted.values()) else {}
+    return notes if isinstance(notes, dict) and all(isinstance(note, dict) for note in notes.values()) else {}
 
 
 def facts_of(sample: Sample, grid: int = GRID) -> Facts:
@@ -225,18 +225,17 @@ def facts_of(sample: Sample, grid: int = GRID) -> Facts:
             of it or is of another size.
     """
     note = note_of(sample.image)
-    seen: dict[str, Any] = {k: note.get(k) for k in ("look_alike", "look_alike_cell")}
     image = np.asarray(open_image(sample.image))
-    seen |= {"surface": survey_surface(image, grid), "grid": grid}
+    common: dict[str, Any] = {key: note.get(key) for key in ("look_alike", "look_alike_cell")}
+    common |= {"surface": survey_surface(image, grid), "grid": grid}
     if sample.label == "no":
-        return Facts(label="no", **seen)
+        return Facts(label="no", **common)
     if sample.mask is None:
         raise UserError(f"{sample.image} is defective but has no mask: the rule teacher needs one; leave the image out")
     mask = read_mask(sample.mask)
-    if not mask.any():
-        raise UserError(f"The mask {sample.mask} marks nothing: replace it or leave the image out")
-    if not says_where(mask):
-        raise UserError(f"The mask {sample.mask} marks most of its picture: replace it or leave the image out")
+    if not mask.any() or not says_where(mask):
+        what = "most of its picture" if mask.any() else "nothing"
+        raise UserError(f"The mask {sample.mask} marks {what}: replace it or leave the image out")
     if mask.shape != image.shape[:2]:
         raise UserError(f"The mask {sample.mask} has another size than its picture: replace it or leave the image out")
     return Facts(
@@ -244,5 +243,5 @@ def facts_of(sample: Sample, grid: int = GRID) -> Facts:
         location=cell_of_mask(mask, grid),
         defect_type=category_of(sample),
         **measure(image, mask, grid),
-        **seen,
+        **common,
     )
