@@ -35,7 +35,6 @@ COMMANDS = (
     "evaluate",
     "inspect",
     "doctor",
-    "build-base",
     "expert-ad",
     "ablate",
     "report",

@@ -16,12 +16,12 @@ from iadr1_lib.answer import QUESTION, TAGS
 from iadr1_lib.errors import UserError
 from iadr1_lib.models import (
     IMAGE,
+    deduplicate_images,
     load_model,
     load_processor,
     loading,
     parameter_count,
-    read_each_prompt_once,
-    see_each_picture_once,
+    share_prefix,
 )
 
 
@@ -60,7 +60,7 @@ def test_half_storage_halves_the_file(tmp_path: Path) -> None:
 
 def test_saving_in_half_leaves_the_model_in_float32(tmp_path: Path) -> None:
     model, processor = tiny_vlm.build()
-    tiny_vlm.models.save_model(model, processor, tmp_path, half=True)
+    save_model(model, processor, tmp_path, half=True)
     assert {p.dtype for p in model.parameters()} == {torch.float32}
 
 
@@ -152,7 +152,7 @@ def test_a_tower_that_sees_each_picture_once_gives_the_same_values_and_gradients
         return states, [p.grad for p in tower.parameters() if p.grad is not None]
 
     plain, once = (tiny_vlm.build()[0].model.vision_tower for _ in range(2))
-    see_each_picture_once(once)
+    deduplicate_images(once)
     once.embeddings.register_forward_hook(lambda module, args, output: seen.append(len(output)))
     (states, gradients), (states_once, gradients_once) = run(plain), run(once)
     assert seen == [3]
@@ -187,7 +187,7 @@ def test_a_model_that_reads_each_prompt_once_gives_the_same_values_and_gradients
         return out.logits, {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
 
     plain, once = (tiny_vlm.build()[0] for _ in range(2))
-    read_each_prompt_once(once)
+    share_prefix(once)
     once.model.language_model.norm.register_forward_hook(lambda module, args, out: read.append(tuple(out.shape[:2])))
     (logits, gradients), (logits_once, gradients_once) = run(plain), run(once)
     prompt = int((group_batch["labels"][1] != -100).int().argmax())
@@ -202,7 +202,7 @@ def test_a_model_that_reads_each_prompt_once_writes_the_same_answers(group_batch
     length = int((group_batch["labels"][1] != -100).int().argmax())
     prompts = {key: group_batch[key][:, :length] for key in ("input_ids", "attention_mask")}
     plain, once = (tiny_vlm.build()[0] for _ in range(2))
-    read_each_prompt_once(once)
+    share_prefix(once)
     said = [
         model.generate(**prompts, pixel_values=group_batch["pixel_values"], max_new_tokens=9, do_sample=False)
         for model in (plain, once)

@@ -32,7 +32,7 @@ from iadr1_lib.cli.options import (
 )
 from iadr1_lib.errors import UserError, WrongUse
 from iadr1_lib.files import raise_if_full, write_json
-from iadr1_lib.runs import Run, project_root
+from iadr1_lib.runs import Run
 
 if TYPE_CHECKING:
     from iadr1_lib.expert_ad import Teacher
@@ -329,17 +329,6 @@ def _progress() -> Progress:
     """A progress bar on a terminal, nothing in a log."""
     console = Console(stderr=True)
     return Progress(console=console, disable=not console.is_terminal)
-
-
-@app.command("build-base")
-def build_base(
-    out: Annotated[Path | None, typer.Option(help="Folder to write; default data/mini_base.")] = None,
-    seed: SeedOption = 0,
-) -> None:
-    """Make the mini model's base weights from nothing (under an hour on two cores)."""
-    from iadr1_lib.course import base
-
-    print(f"base weights are in {base.build_base(out or project_root() / 'data' / 'mini_base', seed)}")
 
 
 @app.command()

@@ -114,7 +114,7 @@ def _existing(folder: Path) -> Path:
 
 def check_base(folder: Path) -> Check:
     """Are the base weights there, and are they the ones that were shipped (SHA256SUMS beside them)?"""
-    mend = "git checkout -- data/mini_base, or make them again: iadr1 build-base"
+    mend = "git checkout -- data/mini_base, or make them again: python data/mini_base_build.py"
     sums = folder / "SHA256SUMS"
     if not sums.is_file():
         return Check("base weights", False, f"no {sums}", mend)
