@@ -14,7 +14,7 @@ from test_cli import complaint, iadr1
 
 from iadr1_lib.data import hub
 from iadr1_lib.files import write_json
-from iadr1_lib.models import fetching
+from iadr1_lib.models import configuration, fetching
 from iadr1_lib.training import plan as planning
 
 MODEL = "Qwen/Qwen2.5-VL-3B-Instruct"
@@ -123,7 +123,7 @@ def test_models_that_cannot_be_fetched(big: Path, stand_in: Hub, model: str, par
 
 
 def test_a_fetched_configuration_is_compared(big: Path, stand_in: Hub) -> None:
-    config = planning.configuration("qwen2-vl-2b")
+    config = configuration("qwen2-vl-2b")
     config.text_config.vocab_size += 1
     home = hub.hub_home("Qwen/Qwen2-VL-2B-Instruct")
     config.save_pretrained(home / ("d" * 40))

@@ -31,6 +31,15 @@ from iadr1_lib.models.mini import (
     save_model,
 )
 from iadr1_lib.models.processors import KeptVideoSettings, load_processor
+from iadr1_lib.models.shapes import (
+    Tokens,
+    configuration,
+    image_tokens,
+    meta_model,
+    meta_model_named,
+    sizes,
+    tokens_of,
+)
 
 __all__ = [
     "ASSISTANT",
@@ -44,17 +53,22 @@ __all__ = [
     "Family",
     "KeptVideoSettings",
     "ModelSettings",
+    "Tokens",
     "build_mini",
     "build_processor",
     "build_tokenizer",
+    "configuration",
     "deduplicate_images",
     "family_of",
     "freeze",
     "image_token_ids",
+    "image_tokens",
     "load_for_training",
     "load_model",
     "load_processor",
     "lora_config",
+    "meta_model",
+    "meta_model_named",
     "model_config",
     "model_folder",
     "named",
@@ -63,5 +77,7 @@ __all__ = [
     "require_weights",
     "save_model",
     "share_prefix",
+    "sizes",
+    "tokens_of",
     "weights_arguments",
 ]
