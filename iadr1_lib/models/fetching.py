@@ -9,6 +9,7 @@ from __future__ import annotations
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from iadr1_lib.data import MODEL_FILES, Kind, download_once, hub_home, recorded_folder
 from iadr1_lib.errors import UserError
@@ -62,7 +63,7 @@ def _look_up(name: str, kind: Kind) -> Item:
     if folder is not None:
         return Item(name, kind, folder.name, sum(p.stat().st_size for p in folder.rglob("*") if p.is_file()), 0)
     try:
-        info = HfApi().repo_info(name, repo_type=kind, files_metadata=True)
+        info: Any = HfApi().repo_info(name, repo_type=kind, files_metadata=True)
     except errors.RepositoryNotFoundError:
         raise UserError(f"the hub has no {name} for you: check the name, or log in if it is private") from None
     except (httpx.HTTPError, OSError):
