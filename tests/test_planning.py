@@ -18,13 +18,13 @@ from trl.trainer.utils import add_fused_lm_head
 from iadr1_lib.errors import UserError
 from iadr1_lib.models import FAMILIES, MODELS, configuration, image_tokens, meta_model, sizes, tokens_of
 from iadr1_lib.runs import Profile, load_profile
-from iadr1_lib.training import PlanSettings, plan, settings_of
 from iadr1_lib.training import plan as planning
+from iadr1_lib.training.plan import PlanSettings, plan, settings_of
 
 NAMES = tuple(sizes())
 # Estimated over measured activations of the miniatures lie between these, in float32, under autocast, and in bfloat16
 # throughout.
-FLOAT32, AUTOCAST, BFLOAT16 = (0.85, 1.3), (0.8, 1.3), (0.85, 1.3)
+FLOAT32, AUTOCAST, BFLOAT16 = (0.85, 1.25), (0.8, 1.1), (0.9, 1.25)
 
 TEXT = {"hidden_size": 64, "intermediate_size": 192, "num_hidden_layers": 6, "num_attention_heads": 4}
 TEXT |= {"num_key_value_heads": 2, "vocab_size": 400, "tie_word_embeddings": False}
@@ -221,7 +221,6 @@ def test_activations_agree_with_a_step(config: Any, kind: str) -> None:
     # With checkpointing the hooks see what is kept, not the one layer that is computed anew, which "full" measures.
     estimate, _ = planning.activation_bytes(config, settings, batch["input_ids"].numel(), patches)
     lowest, highest = AUTOCAST if autocast else BFLOAT16 if bf16 else FLOAT32
-    print(f"RATIO {config.model_type} {kind} {estimate / measured:.2f}")
     assert lowest <= estimate / measured <= highest
 
 
@@ -256,12 +255,18 @@ def test_sharding_divides_states_and_lora_needs_no_reference() -> None:
 
 
 def test_each_knob_moves_memory_its_way() -> None:
-    def peak(**said: Any) -> float:
-        return max(stage.memory.total for stage in plan("qwen2.5-vl-3b", PlanSettings(lora=True, **said)).stages)
+    def peak(**change: Any) -> float:
+        return max(stage.memory.total for stage in plan("qwen2.5-vl-3b", PlanSettings(lora=True, **change)).stages)
 
     assert peak(gradient_checkpointing=False, max_pixels=4 * 512 * 512) > peak(gradient_checkpointing=False) > peak()
-    assert peak(images=2) > peak() and peak(bf16=False) > peak() and peak(vllm="colocate") > peak()
-    assert peak(grpo_micro_batch=8) > peak() and peak(max_completion=2048) > peak()
+    for change in (
+        {"images": 2},
+        {"bf16": False},
+        {"vllm": "colocate"},
+        {"grpo_micro_batch": 8},
+        {"max_completion": 2048},
+    ):
+        assert peak(**change) > peak(), change
 
 
 def test_steps_are_the_papers() -> None:
