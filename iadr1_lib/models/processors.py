@@ -22,7 +22,7 @@ from iadr1_lib.files import read_json
 from iadr1_lib.models.families import model_config
 
 
-class KeptVideoSettings(PushToHubMixin, BaseVideoProcessor):
+class KeptVideoSettings(BaseVideoProcessor, PushToHubMixin):  # in this order both with torchvision and without
     """Takes the place of a processor's video part, which needs torchvision: reads no video, keeps the settings.
 
     So a model that is trained without torchvision is saved with the video settings that it came with.
