@@ -47,6 +47,7 @@ from iadr1_lib.evaluation import prediction, speed  # noqa: E402
 from iadr1_lib.models import (  # noqa: E402
     MODELS,
     ModelSettings,
+    configuration,
     load_model,
 )
 from iadr1_lib.runs import base_model_dir, hardware, load_profile  # noqa: E402
@@ -105,7 +106,7 @@ def random_model(case: Case, folder: Path, small: bool) -> Path:
     if folder.exists():
         return folder
     miniature, processor = miniatures.build(MODELS[case.model].family.model_type)
-    config, pictures = planning.configuration(case.model), processor.image_processor
+    config, pictures = configuration(case.model), processor.image_processor
     text, vision = config.text_config, config.vision_config
     if config.model_type == "llava_onevision":
         pictures.size = {"height": vision.image_size, "width": vision.image_size}

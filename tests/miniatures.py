@@ -38,7 +38,7 @@ from transformers.models.llava_next.image_processing_pil_llava_next import Llava
 from transformers.models.llava_onevision.image_processing_pil_llava_onevision import LlavaOnevisionImageProcessorPil
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
-from iadr1_lib.models import KeptVideoSettings, loading, with_kept_video
+from iadr1_lib.models import IMAGE, KeptVideoSettings, build_tokenizer
 
 CORPUS = ["Are there any defects in the query image? Yes No yes no I scan the whole image . USER ASSISTANT"] * 4
 SIDE, PATCH = 28, 14  # pictures of 2 x 2 patches
@@ -85,8 +85,8 @@ PINPOINTS = [[SIDE, 2 * SIDE], [2 * SIDE, SIDE], [2 * SIDE, 2 * SIDE]]
 
 
 def _tokenizer(family: str, specials: list[str], end: str) -> PreTrainedTokenizerFast:
-    tokenizer = loading.build_tokenizer(CORPUS, vocabulary=330)
-    tokenizer.add_special_tokens({"additional_special_tokens": [s for s in (*specials, end) if s != loading.IMAGE]})
+    tokenizer = build_tokenizer(CORPUS, vocabulary=330)
+    tokenizer.add_special_tokens({"additional_special_tokens": [s for s in (*specials, end) if s != IMAGE]})
     tokenizer.eos_token = end
     tokenizer.chat_template = TEMPLATES[family]
     return tokenizer
@@ -115,7 +115,7 @@ def _clip_config(tokenizer: PreTrainedTokenizerFast) -> dict[str, Any]:
     """The same for their configurations."""
     return {
         "vision_config": CLIPVisionConfig(**VISION),
-        "image_token_id": tokenizer.convert_tokens_to_ids(loading.IMAGE),
+        "image_token_id": tokenizer.convert_tokens_to_ids(IMAGE),
         "vision_feature_select_strategy": "default",
         "vision_feature_layer": -2,
         "image_seq_length": 4,
@@ -148,7 +148,7 @@ def _llava_onevision() -> tuple[Any, Any]:
     pictures = LlavaOnevisionImageProcessorPil(
         size={"height": SIDE, "width": SIDE}, image_grid_pinpoints=PINPOINTS, do_pad=True
     )
-    processor = with_kept_video(LlavaOnevisionProcessor)(
+    processor = LlavaOnevisionProcessor(
         image_processor=pictures,
         tokenizer=tokenizer,
         video_processor=KeptVideoSettings({"video_processor_type": "LlavaOnevisionVideoProcessor"}),
@@ -160,7 +160,7 @@ def _llava_onevision() -> tuple[Any, Any]:
     config = LlavaOnevisionConfig(
         vision_config=SiglipVisionConfig(**VISION, vision_use_head=False),
         text_config=Qwen2Config(**_text(tokenizer)),
-        image_token_id=tokenizer.convert_tokens_to_ids(loading.IMAGE),
+        image_token_id=tokenizer.convert_tokens_to_ids(IMAGE),
         video_token_id=tokenizer.convert_tokens_to_ids("<video>"),
         image_grid_pinpoints=PINPOINTS,
         vision_aspect_ratio="anyres_max_9",
@@ -193,18 +193,14 @@ def _qwen(family: str) -> tuple[Any, Any]:
         vision = {"depth": 2, "embed_dim": 32, "num_heads": 4, "mlp_ratio": 2, "hidden_size": 32, "patch_size": 14}
         config: Any = Qwen2VLConfig(text_config=text, vision_config=vision, **ids)
         model: Any = Qwen2VLForConditionalGeneration(config)
-        processor: Any = with_kept_video(Qwen2VLProcessor)(
-            pictures, tokenizer, video, chat_template=tokenizer.chat_template
-        )
+        processor_class: Any = Qwen2VLProcessor
     else:
         vision = {"depth": 2, "hidden_size": 32, "intermediate_size": 48, "num_heads": 4, "out_hidden_size": 32}
         vision |= {"patch_size": 14, "window_size": 56, "fullatt_block_indexes": [1]}
         config = Qwen2_5_VLConfig(text_config=text, vision_config=vision, **ids)
         model = Qwen2_5_VLForConditionalGeneration(config)
-        processor = with_kept_video(Qwen2_5_VLProcessor)(
-            pictures, tokenizer, video, chat_template=tokenizer.chat_template
-        )
-    return model, processor
+        processor_class = Qwen2_5_VLProcessor
+    return model, processor_class(pictures, tokenizer, video, chat_template=tokenizer.chat_template)
 
 
 BUILDERS: dict[str, Callable[[], tuple[Any, Any]]] = {

@@ -1,10 +1,12 @@
-"""Making the base weights: what the generic lessons may say, how they are packed, what is written."""
+"""Making the base weights (data/mini_base_build.py): what the generic lessons may say, how they are packed."""
 
 from __future__ import annotations
 
 import hashlib
+import importlib.util
 import json
 import random
+import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -16,72 +18,67 @@ import torch
 
 from iadr1_lib import world as synthetic
 from iadr1_lib.answer import CELLS, QUESTION, TAGS
-from iadr1_lib.course import base
-from iadr1_lib.course.base import FEW, MANY, BaseSettings, base_families, build_base, draw_scene, talk
 from iadr1_lib.models import load_model
 
-SMALL = BaseSettings(seeing_steps=2, talking_steps=2, batch=4, questions=2, families=4, scenes=8)
+SPEC: Any = importlib.util.spec_from_file_location(
+    "mini_base_build", Path(__file__).parents[1] / "data" / "mini_base_build.py"
+)
+base: Any = importlib.util.module_from_spec(SPEC)
+sys.modules[SPEC.name] = base  # dataclasses look their module up there
+SPEC.loader.exec_module(base)
+SMALL = base.BaseSettings(seeing_steps=2, talking_steps=2, batch=4, questions=2, families=4, scenes=8)
 
 
 @pytest.fixture(scope="module")
-def scenes() -> list[base.Scene]:
+def scenes() -> list[Any]:
     rng = np.random.default_rng(0)
-    return [draw_scene(f, rng) for f in base_families(24) for _ in range(6)]
+    return [base.draw_scene(f, rng) for f in base.base_families(24) for _ in range(6)]
 
 
-def test_the_base_never_hears_of_inspection(scenes: list[base.Scene]) -> None:
+def test_the_base_never_hears_of_inspection(scenes: list[Any]) -> None:
     rng = random.Random(0)
-    said = "\n".join(text for scene in scenes for pair in talk(scene, 20, rng) for text in pair)
-    assert "defect" not in said.lower()
-    assert QUESTION.lower() not in said.lower()
-    assert not [tag for tag in TAGS if tag in said]
+    talk = "\n".join(text for scene in scenes for pair in base.talk(scene, 20, rng) for text in pair)
+    assert "defect" not in talk.lower() and QUESTION.lower() not in talk.lower()
+    assert not [tag for tag in TAGS if tag in talk]
 
 
-def test_yes_and_no_come_equally_often_whatever_is_asked(scenes: list[base.Scene]) -> None:
+def test_yes_and_no_come_equally_often_and_are_true(scenes: list[Any]) -> None:
     rng = random.Random(1)
-    pairs = [pair for scene in scenes for pair in talk(scene, 20, rng)]
-    closed = [(q, a) for q, a in pairs if a in ("Yes", "No")]
-    assert len(closed) == len(pairs) // 2
+    closed = []
+    for scene in scenes:
+        names = [name for name, _, _ in scene.marks]
+        for question, answer in base.talk(scene, 20, rng)[1::2]:
+            closed.append((question, answer))
+            word = question.split()[3]
+            if question.startswith("Is there a "):
+                assert (word in names) == (answer == "Yes")
+            elif question.startswith("Is the surface "):
+                assert (word == scene.colour) == (answer == "Yes")
+    assert {answer for _, answer in closed} == {"Yes", "No"}
     for part in (closed, [p for p in closed if p[0].endswith("yes or no .")], [p for p in closed if "surface" in p[0]]):
         assert 0.42 < np.mean([a == "Yes" for _, a in part]) < 0.58
 
 
-def test_closed_answers_are_true(scenes: list[base.Scene]) -> None:
-    rng = random.Random(2)
-    for scene in scenes:
-        names = [name for name, _, _ in scene.marks]
-        for question, answer in talk(scene, 30, rng)[1::2]:
-            words = question.split()
-            if question.startswith("Is there a "):
-                assert (words[3] in names) == (answer == "Yes")
-            elif question.startswith("Is the surface "):
-                assert (words[3] == scene.colour) == (answer == "Yes")
-
-
 def test_scenes_are_labelled_where_marks_are() -> None:
     rng = np.random.default_rng(5)
-    for family in base_families(12):
-        scene = draw_scene(family, rng, MANY)
+    for family in base.base_families(12):
+        scene = base.draw_scene(family, rng, base.MANY)
         assert scene.image.shape == (96, 96, 3) and scene.image.dtype == np.uint8
         assert scene.patch_labels.shape == (8, 8)
-        assert len(scene.marks) in MANY
-        assert {cell for _, _, cell in scene.marks} <= set(CELLS)
+        assert len(scene.marks) in base.MANY and {cell for _, _, cell in scene.marks} <= set(CELLS)
         assert set(np.unique(scene.patch_labels)) <= {0} | {1 + base.MARKS.index(n) for n, _, _ in scene.marks}
-        assert len(draw_scene(family, rng).marks) in FEW
+        assert len(base.draw_scene(family, rng).marks) in base.FEW
 
 
-def test_base_families_are_the_base_s_own() -> None:
-    ours = {f.seed for f in base_families(300)}
-    others = [*synthetic.train_families(300), *synthetic.dev_families()]
-    others += [f for families in synthetic.test_families().values() for f in families]
-    assert len(ours) == 300
-    assert not ours & {f.seed for f in others}
-    tested = {f.texture for families in synthetic.test_families().values() for f in families}
-    assert not tested & {f.texture for f in base_families(300)}
+def test_base_families_share_no_seed_with_others_and_no_texture_with_test() -> None:
+    ours, tests = base.base_families(300), [f for group in synthetic.test_families().values() for f in group]
+    others = [*synthetic.train_families(300), *synthetic.dev_families(), *tests]
+    assert len({f.seed for f in ours}) == 300 and not {f.seed for f in ours} & {f.seed for f in others}
+    assert not {f.texture for f in tests} & {f.texture for f in ours}
 
 
 def test_packed_questions_see_only_the_picture_and_themselves(
-    scenes: list[base.Scene], monkeypatch: pytest.MonkeyPatch
+    scenes: list[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model, processor = tiny_vlm.build()
     scene = next(s for s in scenes if s.marks)
@@ -91,12 +88,13 @@ def test_packed_questions_see_only_the_picture_and_themselves(
         ("What is in the image ?", "a grey disc ."),
     ]
 
-    def logits(said: list[tuple[str, str]]) -> tuple[torch.Tensor, torch.Tensor]:
-        monkeypatch.setattr(base, "talk", lambda scene, count, rng: said)
-        ids, labels, positions, mask = base._packed([scene], processor, len(said), random.Random(0))
-        pictures: Any = {"pixel_values": base._pixels([scene]), "attention_mask": mask, "position_ids": positions}
+    def logits(pairs: list[tuple[str, str]]) -> tuple[torch.Tensor, torch.Tensor]:
+        monkeypatch.setattr(base, "talk", lambda scene, count, rng: pairs)
+        ids, labels, positions, mask = base._packed([scene], processor, len(pairs), random.Random(0))
         with torch.no_grad():
-            out = model(input_ids=ids, **pictures).logits[0]
+            out = model(
+                input_ids=ids, pixel_values=base._pixels([scene]), attention_mask=mask, position_ids=positions
+            ).logits[0]
         return out[labels[0] != -100], labels[0][labels[0] != -100]
 
     packed, packed_labels = logits(pairs)
@@ -105,33 +103,23 @@ def test_packed_questions_see_only_the_picture_and_themselves(
     torch.testing.assert_close(packed, torch.cat([values for values, _ in alone]), atol=1e-4, rtol=0)
 
 
-def test_packed_rows_are_what_the_chat_template_gives(
-    scenes: list[base.Scene], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_packed_rows_are_what_the_chat_template_gives(scenes: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
     _, processor = tiny_vlm.build()
     monkeypatch.setattr(base, "talk", lambda scene, count, rng: [("What is this ?", "wood")])
     ids = base._packed(scenes[:1], processor, 1, random.Random(0))[0][0]
     content = [{"type": "image"}, {"type": "text", "text": "What is this ?"}]
     messages = [{"role": "user", "content": content}, {"role": "assistant", "content": "wood"}]
-    text = processor.apply_chat_template(messages)
     picture = tiny_vlm.Image.fromarray(scenes[0].image)
-    asked = processor(images=[[picture]], text=[text], return_tensors="pt")
-    assert asked["input_ids"][0].tolist() == ids.tolist()
-    torch.testing.assert_close(asked["pixel_values"], base._pixels(scenes[:1]), atol=1e-5, rtol=0)
-
-
-@pytest.mark.parametrize("shape", [(6, 6), (4, 10), (10, 4)])
-def test_muon_s_update_has_singular_values_near_one(shape: tuple[int, int]) -> None:
-    torch.manual_seed(0)
-    matrix = torch.randn(shape)
-    update = base._orthogonal(matrix)
-    sizes = torch.linalg.svdvals(update)
-    assert (sizes > 0.3).all() and (sizes < 1.4).all()
-    assert (update * matrix).sum() > 0
+    inputs = processor(images=[[picture]], text=[processor.apply_chat_template(messages)], return_tensors="pt")
+    assert inputs["input_ids"][0].tolist() == ids.tolist()
+    torch.testing.assert_close(inputs["pixel_values"], base._pixels(scenes[:1]), atol=1e-5, rtol=0)
 
 
 def test_muon_solves_a_least_squares_problem() -> None:
     torch.manual_seed(0)
+    for shape in ((6, 6), (4, 10), (10, 4)):
+        sizes = torch.linalg.svdvals(base._orthogonal(torch.randn(shape)))
+        assert (sizes > 0.3).all() and (sizes < 1.4).all()
     weight, x = torch.nn.Parameter(torch.zeros(4, 3)), torch.randn(64, 3)
     wanted, optimiser = x @ torch.randn(3, 4), base.Muon([weight], lr=0.02)
     for _ in range(200):
@@ -142,15 +130,8 @@ def test_muon_solves_a_least_squares_problem() -> None:
     assert loss < 0.02 * (wanted**2).mean()
 
 
-def test_position_waves_are_alike_for_near_patches() -> None:
-    waves = base._position_waves(192)
-    assert waves.shape == (64, 192)
-    likeness = torch.nn.functional.cosine_similarity(waves[0], waves, dim=-1)
-    assert likeness[0] > likeness[1] > likeness[2] > likeness[63]
-
-
-def test_build_base_writes_a_model_with_its_origin_the_same_for_a_seed(tmp_path: Path) -> None:
-    first = build_base(tmp_path / "a", seed=4, settings=SMALL)
+def test_the_build_writes_a_model_with_its_origin_the_same_for_a_seed(tmp_path: Path) -> None:
+    first = base.build_base(tmp_path / "a", seed=4, settings=SMALL)
     facts = json.loads((first / "build.json").read_text())
     assert facts["seed"] == 4 and facts["settings"] == asdict(SMALL)
     assert (first / "log.csv").read_text().startswith("lesson,step,seconds,loss")
@@ -161,7 +142,5 @@ def test_build_base_writes_a_model_with_its_origin_the_same_for_a_seed(tmp_path:
     assert {p.dtype for p in model.parameters()} == {torch.float32}
     text = f"<think>I scan the whole image .</think> {QUESTION}"
     assert processor.decode(processor.tokenizer(text, add_special_tokens=False).input_ids) == text
-    second = build_base(tmp_path / "b", seed=4, settings=SMALL)
+    second = base.build_base(tmp_path / "b", seed=4, settings=SMALL)
     assert (second / "SHA256SUMS").read_text() == (first / "SHA256SUMS").read_text()
-    other = build_base(tmp_path / "c", seed=5, settings=SMALL)
-    assert (other / "SHA256SUMS").read_text() != (first / "SHA256SUMS").read_text()

@@ -15,14 +15,13 @@ import miniatures
 import pytest
 import tiny_vlm
 import torch
-from safetensors.torch import load_file
 from transformers import AutoModelForImageTextToText
 from trl import SFTConfig, SFTTrainer
 
 from iadr1_lib.data import hub, open_image
 from iadr1_lib.errors import UserError
 from iadr1_lib.evaluation import balanced_accuracy, prediction, read_answer
-from iadr1_lib.models import FAMILIES, MODELS, ModelSettings, family_of, load_model, loading, named
+from iadr1_lib.models import FAMILIES, MODELS, ModelSettings, family_of, load_model, loading, named, save_model
 from iadr1_lib.records import Sample, read_rows
 from iadr1_lib.runs import load_profile
 from iadr1_lib.training import PaSftSettings, ScGrpoSettings, trainers
@@ -161,10 +160,10 @@ def test_only_the_answer_carries_loss(
     trainer = SFTTrainer(model=model, args=arguments, train_dataset=data, processing_class=processor)
     batch = trainer.data_collator([data[i] for i in range(3)])
     for ids, labels, row in zip(batch["input_ids"], batch["labels"], data, strict=False):
-        said = processor.tokenizer.decode(ids[labels != -100])
+        learnt = processor.tokenizer.decode(ids[labels != -100])
         end = processor.tokenizer.eos_token
-        assert end in said, "a model that never sees the end of an answer does not learn to stop"
-        assert said.split(end)[0].strip() == row["completion"][0]["content"].replace(end, "")
+        assert end in learnt, "a model that never sees the end of an answer does not learn to stop"
+        assert learnt.split(end)[0].strip() == row["completion"][0]["content"].replace(end, "")
         assert not set(ids[labels != -100].tolist()) & set(loading.image_token_ids(miniature(family), processor))
 
 
@@ -181,10 +180,8 @@ def test_log_probabilities_of_a_padded_batch_are_those_of_single_rows(
         [{"role": "user", "content": [*[{"type": "image"}] * images, {"type": "text", "text": text}]}] for text in asked
     ]
     texts = [processor.apply_chat_template(turn, add_generation_prompt=True) for turn in turns]
-    completions = [
-        [20, 21],
-        [30, 31, 32, 33, 34],
-    ]  # of unlike length, as GRPO pads them: prompts left, completions right
+    # Of unlike length, as GRPO pads them: prompts left, completions right.
+    completions = [[20, 21], [30, 31, 32, 33, 34]]
 
     def logps(texts: list[str], shown: list[Any], completions: list[list[int]]) -> list[torch.Tensor]:
         inputs = dict(processor(images=shown, text=texts, padding=True, return_tensors="pt"))
@@ -213,12 +210,11 @@ def test_lora_adapts_the_language_model_only(family: str, miniature: Callable[[s
     from peft import get_peft_model
 
     folder = miniature(family)
-    model = loading.load_for_training(folder, ModelSettings())
     config = loading.lora_config(folder, ModelSettings(lora_rank=2, lora_alpha=4))
-    adapted = get_peft_model(model, config)
+    adapted = get_peft_model(loading.load_for_training(folder, ModelSettings()), config)
     names = [name for name, p in adapted.named_parameters() if p.requires_grad]
-    layers = miniatures.TEXT["num_hidden_layers"]
-    assert len(names) == layers * 7 * 2  # seven linear layers in a block, two small matrices each
+    # seven linear layers in a block, two small matrices each
+    assert len(names) == miniatures.TEXT["num_hidden_layers"] * 7 * 2
     assert all(".language_model." in name for name in names)
 
 
@@ -243,34 +239,25 @@ def test_adapter_and_merged_model_answer_the_same(
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_an_answer_never_holds_an_image_mark(
-    family: str, pictures: list[Sample], miniature: Callable[[str], Path]
+def test_a_saved_model_loads_again_with_all_its_weights_and_settings(
+    family: str, pictures: list[Sample], miniature: Callable[[str], Path], tmp_path: Path
 ) -> None:
     model, processor = load_model(miniature(family))
-    marks = loading.image_token_ids(miniature(family), processor)
+    save_model(model, processor, tmp_path)
+    again, same = load_model(tmp_path)
+    assert type(same).__name__ == type(processor).__name__ and same.chat_template == processor.chat_template
+    assert all(torch.equal(v, again.state_dict()[k]) for k, v in model.state_dict().items())
+    settings = json.loads((tmp_path / "processor_config.json").read_text())
+    if "Onevision" in type(processor).__name__ or "Qwen" in type(processor).__name__:
+        assert "video_processor_type" in settings["video_processor"], "what came with the model goes with it"
+    # And an answer never holds an image mark, however likely it is made.
+    marks = loading.image_token_ids(tmp_path, same)
     assert marks
     with torch.no_grad():
-        model.lm_head.weight[marks] = model.lm_head.weight.mean(0)
-        model.lm_head.weight[marks] += 10 * model.lm_head.weight.std()
-    model.generation_config.suppress_tokens = marks
-    raw = prediction.generate(model, processor, [[open_image(s.image)] for s in pictures[:2]], max_new_tokens=8)
-    ids = [processor.tokenizer.encode(text, add_special_tokens=False) for text, *_ in raw]
+        again.lm_head.weight[marks] = again.lm_head.weight.mean(0) + 10 * again.lm_head.weight.std()
+    answers = prediction.generate(again, same, [[open_image(s.image)] for s in pictures[:2]], max_new_tokens=8)
+    ids = [same.tokenizer.encode(text, add_special_tokens=False) for text, *_ in answers]
     assert not {i for row in ids for i in row} & set(marks)
-
-
-@pytest.mark.parametrize("family", FAMILIES)
-def test_a_saved_model_loads_again_with_all_its_weights_and_settings(
-    family: str, miniature: Callable[[str], Path], tmp_path: Path
-) -> None:
-    model, processor = load_model(miniature(family))
-    loading.save_model(model, processor, tmp_path)
-    again, same = load_model(tmp_path)
-    assert type(same).__name__ == type(processor).__name__
-    assert same.chat_template == processor.chat_template
-    assert all(torch.equal(v, again.state_dict()[k]) for k, v in model.state_dict().items())
-    said = json.loads((tmp_path / "processor_config.json").read_text())
-    if "Onevision" in type(processor).__name__ or "Qwen" in type(processor).__name__:
-        assert "video_processor_type" in said["video_processor"], "what came with the model goes with it"
 
 
 def test_seven_models_and_the_mini_are_known_by_short_name_and_hub_id(shared: Path) -> None:
@@ -295,9 +282,9 @@ def test_another_class_works_with_a_warning(tmp_path: Path) -> None:
         assert family_of(tmp_path).model_type == "llava"
 
 
-@pytest.mark.parametrize("name, said", [("llava-9", "unknown model"), ("no/such/folder", "unknown model")])
-def test_an_unknown_model_is_told_with_the_choices(name: str, said: str) -> None:
-    with pytest.raises(UserError, match=said):
+@pytest.mark.parametrize("name", ["llava-9", "no/such/folder"])
+def test_an_unknown_model_is_told_with_the_choices(name: str) -> None:
+    with pytest.raises(UserError, match="unknown model"):
         loading.model_folder(ModelSettings(name))
 
 
@@ -338,6 +325,5 @@ def test_weights_of_the_hub_are_named_by_their_commit(miniature: Callable[[str],
     snapshot = tmp_path / "owner--name" / "0123abc"
     miniatures.save("llava", snapshot)
     (tmp_path / "owner--name" / "revision.json").write_text("{}")
-    said = trainers._facts("f", snapshot, SFT, ModelSettings(), 0)
-    assert said["start"] == {"commit": "0123abc", "repository": "owner--name"}
-    assert load_file(snapshot / "model.safetensors")
+    facts = trainers._facts("f", snapshot, SFT, ModelSettings(), 0)
+    assert facts["start"] == {"commit": "0123abc", "repository": "owner--name"}

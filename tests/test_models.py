@@ -16,12 +16,13 @@ from iadr1_lib.answer import QUESTION, TAGS
 from iadr1_lib.errors import UserError
 from iadr1_lib.models import (
     IMAGE,
+    deduplicate_images,
     load_model,
     load_processor,
     loading,
     parameter_count,
-    read_each_prompt_once,
-    see_each_picture_once,
+    save_model,
+    share_prefix,
 )
 
 
@@ -40,32 +41,27 @@ def ask(processor: Any, images: int) -> Any:
 @pytest.mark.parametrize("half", [False, True])
 def test_a_saved_model_loads_as_float32_with_the_same_logits(tmp_path: Path, half: bool) -> None:
     model, processor = tiny_vlm.build()
-    tiny_vlm.save(tmp_path, half=half)
-    loaded, its_processor = load_model(tmp_path)
-    assert {p.dtype for p in loaded.parameters()} == {torch.float32}
-    assert not loaded.training
-    inputs = ask(processor, 1)
-    again = ask(its_processor, 1)
+    before = {name: p.clone() for name, p in model.named_parameters()}
+    save_model(model, processor, tmp_path, half=half)
+    assert {p.dtype for p in model.parameters()} == {torch.float32}, "saving leaves the model in float32"
+    bytes_each = (tmp_path / "model.safetensors").stat().st_size / sum(p.numel() for p in before.values())
+    assert bytes_each == pytest.approx(2 if half else 4, rel=0.1)
+    loaded, its_processor = load_model(tmp_path, device="cpu")
+    assert {p.dtype for p in loaded.parameters()} == {torch.float32} and not loaded.training
+    inputs, again = ask(processor, 1), ask(its_processor, 1)
     assert torch.equal(inputs["input_ids"], again["input_ids"])
     assert torch.equal(inputs["pixel_values"], again["pixel_values"])
     with torch.no_grad():
-        before, after = model(**inputs).logits, loaded.to("cpu")(**again).logits
-    torch.testing.assert_close(before, after, atol=1e-2 if half else 1e-6, rtol=0)
+        logits = tiny_vlm.build()[0](**inputs).logits
+        torch.testing.assert_close(loaded(**again).logits, logits, atol=1e-2 if half else 1e-6, rtol=0)
 
 
-def test_half_storage_halves_the_file(tmp_path: Path) -> None:
-    sizes = [(tiny_vlm.save(tmp_path / str(h), half=h) / "model.safetensors").stat().st_size for h in (True, False)]
-    assert sizes[0] < 0.55 * sizes[1]
-
-
-def test_saving_in_half_leaves_the_model_in_float32(tmp_path: Path) -> None:
-    model, processor = tiny_vlm.build()
-    tiny_vlm.models.save_model(model, processor, tmp_path, half=True)
-    assert {p.dtype for p in model.parameters()} == {torch.float32}
-
-
-def test_each_tag_is_one_token_and_survives_decoding(folder: Path) -> None:
-    tokenizer = load_processor(folder).tokenizer
+def test_tags_are_one_token_and_the_template_takes_plain_text(folder: Path) -> None:
+    processor = load_processor(folder)
+    assert type(processor.image_processor).__name__ == "SiglipImageProcessorPil"
+    turns = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
+    assert processor.apply_chat_template(turns) == "<|user|>a<|end|><|assistant|>b<|end|>"
+    tokenizer = processor.tokenizer
     for tag in TAGS:
         ids = tokenizer(tag, add_special_tokens=False).input_ids
         assert len(ids) == 1
@@ -81,14 +77,10 @@ def test_each_picture_takes_64_tokens_and_the_model_answers(folder: Path, images
     image_token = processor.tokenizer.convert_tokens_to_ids(IMAGE)
     assert int((inputs["input_ids"] == image_token).sum()) == 64 * images
     assert inputs["pixel_values"].shape == (images, 3, 96, 96)
+    counts = parameter_count(model)
+    assert all(counts.values()) and sum(counts.values()) == sum(p.numel() for p in model.parameters())
     out = model.generate(**inputs.to(model.device), max_new_tokens=4, do_sample=False)
     assert out.shape[1] > inputs["input_ids"].shape[1]
-
-
-def test_the_template_takes_plain_text_and_several_turns(folder: Path) -> None:
-    processor = load_processor(folder)
-    turns = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
-    assert processor.apply_chat_template(turns) == "<|user|>a<|end|><|assistant|>b<|end|>"
 
 
 def test_the_image_token_is_never_generated(folder: Path) -> None:
@@ -103,30 +95,10 @@ def test_the_image_token_is_never_generated(folder: Path) -> None:
     assert image_token not in out[0, inputs["input_ids"].shape[1] :]
 
 
-def test_pictures_go_through_pillow(folder: Path) -> None:
-    assert type(load_processor(folder).image_processor).__name__ == "SiglipImageProcessorPil"
-
-
-def test_parameters_are_counted_once(folder: Path) -> None:
-    model, _ = load_model(folder)
-    counts = parameter_count(model)
-    assert sum(counts.values()) == sum(p.numel() for p in model.parameters())
-    assert all(counts.values())
-
-
-def test_a_missing_folder_and_one_without_weights_are_user_errors(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="no model folder"):
-        load_model(tmp_path / "nowhere")
-    tiny_vlm.save(tmp_path / "model")
-    (tmp_path / "model" / "model.safetensors").unlink()
-    with pytest.raises(UserError, match="no weights"):
-        load_model(tmp_path / "model")
-
-
 def test_the_shipped_base_model_is_small_whole_and_loads_plainly(root: Path) -> None:
     base = root / "data" / "mini_base"
     if not (base / "SHA256SUMS").exists():
-        pytest.skip(f"no {base / 'SHA256SUMS'}: make the base weights with `iadr1 build-base`")
+        pytest.skip(f"no {base / 'SHA256SUMS'}: make the base weights with `python data/mini_base_build.py`")
     assert sum(f.stat().st_size for f in base.iterdir()) <= 12e6
     for line in (base / "SHA256SUMS").read_text().splitlines():
         digest, name = line.split()
@@ -139,7 +111,7 @@ def test_the_shipped_base_model_is_small_whole_and_loads_plainly(root: Path) -> 
 
 
 @pytest.mark.parametrize("by_name", [True, False])
-def test_a_tower_that_sees_each_picture_once_gives_the_same_values_and_gradients(by_name: bool) -> None:
+def test_deduplicated_images_give_the_same_values_and_gradients(by_name: bool) -> None:
     torch.manual_seed(1)
     rows = torch.tensor([2, 0, 2, 1, 0, 2])
     pixels, pull = torch.randn(3, 3, 96, 96)[rows], torch.randn(6, 64, 96)
@@ -152,7 +124,7 @@ def test_a_tower_that_sees_each_picture_once_gives_the_same_values_and_gradients
         return states, [p.grad for p in tower.parameters() if p.grad is not None]
 
     plain, once = (tiny_vlm.build()[0].model.vision_tower for _ in range(2))
-    see_each_picture_once(once)
+    deduplicate_images(once)
     once.embeddings.register_forward_hook(lambda module, args, output: seen.append(len(output)))
     (states, gradients), (states_once, gradients_once) = run(plain), run(once)
     assert seen == [3]
@@ -176,7 +148,7 @@ def group_batch() -> dict[str, torch.Tensor]:
     return {"input_ids": ids, "attention_mask": mask, "labels": labels, "pixel_values": pixels}
 
 
-def test_a_model_that_reads_each_prompt_once_gives_the_same_values_and_gradients(
+def test_a_shared_prefix_gives_the_same_values_and_gradients(
     group_batch: dict[str, torch.Tensor],
 ) -> None:
     read: list[tuple[int, int]] = []
@@ -187,27 +159,27 @@ def test_a_model_that_reads_each_prompt_once_gives_the_same_values_and_gradients
         return out.logits, {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
 
     plain, once = (tiny_vlm.build()[0] for _ in range(2))
-    read_each_prompt_once(once)
+    share_prefix(once)
     once.model.language_model.norm.register_forward_hook(lambda module, args, out: read.append(tuple(out.shape[:2])))
     (logits, gradients), (logits_once, gradients_once) = run(plain), run(once)
     prompt = int((group_batch["labels"][1] != -100).int().argmax())
     assert read == [(2, prompt), (6, group_batch["input_ids"].shape[1] - prompt)]
-    said = group_batch["attention_mask"].bool()
-    torch.testing.assert_close(logits_once[said], logits[said], atol=1e-5, rtol=1e-5)
+    real = group_batch["attention_mask"].bool()
+    torch.testing.assert_close(logits_once[real], logits[real], atol=1e-5, rtol=1e-5)
     assert gradients.keys() == gradients_once.keys()
     torch.testing.assert_close(gradients_once, gradients, atol=1e-4, rtol=1e-4)
 
 
-def test_a_model_that_reads_each_prompt_once_writes_the_same_answers(group_batch: dict[str, torch.Tensor]) -> None:
+def test_a_shared_prefix_writes_the_same_answers(group_batch: dict[str, torch.Tensor]) -> None:
     length = int((group_batch["labels"][1] != -100).int().argmax())
     prompts = {key: group_batch[key][:, :length] for key in ("input_ids", "attention_mask")}
     plain, once = (tiny_vlm.build()[0] for _ in range(2))
-    read_each_prompt_once(once)
-    said = [
+    share_prefix(once)
+    answers = [
         model.generate(**prompts, pixel_values=group_batch["pixel_values"], max_new_tokens=9, do_sample=False)
         for model in (plain, once)
     ]
-    assert torch.equal(*said)
+    assert torch.equal(*answers)
 
 
 KINDS = {
@@ -226,7 +198,7 @@ KINDS = {
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_folder_of_another_kind_is_told_in_a_sentence(tmp_path: Path, kind: str) -> None:
-    files, said = KINDS[kind]
+    files, message = KINDS[kind]
     for name, content in files.items():
         (tmp_path / name).write_bytes(content if isinstance(content, bytes) else content.encode())
     for load in (
@@ -234,11 +206,13 @@ def test_a_folder_of_another_kind_is_told_in_a_sentence(tmp_path: Path, kind: st
         lambda folder: loading.load_for_training(folder, loading.ModelSettings()),
         lambda folder: loading.model_folder(loading.ModelSettings(str(folder))),
     ):
-        with pytest.raises(UserError, match=said):
+        with pytest.raises(UserError, match=message):
             load(tmp_path)
 
 
-def test_an_adapter_names_the_merged_model_beside_it(tmp_path: Path) -> None:
+def test_a_missing_folder_is_told_and_an_adapter_names_the_merged_model_beside_it(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no model folder"):
+        load_model(tmp_path / "nowhere")
     for name in ("model/config.json", "adapter/adapter_config.json"):
         (tmp_path / name).parent.mkdir()
         (tmp_path / name).write_text("{}")

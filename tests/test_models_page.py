@@ -16,7 +16,6 @@ from test_families import CASES, MATRIX
 from typer.testing import CliRunner
 
 from iadr1_lib.cli.app import app
-from iadr1_lib.course import steps as course
 from iadr1_lib.models import MODELS, loading
 from iadr1_lib.runs import Run
 from iadr1_lib.training import launch, trainers, work_folder
@@ -77,9 +76,9 @@ def test_a_training_command_reaches_the_loading_of_its_weights(
         raise Reached
 
     monkeypatch.setenv("IADR1_RUNS", str(tmp_path))
-    monkeypatch.setattr("iadr1_lib.models.loading.download_once", lambda name, *rest, **options: records)
+    monkeypatch.setattr("iadr1_lib.data.hub.download_once", lambda name, *rest, **options: records)
     monkeypatch.setattr(loading, "model_folder", lambda settings: model)
-    monkeypatch.setattr(course.engines, "launch", lambda engine, arguments: launched.append((engine, arguments)))
+    monkeypatch.setattr(launch, "launch", lambda engine, arguments: launched.append((engine, arguments)))
     monkeypatch.setattr("iadr1_lib.evaluation.vllm_check.require_passed", lambda name: None)
     monkeypatch.setattr(launch, "require_vllm", lambda: "0.31.0")
     monkeypatch.setattr(trainers, "SFTTrainer", stop)

@@ -13,7 +13,7 @@ from PIL import Image
 
 from iadr1_lib import world as synthetic
 from iadr1_lib.answer import QUESTION, cell_of_mask
-from iadr1_lib.models import loading
+from iadr1_lib.models import build_mini, build_processor, build_tokenizer, save_model
 from iadr1_lib.records import Record, Sample, pa_sft_row, sc_grpo_row
 
 CORPUS = [
@@ -25,19 +25,19 @@ CORPUS = [
 
 @lru_cache(maxsize=1)
 def _tokenizer_json() -> Any:
-    return loading.build_tokenizer(CORPUS, vocabulary=340)
+    return build_tokenizer(CORPUS, vocabulary=340)
 
 
 def build() -> tuple[Any, Any]:
     """The same tiny model and its processor at each call."""
     torch.manual_seed(0)
-    processor = loading.build_processor(_tokenizer_json())
+    processor = build_processor(_tokenizer_json())
     sizes = {"vision_layers": 1, "vision_width": 96, "text_layers": 1, "text_width": 96}
-    return loading.build_mini(processor.tokenizer, **sizes).eval(), processor
+    return build_mini(processor.tokenizer, **sizes).eval(), processor
 
 
 def save(folder: Path, half: bool = False) -> Path:
-    loading.save_model(*build(), folder, half=half)
+    save_model(*build(), folder, half=half)
     return folder
 
 

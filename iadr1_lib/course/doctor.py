@@ -120,7 +120,7 @@ def check_base(folder: Path) -> Check:
             problem = problem or f"{path} is missing"
         elif hashlib.sha256(path.read_bytes()).hexdigest() != wanted:
             problem = problem or f"{path} differs from its sum in {sums.name}"
-    remedy = "git checkout -- data/mini_base, or make them again: iadr1 build-base"
+    remedy = "git checkout -- data/mini_base, or make them again: python data/mini_base_build.py"
     return Check("base weights", not problem, problem or str(folder), remedy)
 
 

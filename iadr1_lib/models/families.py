@@ -1,7 +1,7 @@
 """What differs between the families of vision-language models: one table, read by everything that loads or trains.
 
-The paper's seven models are of five classes. They share a plan (a vision tower, a projector, a language model) and
-differ in how the parts are named, in which parts the release freezes in PA-SFT, and in how a picture becomes tokens.
+The paper's seven models are of five classes. They share a structure (a vision tower, a projector, a language model)
+and differ in how the parts are named, which parts the release freezes in PA-SFT, and how an image becomes tokens.
 Starts without torch.
 """
 
@@ -119,22 +119,20 @@ def model_config(folder: Path | str) -> dict[str, Any]:
     folder = Path(folder)
     if not folder.is_dir():
         raise UserError(f"there is no model folder {folder}; name a folder that a training stage wrote (…/model)")
-    path = folder / "config.json"
+    path, merged = folder / "config.json", folder.parent / "model"
     if (folder / "adapter_config.json").exists():
-        whole = folder.parent / "model"
-        mend = (
-            f"name {whole}" if (whole / "config.json").exists() else "merge it into its base (peft: merge_and_unload)"
-        )
-        raise UserError(f"{folder} holds a LoRA adapter and no whole model: {mend}")
+        known = (merged / "config.json").exists()
+        advice = f"name {merged}" if known else "merge it into its base (peft: merge_and_unload)"
+        raise UserError(f"{folder} holds a LoRA adapter and no whole model: {advice}")
     if not path.exists():
         raise UserError(f"there is no model in {folder} (config.json is missing): name a folder that holds one")
     try:
-        found = json.loads(read_text(path))
+        config = json.loads(read_text(path))
     except ValueError as error:
         raise UserError(f"{path} is no JSON ({error}): copy or fetch the model folder again") from error
-    if not isinstance(found, dict) or not isinstance(found.get("model_type"), str):
+    if not isinstance(config, dict) or not isinstance(config.get("model_type"), str):
         raise UserError(f"{path} names no model_type: copy or fetch the model folder again")
-    return found
+    return config
 
 
 def family_of(folder: Path | str) -> Family:

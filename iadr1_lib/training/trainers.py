@@ -22,6 +22,7 @@ from iadr1_lib.data import checked_rows, open_image, shrink
 from iadr1_lib.errors import UserError
 from iadr1_lib.models import (
     ModelSettings,
+    deduplicate_images,
     family_of,
     freeze,
     image_token_ids,
@@ -29,10 +30,9 @@ from iadr1_lib.models import (
     load_processor,
     lora_config,
     named,
-    read_each_prompt_once,
+    pass_image_counts,
     require_weights,
-    see_each_picture_once,
-    tell_pictures_per_prompt,
+    share_prefix,
     weights_arguments,
 )
 from iadr1_lib.records import Stage, checked_row, grid_of, read_rows, row_notes
@@ -395,13 +395,13 @@ def train_sc_grpo(
     )
     trainer.add_callback(StepClock(trainer))
     if family_of(model_dir).counts_pictures:
-        tell_pictures_per_prompt(trainer)
+        pass_image_counts(trainer)
     for policy in (trainer.model, trainer.ref_model):
         # Both lean on the plain module and on its key-value cache.
         plain = isinstance(policy, LlavaForConditionalGeneration) and not model.gradient_checkpointing
         if plain and not (trainer.is_deepspeed_enabled or trainer.is_fsdp_enabled):
-            see_each_picture_once(policy.model.vision_tower)
-            read_each_prompt_once(policy)
+            deduplicate_images(policy.model.vision_tower)
+            share_prefix(policy)
     facts = _facts(wanted, model_dir, settings, model, seed) | {"vllm": asdict(vllm) if vllm else None}
     facts |= {"grid": grid, "answer_tokens": settings.max_completion}
     return run_stage(trainer, out, model_dir, log, resume, facts)

@@ -1,6 +1,10 @@
-"""Making the mini VLM's base weights: generic seeing and generic talk, nothing of inspection.
+"""Make the mini VLM's base weights, data/mini_base: generic seeing and generic talk, nothing of inspection.
 
-Large VLMs come from pre-training on captioned pictures. This module is that pre-training in miniature, in two
+    python data/mini_base_build.py [--out FOLDER] [--seed 0]          # under an hour on two cores
+
+The script lies beside the folder, not in it, because provenance hashes the folder's files (`runs.data_hash`).
+
+Large VLMs come from pre-training on captioned pictures. This script is that pre-training in miniature, in two
 lessons. *Seeing*: for every patch of the picture, which mark lies there, if any, and in which cell of the picture the
 patch lies. *Talking*: captions, and questions about surfaces, colours, marks and places, some to be answered yes or no.
 The pictures come from families of their own. The inspection question, the tags and the word for a flaw never occur:
@@ -12,6 +16,7 @@ into one row (each sees the picture and itself, not the other questions).
 
 from __future__ import annotations
 
+import argparse
 import csv
 import hashlib
 import random
@@ -60,7 +65,7 @@ Log = list[dict[str, Any]]
 
 @dataclass(frozen=True)
 class BaseSettings:
-    """Sizes of the two lessons; `smoke` tests cut them down."""
+    """Sizes of the two lessons; the tests make them small."""
 
     seeing_steps: int = 1800
     talking_steps: int = 400
@@ -266,8 +271,8 @@ def tokenizer_corpus(seed: int) -> list[str]:
     rng, draw = random.Random(seed), np.random.default_rng(seed)
     families = base_families(40)
     lines = [text for f in families for pair in talk(draw_scene(f, draw), 40, rng) for text in pair]
-    said = [f"{line} {line}" for line in teacher_vocabulary()]  # within a text a word has a blank in front
-    return lines + (said + [QUESTION, "Yes No", *MARKS, *CELLS, *DEFECT_TYPES]) * 3
+    reasoning = [f"{line} {line}" for line in teacher_vocabulary()]  # within a text a word has a blank in front
+    return lines + (reasoning + [QUESTION, "Yes No", *MARKS, *CELLS, *DEFECT_TYPES]) * 3
 
 
 def base_families(count: int) -> list[synthetic.Family]:
@@ -478,12 +483,13 @@ def _packed(
             [0] * len(prefix),
         )
         for number, (question, answer) in enumerate(talk(scene, questions, rng), start=1):
-            asked = tokenizer(question + END + ASSISTANT, add_special_tokens=False).input_ids
-            said = tokenizer(answer + END, add_special_tokens=False).input_ids
-            ids += asked + said
-            labels += [-100] * len(asked) + said
-            positions += range(len(prefix), len(prefix) + len(asked) + len(said))
-            segment += [number] * (len(asked) + len(said))
+            question_ids = tokenizer(question + END + ASSISTANT, add_special_tokens=False).input_ids
+            answer_ids = tokenizer(answer + END, add_special_tokens=False).input_ids
+            length = len(question_ids) + len(answer_ids)
+            ids += question_ids + answer_ids
+            labels += [-100] * len(question_ids) + answer_ids
+            positions += range(len(prefix), len(prefix) + length)
+            segment += [number] * length
         rows.append((ids, labels, positions, segment))
     length = max(len(r[0]) for r in rows)
     fill = (tokenizer.pad_token_id, -100, 0, -1)
@@ -567,3 +573,16 @@ def build_base(out: Path, seed: int = 0, settings: BaseSettings | None = None) -
     ]
     write_text(out / "SHA256SUMS", "".join(sums))
     return out
+
+
+def main() -> None:
+    """Parse the command line and build."""
+    parser = argparse.ArgumentParser(description="Make the mini VLM's base weights from nothing.")
+    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "mini_base", help="folder to write")
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args()
+    print(f"base weights are in {build_base(options.out, options.seed)}")
+
+
+if __name__ == "__main__":
+    main()
