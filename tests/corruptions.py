@@ -16,11 +16,11 @@ from pathlib import Path
 
 import pandas as pd
 
+from iadr1_lib import world as synthetic
 from iadr1_lib.answer import CELLS, DEFECT_TYPES, SYNONYMS, term_forms
 from iadr1_lib.data import load_mvtec
 from iadr1_lib.expert_ad import Facts, RuleTeacher, Task, Verifier, facts_of
 from iadr1_lib.records import Record
-from iadr1_lib import world as synthetic
 
 Pairs = list[tuple[Record, Facts | None]]  # records with what was measured of their pictures
 TEXTS = Path(__file__).parent / "texts" / "reasoning.json"
