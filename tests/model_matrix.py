@@ -1,4 +1,4 @@
-"""Run the matrix of families and write its results into MODELS.md: python tests/model_matrix.py"""
+"""Run the matrix of families and write its results into docs/models.md: python tests/model_matrix.py"""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def main() -> int:
         ]
         status = subprocess.run([*command, "-k", TEST], cwd=ROOT).returncode
         found = results(report)
-    page = ROOT / "MODELS.md"
+    page = ROOT / "docs" / "models.md"
     said = page.read_text(encoding="utf-8")
     before, rest = said.split(BEGIN)
     page.write_text(f"{before}{BEGIN}\n{table(found)}\n{END}{rest.split(END)[1]}", encoding="utf-8")

@@ -1,4 +1,4 @@
-"""MODELS.md: every command in it, carried out up to the point where the weights would be loaded."""
+"""docs/models.md: every command in it, carried out up to the point where the weights would be loaded."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from iadr1_lib.runs import Run
 from iadr1_lib.training import launch, trainers, work_folder
 
 ROOT = Path(__file__).parents[1]
-PAGE = (ROOT / "MODELS.md").read_text(encoding="utf-8")
+PAGE = (ROOT / "docs" / "models.md").read_text(encoding="utf-8")
 TRAIN = re.findall(r"`(iadr1 train [^`]*)`", PAGE) + re.findall(r"^(iadr1 train .*)$", PAGE, re.MULTILINE)
 
 

@@ -358,7 +358,7 @@ def test_the_shipped_profiles_plan_all_seven_models_and_the_page_says_which_fit(
     if profile == "paper":
         assert fits
         return
-    page = (Path(__file__).parents[1] / "MODELS.md").read_text(encoding="utf-8")
+    page = (Path(__file__).parents[1] / "docs" / "models.md").read_text(encoding="utf-8")
     said = page.split("By `iadr1 plan`, both stages of ")[1]
     as_they_are, rest = said.split(" fit as they are. ")
     assert (model in as_they_are) == fits and (model in rest.split("\n\n")[0]) != fits

@@ -120,7 +120,7 @@ def protocol(name: str, family: str, kind: str) -> Protocol:
     `fair` asks every model the bare question, with the picture at most 512 pixels wide and high, greedily, and reads
     with the parser `fair`. The question can be answered by yes or no as it stands, and what is not so answered counts
     as unparsed and is shown. A request for yes or no would pull tuned models away from the words they were trained on
-    (measured on dev, LAB_LOG.md). One prompt for all is the point: no cell of a table is flattered by its wording.
+    (measured on dev, docs/lab_log.md). One prompt for all is the point: no cell of a table is flattered by its wording.
 
     Raises:
         UserError: an unknown name, family or kind, or a kind that the released scripts do not have.
