@@ -16,10 +16,9 @@ from test_families import CASES, MATRIX
 from typer.testing import CliRunner
 
 from iadr1_lib.cli.app import app
-from iadr1_lib.course import steps as course
 from iadr1_lib.models import MODELS, loading
 from iadr1_lib.runs import Run
-from iadr1_lib.training import launch, trainers, work_folder
+from iadr1_lib.training import StageFolder, launch, trainers
 
 ROOT = Path(__file__).parents[1]
 PAGE = (ROOT / "MODELS.md").read_text(encoding="utf-8")
@@ -79,7 +78,7 @@ def test_a_training_command_reaches_the_loading_of_its_weights(
     monkeypatch.setenv("IADR1_RUNS", str(tmp_path))
     monkeypatch.setattr("iadr1_lib.models.loading.download_once", lambda name, *rest, **options: records)
     monkeypatch.setattr(loading, "model_folder", lambda settings: model)
-    monkeypatch.setattr(course.engines, "launch", lambda engine, arguments: launched.append((engine, arguments)))
+    monkeypatch.setattr(launch, "launch", lambda engine, arguments: launched.append((engine, arguments)))
     monkeypatch.setattr("iadr1_lib.evaluation.vllm_check.require_passed", lambda name: None)
     monkeypatch.setattr(launch, "require_vllm", lambda: "0.31.0")
     monkeypatch.setattr(trainers, "SFTTrainer", stop)
@@ -95,9 +94,8 @@ def test_a_training_command_reaches_the_loading_of_its_weights(
     if launched:
         engine, arguments = launched.pop()
         launch.config_file(engine.config)
-        # What each of the launched processes does, as if it were one of that many.
+        # What each of the launched processes does.
         monkeypatch.setattr(launch, "is_launched", lambda: True)
-        monkeypatch.setattr(trainers, "process_state", lambda: type("State", (), {"num_processes": engine.processes}))
         words = arguments
     result = CliRunner().invoke(app, words)
     assert isinstance(result.exception, Reached), result.output
@@ -107,7 +105,7 @@ def test_a_training_command_reaches_the_loading_of_its_weights(
     assert config.bf16 and config.gradient_checkpointing
     assert (options["peft_config"] is not None) == ("gpu" in words)
     stage = run.path(words[words.index("--stage") + 1].replace("-", "_"))
-    said = json.loads((work_folder(stage) / "begun.json").read_text())
+    said = json.loads((StageFolder(stage).work / "begun.json").read_text())
     assert said["fingerprint"]
 
 

@@ -24,7 +24,7 @@ from iadr1_lib.expert_ad import RuleTeacher, build
 from iadr1_lib.files import write_json
 from iadr1_lib.records import Sample, pa_sft_row
 from iadr1_lib.runs import Run, commit
-from iadr1_lib.training import EngineSettings, launch
+from iadr1_lib.training import EngineSettings, PaSftSettings, ScGrpoSettings, launch
 from iadr1_lib.world import synthetic
 
 WORD = "mini"  # what `iadr1 evaluate --data` takes for the six mini benchmarks
@@ -238,7 +238,7 @@ def train_stage(run: Run, stage: str, engine: EngineSettings | None = None, forc
     if engine.config != launch.SINGLE and not launch.is_launched():
         return _launch_stage(run, stage, engine, force)
     from iadr1_lib.models import loading
-    from iadr1_lib.training import stages, trainers
+    from iadr1_lib.training import saving, trainers
 
     records = stage_records(run, stage)
     model = model_settings(run)
@@ -247,18 +247,17 @@ def train_stage(run: Run, stage: str, engine: EngineSettings | None = None, forc
     if "world" in run.profile.sections and run.path("world").is_dir():
         check = dev_check(run)
     elif "world" in run.profile.sections:
-        stages.say(f"{run.folder} has no drawn world: no dev check is made, and the last model is kept")
+        saving.print_once(f"{run.folder} has no drawn world: no dev check is made, and the last model is kept")
+    planned = engine_settings(run).processes
     if stage == "sc_grpo":
-        grpo = run.profile.settings(stage, trainers.ScGrpoSettings)
-        engine, grpo = launch.with_a_gpu_for_vllm(engine, grpo)
-        vllm = None
+        grpo = run.profile.settings(stage, ScGrpoSettings).in_processes(engine.processes, planned)
+        engine.with_a_gpu_for_vllm()  # raises where there is none
         if engine.vllm != "off":
             from iadr1_lib.evaluation import vllm_check
 
             vllm_check.require_passed(model.name)
-            vllm = trainers.VllmSettings(engine.vllm, engine.vllm_url)
-        return trainers.train_sc_grpo(start, records, out, grpo, run.seed, check, model, vllm, force)
-    sft = run.profile.settings(stage, trainers.PaSftSettings)
+        return trainers.train_sc_grpo(start, records, out, grpo, run.seed, check, model, engine.rollouts(), force)
+    sft = run.profile.settings(stage, PaSftSettings).in_processes(engine.processes, planned)
     return trainers.train_pa_sft(start, records, out, sft, run.seed, check, model, force)
 
 
@@ -293,12 +292,7 @@ def _launch_stage(run: Run, stage: str, engine: EngineSettings, force: bool) -> 
     arguments += ["--folder", str(run.folder), "--model", model_settings(run).name]
     arguments += ["--engine", engine.config, "--processes", str(engine.processes)]
     arguments += ["--vllm", engine.vllm, "--vllm-url", engine.vllm_url, *(["--force"] if force else [])]
-    training_processes = engine
-    if stage == "sc_grpo":
-        from iadr1_lib.training import ScGrpoSettings
-
-        training_processes, _ = launch.with_a_gpu_for_vllm(engine, run.profile.settings(stage, ScGrpoSettings))
-    launch.launch(training_processes, arguments)
+    launch.launch(engine.with_a_gpu_for_vllm() if stage == "sc_grpo" else engine, arguments)
     return run.require(run.path(stage, "model"), "04_pa_sft" if stage == "pa_sft" else "07_sc_grpo")
 
 

@@ -506,7 +506,7 @@ def ablation_table() -> pd.DataFrame:
 def ablations_block() -> str:
     """The studies of `iadr1 ablate`, then the paper's claims one by one, and where both come from."""
     blocks = [found["provenance"] for study in STUDIES if (found := reference_study(study))]
-    steps = {b["parameters"]["ablations"]["steps"] for b in blocks if b["parameters"]["study"] == "rewards"}
+    steps = {b["parameters"]["ablations"]["max_steps"] for b in blocks if b["parameters"]["study"] == "rewards"}
     devices = sorted({run["hardware"]["device"] for block in blocks for run in block["runs"]})
     commits = sorted({run["commit"] for block in blocks for run in block["runs"]})
     seeds = sorted({run["seed"] for block in blocks for run in block["runs"]})

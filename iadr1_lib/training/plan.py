@@ -558,16 +558,16 @@ def _difference(model: str, shapes: Shapes) -> str | None:
 
 def _lowered(settings: PlanSettings) -> Iterator[tuple[str, PlanSettings]]:
     """What may be lowered, what costs least first; each step keeps those before it."""
-    now = settings
+    now, shorter, passes = settings, settings.max_completion // 2, "with as many more gradient_accumulation_steps"
     steps: tuple[tuple[str, dict[str, Any]], ...] = (
         ("gradient_checkpointing: true", {"gradient_checkpointing": True}),
-        ("sc_grpo.micro_batch: 1", {"grpo_micro_batch": 1}),
-        ("pa_sft.micro_batch: 1", {"micro_batch": 1}),
+        (f"sc_grpo.per_device_train_batch_size: 1, {passes}", {"grpo_micro_batch": 1}),
+        (f"pa_sft.per_device_train_batch_size: 1, {passes}", {"micro_batch": 1}),
         ("dtype: bfloat16", {"bf16": True}),
         ("lora: true", {"lora": True}),
         ("four_bit: true", {"lora": True, "four_bit": True}),
         (f"max_pixels: {settings.max_pixels // 2}", {"max_pixels": max(784, settings.max_pixels // 2)}),
-        (f"max_completion: {settings.max_completion // 2}", {"max_completion": max(1, settings.max_completion // 2)}),
+        (f"max_completion_length: {shorter}", {"max_completion": max(1, shorter)}),
     )
     if settings.processes > 1 and settings.sharding in ("none", "ddp"):
         yield "config: fsdp2", (now := replace(now, sharding="fsdp2"))
@@ -603,6 +603,14 @@ def _advice(shapes: Shapes, settings: PlanSettings) -> Iterator[str]:
 _SHARDING: dict[str, Sharding] = {"single": "none", "ddp": "ddp", "zero3": "zero3", "fsdp2": "fsdp2"}
 
 
+def _step(section: dict[str, Any], processes: int) -> int | None:
+    """Samples of an optimiser step over all processes; None where the section does not say."""
+    if "per_device_train_batch_size" not in section:
+        return None
+    step: int = section["per_device_train_batch_size"] * section.get("gradient_accumulation_steps", 1) * processes
+    return step
+
+
 def settings_of(profile: Profile) -> PlanSettings:
     """The plan's settings from a profile's sections `model`, `engine`, `pa_sft` and `sc_grpo`.
 
@@ -615,6 +623,8 @@ def settings_of(profile: Profile) -> PlanSettings:
     if config not in _SHARDING:
         raise UserError(f"profile {profile.name}: engine.config is {config}; choose from {', '.join(_SHARDING)}")
     dtype = model.get("dtype", "bfloat16")
+    processes = engine.get("processes", 1)
+    completions = _step(grpo, processes)
     said = {
         "lora": bool(model.get("lora_rank")),
         "rank": model.get("lora_rank") or None,
@@ -626,14 +636,14 @@ def settings_of(profile: Profile) -> PlanSettings:
         "sharding": _SHARDING[config],
         "gpu_gib": engine.get("gpu_gib"),
         "vllm": engine.get("vllm"),
-        "batch": sft.get("batch"),
-        "micro_batch": sft.get("micro_batch"),
-        "epochs": sft.get("epochs"),
-        "prompts": grpo.get("prompts"),
-        "group": grpo.get("group"),
-        "grpo_micro_batch": grpo.get("micro_batch"),
-        "steps": grpo.get("steps"),
-        "max_completion": grpo.get("max_completion"),
+        "batch": _step(sft, processes),
+        "micro_batch": sft.get("per_device_train_batch_size"),
+        "epochs": sft.get("num_train_epochs"),
+        "prompts": completions // grpo.get("num_generations", 1) if completions else None,
+        "group": grpo.get("num_generations"),
+        "grpo_micro_batch": grpo.get("per_device_train_batch_size"),
+        "steps": grpo["max_steps"] if grpo.get("max_steps", -1) > 0 else None,
+        "max_completion": grpo.get("max_completion_length"),
         "beta": grpo.get("beta"),
     }
     chosen: dict[str, Any] = {key: value for key, value in said.items() if value is not None}
