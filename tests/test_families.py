@@ -25,7 +25,8 @@ from iadr1_lib.evaluation import prediction, scoring
 from iadr1_lib.models import FAMILIES, MODELS, ModelSettings, family_of, load_model, loading, named
 from iadr1_lib.records import Sample, read_rows
 from iadr1_lib.runs import load_profile
-from iadr1_lib.training import PaSftSettings, ScGrpoSettings, StageFolder, trainers
+from iadr1_lib.training import PaSftSettings, ScGrpoSettings, trainers
+from iadr1_lib.training.stages import StageFolder
 
 SFT = replace(load_profile("smoke").settings("pa_sft", PaSftSettings), per_device_train_batch_size=4, frozen="released")
 GRPO = replace(

@@ -18,7 +18,8 @@ from typer.testing import CliRunner
 from iadr1_lib.cli.app import app
 from iadr1_lib.models import MODELS, loading
 from iadr1_lib.runs import Run
-from iadr1_lib.training import StageFolder, launch, trainers
+from iadr1_lib.training import launch, trainers
+from iadr1_lib.training.stages import StageFolder
 
 ROOT = Path(__file__).parents[1]
 PAGE = (ROOT / "MODELS.md").read_text(encoding="utf-8")

@@ -32,7 +32,8 @@ from iadr1_lib.errors import UserError
 from iadr1_lib.models import load_model
 from iadr1_lib.records import read_rows
 from iadr1_lib.runs import load_profile, profile_names
-from iadr1_lib.training import PaSftSettings, ScGrpoSettings, StageFolder, dataset, save_model, stages, trainers
+from iadr1_lib.training import PaSftSettings, ScGrpoSettings, dataset, stages, trainers
+from iadr1_lib.training.stages import StageFolder, save_model
 
 SFT = replace(  # 4-5 steps
     load_profile("smoke").settings("pa_sft", PaSftSettings), per_device_train_batch_size=4, num_train_epochs=1.34
@@ -50,10 +51,7 @@ class Killed(Exception):
 
 @pytest.fixture(scope="session")
 def world(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """A tiny model and the records of a dozen drawn pictures."""
-    folder = tmp_path_factory.mktemp("world")
-    sft, grpo = tiny_vlm.write_records(tiny_vlm.draw_samples(folder / "pictures"), folder)
-    return {"folder": folder, "model": tiny_vlm.save(folder / "model"), "pa_sft": sft, "sc_grpo": grpo}
+    return tiny_vlm.world(tmp_path_factory.mktemp("world"))
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -101,11 +99,12 @@ def far(a: Path, b: Path) -> float:
     return max(float((first[k] - second[k]).abs().max()) for k in first)
 
 
-def killed_at_third(function: Callable[..., Any]) -> Callable[..., Any]:
+def killed_at(number: int, function: Callable[..., Any]) -> Callable[..., Any]:
+    """`function`, whose call of this number (1, 2, ...) breaks the run off."""
     calls = itertools.count(1)
 
     def call(*args: Any) -> Any:
-        if next(calls) == 3:
+        if next(calls) == number:
             raise Killed
         return function(*args)
 
@@ -183,8 +182,7 @@ def test_a_stage_leaves_model_log_and_facts(stage: tuple[Train, Any], tmp_path: 
     wanted = {"loss", "mean_token_accuracy"} if settings is SFT else {"reward", "kl", "rewards/accuracy_reward/mean"}
     assert {"step", "learning_rate"} | wanted <= set(rows[0])
     if settings is GRPO:
-        parts = ["writing", *(f"{reward}_reward" for reward in ("consistency", "accuracy", "location", "type"))]
-        assert 0 < sum(float(rows[0][f"seconds/{part}"]) for part in parts) <= float(rows[0]["step_time"]) * 1.01
+        assert 0 < float(rows[0]["seconds/writing"]) < float(rows[0]["step_time"])
     facts = json.loads((tmp_path / "stage.json").read_text())
     assert facts["seed"] == 0 and facts["steps"] >= 2 and facts["settings"]["save_steps"] == 2
     assert not (tmp_path / "checkpoints").exists()
@@ -208,15 +206,8 @@ def test_a_broken_off_run_ends_with_the_weights_of_an_unbroken_one(
 ) -> None:
     train, settings = stage
     whole = train(tmp_path / "whole", settings, dev_score=rising())
-    calls = itertools.count()
-
-    def breaks(model: Any, processor: Any) -> float:
-        if (call := next(calls)) == 1:
-            raise Killed
-        return float(call)
-
     with pytest.raises(Killed):
-        train(tmp_path / "broken", settings, dev_score=breaks)
+        train(tmp_path / "broken", settings, dev_score=killed_at(2, rising()))
     assert not (tmp_path / "broken" / "stage.json").exists()
     checkpoints = tmp_path / "broken" / "unfinished" / "checkpoints"
     assert (checkpoints / "checkpoint-2").is_dir()
@@ -334,15 +325,8 @@ def test_a_damaged_checkpoint_is_told_and_the_one_before_it_is_used(
     train, settings = stage
     settings = replace(settings, save_max_steps=1)
     whole = train(tmp_path / "whole", settings)
-    calls = itertools.count()
-
-    def breaks(model: Any, processor: Any) -> float:
-        if next(calls) == 2:
-            raise Killed
-        return 0.0
-
     with pytest.raises(Killed):
-        train(tmp_path / "broken", replace(settings, keep="last"), dev_score=breaks)
+        train(tmp_path / "broken", replace(settings, keep="last"), dev_score=killed_at(3, rising()))
     last = tmp_path / "broken" / "unfinished" / "checkpoints" / "checkpoint-2"
     names = {"weights": "model.safetensors", "optimiser": "optimizer.pt", "state": "trainer_state.json"}
     file = last / names[damage]
@@ -389,7 +373,7 @@ def test_memory_stays_flat_over_300_steps_of_sc_grpo(world: dict[str, Path], tmp
         from dataclasses import asdict, fields, replace
         import test_training as t
         from iadr1_lib.runs import base_model_dir
-        from iadr1_lib.training import StageLog
+        from iadr1_lib.training.stage_log import StageLog
         used, on_step_end = [], StageLog.on_step_end
         def measured(self, args, state, control, **kwargs):
             used.append(psutil.Process().memory_info().rss)
@@ -470,21 +454,11 @@ def test_a_finished_stage_stays_until_the_next_is_whole(stage: tuple[Train, Any]
     train(tmp_path, settings)
     old = {p.name: p.read_bytes() for p in (tmp_path / "model").iterdir()}
     changed = replace(settings, learning_rate=settings.learning_rate / 2)
-
-    def breaks(model: Any, processor: Any) -> float:
-        raise Killed
-
     with pytest.raises(Killed):
-        train(tmp_path, changed, dev_score=breaks)
-    log, begun = log_without_times(tmp_path), itertools.count()
-
-    def breaks_late(model: Any, processor: Any) -> float:
-        if next(begun):
-            raise Killed
-        return 1.0
-
-    with pytest.raises(Killed):  # it leaves a checkpoint, and is begun anew all the same
-        train(tmp_path, settings, dev_score=breaks_late, force=True)
+        train(tmp_path, changed, dev_score=killed_at(1, rising()))
+    log = log_without_times(tmp_path)
+    with pytest.raises(Killed):  # it leaves a checkpoint, and starts again all the same
+        train(tmp_path, settings, dev_score=killed_at(2, rising()), force=True)
     train(tmp_path, settings)  # nothing to do: it is still there
     assert {p.name: p.read_bytes() for p in (tmp_path / "model").iterdir()} == old
     train(tmp_path, settings, force=True)
@@ -495,7 +469,7 @@ def test_a_finished_stage_stays_until_the_next_is_whole(stage: tuple[Train, Any]
         train(tmp_path, changed)
     for module, name in ((stages, "_remove"), (Path, "rename")):
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(module, name, killed_at_third(getattr(module, name)))
+            patch.setattr(module, name, killed_at(3, getattr(module, name)))
             with pytest.raises(Killed):
                 train(tmp_path, changed)
     made = train(tmp_path, changed) / "model.safetensors"
@@ -532,6 +506,6 @@ def test_a_dev_check_by_one_of_several_sharded_processes_is_refused(
     """Two gloo processes with FSDP2's fully_shard: the one that generates waits for the other's weights for ever."""
     trainer = SimpleNamespace(model=None, is_deepspeed_enabled=False, is_fsdp_enabled=True)
     log: Any = SimpleNamespace(dev_score=rising())
-    monkeypatch.setattr(stages, "process_state", lambda: SimpleNamespace(num_processes=2))
+    monkeypatch.setattr(trainers, "process_state", lambda: SimpleNamespace(num_processes=2))
     with pytest.raises(UserError, match="--engine single or ddp"):
-        stages.run_stage(trainer, StageFolder(tmp_path), tmp_path, log, None, {})
+        trainers._run(trainer, StageFolder(tmp_path), tmp_path, log, None, {})

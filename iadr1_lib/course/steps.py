@@ -238,7 +238,7 @@ def train_stage(run: Run, stage: str, engine: EngineSettings | None = None, forc
     if engine.config != launch.SINGLE and not launch.is_launched():
         return _launch_stage(run, stage, engine, force)
     from iadr1_lib.models import loading
-    from iadr1_lib.training import saving, trainers
+    from iadr1_lib.training import stages, trainers
 
     records = stage_records(run, stage)
     model = model_settings(run)
@@ -247,7 +247,7 @@ def train_stage(run: Run, stage: str, engine: EngineSettings | None = None, forc
     if "world" in run.profile.sections and run.path("world").is_dir():
         check = dev_check(run)
     elif "world" in run.profile.sections:
-        saving.print_once(f"{run.folder} has no drawn world: no dev check is made, and the last model is kept")
+        stages.print_once(f"{run.folder} has no drawn world: no dev check is made, and the last model is kept")
     planned = engine_settings(run).processes
     if stage == "sc_grpo":
         grpo = run.profile.settings(stage, ScGrpoSettings).in_processes(engine.processes, planned)

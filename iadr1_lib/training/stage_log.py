@@ -15,8 +15,8 @@ from transformers import PreTrainedModel, ProcessorMixin, TrainerCallback
 
 from iadr1_lib.errors import UserError
 from iadr1_lib.files import read_object, write_json
-from iadr1_lib.training.saving import part_to_save, process_state, save_model
 from iadr1_lib.training.settings import StageSettings
+from iadr1_lib.training.stages import part_to_save, process_state, save_model
 
 DevScore = Callable[[PreTrainedModel, ProcessorMixin], float]
 ADVICE = (
@@ -103,10 +103,10 @@ class StageLog(TrainerCallback):
 
 
 class StepClock(TrainerCallback):
-    """Logs where the seconds of a step of SC-GRPO go; TRL logs the whole as step_time.
+    """Logs `seconds/writing` of SC-GRPO: from the start of a step until its completions are there to be rewarded.
 
-    TRL calls the rewards once the completions and the reference model's log-probabilities are there, and before the
-    gradient. `seconds/writing` is the time up to then, `seconds/<name of a reward>` that of each reward.
+    TRL calls the rewards after generation and the reference model's log-probabilities, and before the gradient. It logs
+    the whole step as step_time.
     """
 
     begun = 0.0
@@ -114,19 +114,13 @@ class StepClock(TrainerCallback):
     def on_step_begin(self, args, state, control, **kwargs):  # type: ignore[no-untyped-def]
         self.begun = time.perf_counter()
 
-    def timed(self, functions: Sequence[Callable[..., list[float]]]) -> list[Callable[..., list[float]]]:
-        """The reward functions, which now log their times by TRL's `log_metric`."""
-        return [self._timed(function, first=function is functions[0]) for function in functions]
+    def watch(self, function: Callable[..., list[float]]) -> Callable[..., list[float]]:
+        """A reward function, the first that TRL calls, which also logs the time."""
 
-    def _timed(self, function: Callable[..., list[float]], first: bool) -> Callable[..., list[float]]:
         @wraps(function)
         def reward(log_metric: Callable[[str, float], None], **kwargs: Any) -> list[float]:
-            start = time.perf_counter()
-            if first:
-                log_metric("seconds/writing", start - self.begun)
-            values = function(log_metric=log_metric, **kwargs)
-            log_metric(f"seconds/{function.__name__}", time.perf_counter() - start)
-            return values
+            log_metric("seconds/writing", time.perf_counter() - self.begun)
+            return function(log_metric=log_metric, **kwargs)
 
         return reward
 

@@ -11,26 +11,35 @@ import hashlib
 import json
 import shutil
 import sys
-import time
 import zipfile
+from collections.abc import Callable
 from dataclasses import asdict
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate import PartialState
 from safetensors import SafetensorError, safe_open
-from transformers import PrinterCallback
+from transformers import PreTrainedModel, ProcessorMixin
 from transformers.trainer_utils import get_last_checkpoint
 
 from iadr1_lib.errors import UserError
-from iadr1_lib.files import raise_if_full, read_object, write_json
+from iadr1_lib.files import read_object, write_json
 from iadr1_lib.models import ModelSettings, load_model
-from iadr1_lib.training.saving import export_merged, part_to_save, print_once, process_state, save_model
 from iadr1_lib.training.settings import StageSettings
-from iadr1_lib.training.stage_log import ADVICE, StageLog, write_log
 
 _PARTS = ("checkpoints", "model", "adapter", "best.json", "log.csv", "begun.json", "stage.json")  # stage.json last
+
+
+def process_state() -> PartialState:
+    """How many processes train, and which of them this is. Without a GPU they talk through gloo."""
+    return PartialState(cpu=not torch.cuda.is_available())
+
+
+def print_once(text: str) -> None:
+    """Print in the first process."""
+    if process_state().is_main_process:
+        print(text, flush=True)
 
 
 def fingerprint(model_dir: Path, records: Path, settings: StageSettings, model: ModelSettings, seed: int) -> str:
@@ -139,76 +148,51 @@ def checkpoint_fault(checkpoint: Path) -> str | None:
     return None
 
 
-def run_stage(
-    trainer: Any, folder: StageFolder, model_dir: Path, log: StageLog, resume: str | None, facts: dict[str, Any]
-) -> Path:
-    """Train to the end, save the model and stage.json, put all in place; returns the model's folder.
+def part_to_save(model: Any) -> str:
+    """ "adapter" for a model with LoRA, of which only the adapter is saved while it trains; else "model"."""
+    return "adapter" if hasattr(model, "peft_config") else "model"
+
+
+def save_model(
+    model: PreTrainedModel, processor: ProcessorMixin, folder: Path, save: Callable[[str], None] | None = None
+) -> None:
+    """Write beside, then swap: a full disk or a kill leaves the old model whole.
+
+    Args:
+        save: writes the weights into the folder it is given; by default `model.save_pretrained`. It is called in every
+            process, since a model that is sharded over several must be gathered.
 
     Raises:
-        UserError: the disk is full; a number is not finite; or one process would have to make a dev check with only
-            its shard of the weights, and would wait for the others for ever.
+        UserError: the model could not be written.
     """
-    state, work = process_state(), folder.work
-    adapted, sharded = part_to_save(trainer.model) == "adapter", trainer.is_deepspeed_enabled or trainer.is_fsdp_enabled
-    if sharded and log.dev_score and state.num_processes > 1:
-        raise UserError(
-            "the dev check is made by one process, which has only a share of the weights with this engine: train with "
-            "--engine single or ddp, or in a run folder without world/"
-        )
-    if not (adapted or sharded):
-        # The trainer would load a checkpoint by the model's own names of weights, but save_pretrained writes those of
-        # published models: for Llava none matches, and the run would start again with a mere warning.
-        trainer._load_from_checkpoint = lambda checkpoint: trainer.model.load_state_dict(
-            load_model(checkpoint, "cpu")[0].state_dict()
-        )
-    trainer.remove_callback(PrinterCallback)  # StageLog prints instead, and less often
-    _train(trainer, work, resume)
-    if not log.keeps_best and (sharded or state.is_main_process):
-        model = trainer.accelerator.unwrap_model(trainer.model)
-        save_model(model, log.processor, work / part_to_save(model), trainer.save_model if sharded else None)
+    temporary = folder.with_name(folder.name + ".tmp")
+    state = process_state()
     if state.is_main_process:
-        if adapted:
-            export_merged(model_dir, work / "adapter", log.processor, work / "model")
-        write_log(trainer.state.log_history, work / "log.csv")
-        facts |= {"seconds": round(time.time() - log.start, 1), "steps": trainer.state.global_step}
-        write_json(work / "stage.json", facts | {"processes": state.num_processes})
-        shutil.rmtree(folder.checkpoints, ignore_errors=True)
-        folder.put_in_place()
-    state.wait_for_everyone()
-    return folder.model
-
-
-def _train(trainer: Any, work: Path, resume: str | None) -> None:
-    """Train to the end; a full disk and probabilities that are not finite become a UserError."""
-    if resume:
-        _let_torch_load_to_cpu_0()
-    full = f"could not write a checkpoint in {work}; free some disk space and run the stage again"
+        shutil.rmtree(temporary, ignore_errors=True)
+    state.wait_for_everyone() if save else None
     try:
-        trainer.train(resume_from_checkpoint=resume)
-    except SafetensorError as error:
-        raise UserError(f"{full} ({error})") from error
-    except OSError as error:
-        raise_if_full(error, work)
-        raise
-    except RuntimeError as error:
-        text = str(error)
-        if "inline_container" in text or "PytorchStreamWriter" in text:  # torch.save on a full disk
-            raise UserError(full) from error
-        # What torch.multinomial says of weights that are no numbers; on a GPU only an assertion fails there.
-        if "probability tensor" not in text and "device-side assert" not in text:
-            raise
-        step = trainer.state.global_step + 1
-        raise UserError(f"the model's probabilities are not numbers at step {step} of {work}: {ADVICE}") from error
+        (save or model.save_pretrained)(str(temporary))
+        if state.is_main_process:
+            processor.save_pretrained(temporary)
+    except (OSError, SafetensorError) as error:  # safetensors raises the latter on a full disk
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise UserError(f"could not write {folder} ({error}); free some disk space and run the stage again") from error
+    if state.is_main_process:
+        shutil.rmtree(folder, ignore_errors=True)
+        temporary.rename(folder)
+    state.wait_for_everyone() if save else None
 
 
-@cache
-def _let_torch_load_to_cpu_0() -> None:
-    """Each of several processes on a CPU calls its device "cpu:0", which torch.load does not know by itself."""
+def export_merged(base: Path, adapter: Path, processor: ProcessorMixin, out: Path) -> None:
+    """Merge a LoRA adapter into the model it was trained on and write a plain model folder.
 
-    def restore(storage: Any, location: str) -> Any:
-        return storage if location.startswith("cpu:") else None
+    The base is loaded again in its own precision even if it was trained in 4 bits, so that no rounding is merged in;
+    and on the CPU, since the trained model still fills the GPU.
+    """
+    from peft import PeftModel
 
-    torch.serialization.register_package(100, lambda storage: None, restore)
+    model, _ = load_model(base, "cpu")
+    save_model(PeftModel.from_pretrained(model, str(adapter)).merge_and_unload(), processor, out)
 
 
 def stage_note(model_dir: Path | str) -> dict[str, Any]:

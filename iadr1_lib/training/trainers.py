@@ -5,38 +5,38 @@
 
 from __future__ import annotations
 
+import shutil
+import time
 from collections.abc import Mapping
 from dataclasses import asdict, replace
+from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
-from transformers import LlavaForConditionalGeneration
+from safetensors import SafetensorError
+from transformers import LlavaForConditionalGeneration, PrinterCallback
 from trl import GRPOConfig, GRPOTrainer, SFTConfig, SFTTrainer
 
-from iadr1_lib import rewards
+from iadr1_lib import models, rewards
 from iadr1_lib.data import checked_rows
 from iadr1_lib.errors import UserError, one_line
-from iadr1_lib.models import (
-    ModelSettings,
-    family_of,
-    freeze,
-    image_token_ids,
-    load_for_training,
-    load_processor,
-    lora_config,
-    named,
-    read_each_prompt_once,
-    require_weights,
-    see_each_picture_once,
-    tell_pictures_per_prompt,
-    weights_arguments,
-)
+from iadr1_lib.files import raise_if_full, write_json
+from iadr1_lib.models import ModelSettings
 from iadr1_lib.records import Stage, grid_of, read_rows, row_notes
 from iadr1_lib.training.dataset import alternate_labels, eos_suffix, pa_sft_dataset, sc_grpo_dataset
 from iadr1_lib.training.settings import RELEASED, PaSftSettings, ScGrpoSettings, StageSettings
-from iadr1_lib.training.stage_log import DevScore, StageLog, StepClock
-from iadr1_lib.training.stages import StageFolder, fingerprint, print_once, run_stage, stage_note
+from iadr1_lib.training.stage_log import ADVICE, DevScore, StageLog, StepClock, write_log
+from iadr1_lib.training.stages import (
+    StageFolder,
+    export_merged,
+    fingerprint,
+    part_to_save,
+    print_once,
+    process_state,
+    save_model,
+    stage_note,
+)
 
 ConfigT = TypeVar("ConfigT", SFTConfig, GRPOConfig)
 
@@ -67,15 +67,15 @@ def train_pa_sft(
     Raises:
         UserError: the start model, a record, a picture or a setting is faulty; nothing was trained or removed.
     """
-    model_dir, records, model = require_weights(model_dir), Path(records), model or ModelSettings()
+    model_dir, records, model = models.require_weights(model_dir), Path(records), model or ModelSettings()
     rows = read_rows(records)
     folder = StageFolder(Path(out), fingerprint(model_dir, records, settings, model, seed))
     if folder.is_finished() and not force:
         return folder.model
     rows = _checked(rows, records, "pa_sft")
-    processor, family = load_processor(model_dir), family_of(model_dir)
+    processor, family = models.load_processor(model_dir), models.family_of(model_dir)
     if settings.learning_rate == RELEASED:
-        known = named(model.name)
+        known = models.named(model.name)
         settings = replace(settings, learning_rate=known.pa_sft_rate if known else 1e-5)
     config = _config(
         SFTConfig,
@@ -88,8 +88,8 @@ def train_pa_sft(
     )
     resume = folder.prepare(force)
     # After the configuration: only then does DeepSpeed shard the weights while they are loaded.
-    policy = load_for_training(model_dir, model)
-    freeze(policy, family, family.frozen if settings.frozen == RELEASED else settings.frozen)
+    policy = models.load_for_training(model_dir, model)
+    models.freeze(policy, family, family.frozen if settings.frozen == RELEASED else settings.frozen)
     log = StageLog(folder.work, processor, dev_score, settings, ["loss", "mean_token_accuracy"])
     trainer = SFTTrainer(
         model=policy,
@@ -97,12 +97,12 @@ def train_pa_sft(
         train_dataset=pa_sft_dataset(rows, eos_suffix(processor), settings.max_pixels),
         processing_class=processor,
         callbacks=[log],
-        peft_config=lora_config(model_dir, model),
+        peft_config=models.lora_config(model_dir, model),
     )
     longest = max(len(processor.tokenizer(row["messages"][-1]["content"])["input_ids"]) for row in rows)
     facts = _facts(folder, model_dir, settings, model, seed)
     facts |= {"grid": grid_of(rows[0]), "answer_tokens": longest + 1}  # one more ends the answer
-    return run_stage(trainer, folder, model_dir, log, resume, facts)
+    return _run(trainer, folder, model_dir, log, resume, facts)
 
 
 def train_sc_grpo(
@@ -128,7 +128,7 @@ def train_sc_grpo(
     Raises:
         UserError: as `train_pa_sft`; or the completions of a step are not a whole number of groups.
     """
-    model_dir, records, model = require_weights(model_dir), Path(records), model or ModelSettings()
+    model_dir, records, model = models.require_weights(model_dir), Path(records), model or ModelSettings()
     rows = read_rows(records)
     folder = StageFolder(Path(out), fingerprint(model_dir, records, settings, model, seed))
     if folder.is_finished() and not force:
@@ -141,11 +141,11 @@ def train_sc_grpo(
             f"{grid} x {grid}: write records with the same grid"
         )
     dataset = sc_grpo_dataset(alternate_labels(rows, seed), settings.rewards, settings.max_pixels)
-    processor, family = load_processor(model_dir), family_of(model_dir)
+    processor, family = models.load_processor(model_dir), models.family_of(model_dir)
     if vllm:
         no_image_tokens: dict[str, Any] = {"bad_words": list(family.image_marks)}
     else:
-        no_image_tokens = {"suppress_tokens": image_token_ids(model_dir, processor)}
+        no_image_tokens = {"suppress_tokens": models.image_token_ids(model_dir, processor)}
     config = _config(
         GRPOConfig,
         folder,
@@ -157,33 +157,34 @@ def train_sc_grpo(
         steps_per_generation=settings.gradient_accumulation_steps,  # on-policy
         reward_weights=rewards.reward_weights(settings.rewards, settings.reward_parts),
         generation_kwargs=no_image_tokens,
-        model_init_kwargs=weights_arguments(model),
+        model_init_kwargs=models.weights_arguments(model),
         shuffle_dataset=False,  # alternate_labels did
         log_completions=False,
     )
     resume = folder.prepare(force)
     shown = ["reward", "rewards/accuracy_reward/mean", "completions/mean_length", "frac_reward_zero_std", "kl"]
     log, clock = StageLog(folder.work, processor, dev_score, settings, shown), StepClock()
+    first, *others = rewards.reward_functions(settings.rewards, settings.reward_parts, grid)
     trainer = GRPOTrainer(
         model=str(model_dir),  # a path: with beta > 0 TRL loads the reference model from it
-        reward_funcs=clock.timed(rewards.reward_functions(settings.rewards, settings.reward_parts, grid)),
+        reward_funcs=[clock.watch(first), *others],
         args=config,
         train_dataset=dataset,
         processing_class=processor,
         callbacks=[log, clock],
-        peft_config=lora_config(model_dir, model),
+        peft_config=models.lora_config(model_dir, model),
     )
     if family.counts_pictures:
-        tell_pictures_per_prompt(trainer)
+        models.tell_pictures_per_prompt(trainer)
     for policy in (trainer.model, trainer.ref_model):
         # Both need the plain module and its key-value cache.
         plain = isinstance(policy, LlavaForConditionalGeneration) and not model.gradient_checkpointing
         if plain and not (trainer.is_deepspeed_enabled or trainer.is_fsdp_enabled):
-            see_each_picture_once(policy.model.vision_tower)
-            read_each_prompt_once(policy)
+            models.see_each_picture_once(policy.model.vision_tower)
+            models.read_each_prompt_once(policy)
     facts = _facts(folder, model_dir, settings, model, seed) | {"vllm": dict(vllm) if vllm else None}
     facts |= {"grid": grid, "answer_tokens": settings.max_completion_length}
-    return run_stage(trainer, folder, model_dir, log, resume, facts)
+    return _run(trainer, folder, model_dir, log, resume, facts)
 
 
 def _checked(rows: list[dict[str, Any]], records: Path, stage: Stage) -> list[dict[str, Any]]:
@@ -231,3 +232,75 @@ def _facts(
     if (model_dir.parent / "revision.json").exists():
         facts["start"] = {"commit": model_dir.name, "repository": model_dir.parent.name}
     return facts
+
+
+def _run(
+    trainer: Any, folder: StageFolder, model_dir: Path, log: StageLog, resume: str | None, facts: dict[str, Any]
+) -> Path:
+    """Train to the end, save the model and stage.json, put all in place; returns the model's folder.
+
+    Raises:
+        UserError: the disk is full; a number is not finite; or one process would have to make a dev check with only
+            its shard of the weights, and would wait for the others for ever.
+    """
+    state, work = process_state(), folder.work
+    adapted, sharded = part_to_save(trainer.model) == "adapter", trainer.is_deepspeed_enabled or trainer.is_fsdp_enabled
+    if sharded and log.dev_score and state.num_processes > 1:
+        raise UserError(
+            "the dev check is made by one process, which has only a share of the weights with this engine: train with "
+            "--engine single or ddp, or in a run folder without world/"
+        )
+    if not (adapted or sharded):
+        # The trainer would load a checkpoint by the model's own names of weights, but save_pretrained writes those of
+        # published models: for Llava none matches, and the run would start again with a mere warning.
+        trainer._load_from_checkpoint = lambda checkpoint: trainer.model.load_state_dict(
+            models.load_model(checkpoint, "cpu")[0].state_dict()
+        )
+    trainer.remove_callback(PrinterCallback)  # StageLog prints instead, and less often
+    _train(trainer, work, resume)
+    if not log.keeps_best and (sharded or state.is_main_process):
+        model = trainer.accelerator.unwrap_model(trainer.model)
+        save_model(model, log.processor, work / part_to_save(model), trainer.save_model if sharded else None)
+    if state.is_main_process:
+        if adapted:
+            export_merged(model_dir, work / "adapter", log.processor, work / "model")
+        write_log(trainer.state.log_history, work / "log.csv")
+        facts |= {"seconds": round(time.time() - log.start, 1), "steps": trainer.state.global_step}
+        write_json(work / "stage.json", facts | {"processes": state.num_processes})
+        shutil.rmtree(folder.checkpoints, ignore_errors=True)
+        folder.put_in_place()
+    state.wait_for_everyone()
+    return folder.model
+
+
+def _train(trainer: Any, work: Path, resume: str | None) -> None:
+    """Train to the end; a full disk and probabilities that are not finite become a UserError."""
+    if resume:
+        _let_torch_load_to_cpu_0()
+    full = f"could not write a checkpoint in {work}; free some disk space and run the stage again"
+    try:
+        trainer.train(resume_from_checkpoint=resume)
+    except SafetensorError as error:
+        raise UserError(f"{full} ({error})") from error
+    except OSError as error:
+        raise_if_full(error, work)
+        raise
+    except RuntimeError as error:
+        text = str(error)
+        if "inline_container" in text or "PytorchStreamWriter" in text:  # torch.save on a full disk
+            raise UserError(full) from error
+        # What torch.multinomial says of weights that are no numbers; on a GPU only an assertion fails there.
+        if "probability tensor" not in text and "device-side assert" not in text:
+            raise
+        step = trainer.state.global_step + 1
+        raise UserError(f"the model's probabilities are not numbers at step {step} of {work}: {ADVICE}") from error
+
+
+@cache
+def _let_torch_load_to_cpu_0() -> None:
+    """Each of several processes on a CPU calls its device "cpu:0", which torch.load does not know by itself."""
+
+    def restore(storage: Any, location: str) -> Any:
+        return storage if location.startswith("cpu:") else None
+
+    torch.serialization.register_package(100, lambda storage: None, restore)
