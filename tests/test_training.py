@@ -149,6 +149,8 @@ def test_what_trl_refuses_is_told_before_anything_is_made(world: dict[str, Path]
 
 def test_a_step_stays_the_same_in_other_numbers_of_processes() -> None:
     assert SFT.in_processes(1, planned=1) is SFT
+    with pytest.raises(ValueError, match="save_step"):
+        replace(SFT, save_step=3)
     for processes, planned, share in ((2, 1, (2, 1)), (1, 4, (4, 4)), (4, 2, (2, 1))):
         shared = SFT.in_processes(processes, planned)
         assert (shared.per_device_train_batch_size, shared.gradient_accumulation_steps) == share
@@ -323,7 +325,7 @@ def test_a_damaged_checkpoint_is_told_and_the_one_before_it_is_used(
     stage: tuple[Train, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str], damage: str
 ) -> None:
     train, settings = stage
-    settings = replace(settings, save_max_steps=1)
+    settings = replace(settings, save_steps=1)
     whole = train(tmp_path / "whole", settings)
     with pytest.raises(Killed):
         train(tmp_path / "broken", replace(settings, keep="last"), dev_score=killed_at(3, rising()))

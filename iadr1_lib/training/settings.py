@@ -9,15 +9,17 @@ from __future__ import annotations
 from dataclasses import asdict, replace
 from typing import Any, Literal, Self
 
+from pydantic import ConfigDict
 from pydantic.dataclasses import dataclass
 
 from iadr1_lib.errors import UserError
 
 RELEASED = "released"
 OURS = ("max_pixels", "keep", "frozen", "rewards", "reward_parts")
+_STRICT = ConfigDict(extra="forbid")  # `replace` with a name that is not there is an error, too
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, config=_STRICT)
 class StageSettings:
     """What both stages set.
 
@@ -68,7 +70,7 @@ class StageSettings:
         return replace(self, per_device_train_batch_size=batch, gradient_accumulation_steps=share // batch)
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, config=_STRICT)
 class PaSftSettings(StageSettings):
     """Settings of PA-SFT, for TRL's SFTConfig.
 
@@ -83,7 +85,7 @@ class PaSftSettings(StageSettings):
     frozen: tuple[str, ...] | Literal["released"]
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, config=_STRICT)
 class ScGrpoSettings(StageSettings):
     """Settings of SC-GRPO, for TRL's GRPOConfig.
 
