@@ -106,8 +106,14 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[ApiServer]:
 SECTIONS: dict[str, dict[str, Any]] = {
     "model": {"name": "qwen2.5-vl-3b", "lora_rank": 8, "dtype": "float32"},
     "engine": {"config": "ddp", "processes": 2, "gpu_gib": 48, "vllm": "off"},
-    "pa_sft": {"batch": 16, "max_pixels": 100_000, "epochs": 2.0, "learning_rate": 1e-5},
-    "sc_grpo": {"prompts": 3, "group": 4, "micro_batch": 2, "beta": 0.0, "max_completion": 256, "steps": 9},
+    "pa_sft": {
+        **{"per_device_train_batch_size": 1, "gradient_accumulation_steps": 8, "max_pixels": 100_000},
+        **{"num_train_epochs": 2.0, "learning_rate": 1e-5},
+    },
+    "sc_grpo": {
+        **{"per_device_train_batch_size": 2, "gradient_accumulation_steps": 3, "num_generations": 4},
+        **{"beta": 0.0, "max_completion_length": 256, "max_steps": 9},
+    },
 }
 
 

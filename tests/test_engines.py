@@ -7,7 +7,7 @@ import json
 import os
 import subprocess
 import sys
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ import pytest
 import tiny_vlm
 from accelerate.commands.config.config_args import load_config_from_file
 from test_training import far, log_without_times
+from trl import GRPOConfig
 from typer.testing import CliRunner
 
 from iadr1_lib.cli.app import app
@@ -22,14 +23,10 @@ from iadr1_lib.course import steps as course
 from iadr1_lib.errors import UserError, WrongUse
 from iadr1_lib.models import MODELS, ModelSettings
 from iadr1_lib.runs import Run, load_profile, profile_names
-from iadr1_lib.training import EngineSettings, PaSftSettings, ScGrpoSettings, launch, trainers
+from iadr1_lib.training import EngineSettings, PaSftSettings, ScGrpoSettings, launch
 
 ROOT = Path(__file__).parents[1]
 TESTS = Path(__file__).parent
-
-
-def grpo(profile: str) -> ScGrpoSettings:
-    return load_profile(profile).settings("sc_grpo", ScGrpoSettings)
 
 
 @pytest.mark.parametrize("name, kind", [("ddp", "MULTI_GPU"), ("zero3", "DEEPSPEED"), ("fsdp2", "FSDP")])
@@ -58,29 +55,24 @@ def test_each_profile_has_an_engine_and_a_model(name: str) -> None:
         launch.config_file(engine.config)
 
 
-def test_the_paper_profile_keeps_the_released_batches(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_paper_profile_keeps_the_released_batches() -> None:
     profile = load_profile("paper")
-    engine, sft = profile.settings("engine", EngineSettings), profile.settings("pa_sft", PaSftSettings)
-    processes = 0
-    monkeypatch.setattr(trainers, "process_state", lambda: type("State", (), {"num_processes": processes}))
-    processes = engine.processes
-    assert sft.micro_batch is not None
-    assert trainers.accumulation(sft.batch, sft.micro_batch, "", "") == 2  # 4 x 1 x 2 = 8
-    fewer, batch = launch.with_a_gpu_for_vllm(replace(engine, vllm="server"), grpo("paper"))
-    processes = fewer.processes
-    assert (processes, batch.prompts, batch.group, batch.micro_batch) == (3, 6, 4, 4)
-    assert trainers.accumulation(batch.prompts * batch.group, batch.micro_batch, "", "") == 2  # 3 x 1 x 2 = 6 prompts
-    same, batch = launch.with_a_gpu_for_vllm(engine, grpo("paper"))
-    processes = same.processes
-    assert (processes, batch.prompts) == (4, 8)
-    assert trainers.accumulation(batch.prompts * batch.group, batch.micro_batch, "", "") == 2
+    engine = profile.settings("engine", EngineSettings)
+    sft, grpo = profile.settings("pa_sft", PaSftSettings), profile.settings("sc_grpo", ScGrpoSettings)
+    assert sft.step_size(engine.processes) == 8  # 4 x 1 x 2
+    assert grpo.step_size(engine.processes) == 8 * grpo.num_generations
+    with_server = replace(engine, vllm="server").with_a_gpu_for_vllm()
+    assert grpo.step_size(with_server.processes) == 6 * grpo.num_generations  # 3 x 1 x 2
+    assert grpo.per_device_train_batch_size == grpo.num_generations and grpo.gradient_accumulation_steps == 2
 
 
-def test_vllm_as_a_server_needs_a_gpu_of_its_own() -> None:
+def test_vllm_gets_its_arguments_and_as_a_server_a_gpu_of_its_own() -> None:
+    assert EngineSettings().rollouts() == {}
+    arguments = EngineSettings(vllm="server", vllm_url="http://other:1").rollouts()
+    assert arguments["vllm_mode"] == "server" and arguments["vllm_server_base_url"] == "http://other:1"
+    assert set(arguments) | set(EngineSettings(vllm="colocate").rollouts()) <= {f.name for f in fields(GRPOConfig)}
     with pytest.raises(UserError, match="GPU of its own"):
-        launch.with_a_gpu_for_vllm(EngineSettings(vllm="server", processes=1), grpo("paper"))
-    with pytest.raises(UserError, match="multiple"):
-        launch.with_a_gpu_for_vllm(EngineSettings(vllm="server", processes=3), grpo("paper"))
+        EngineSettings(vllm="server", processes=1).with_a_gpu_for_vllm()
 
 
 @pytest.mark.skipif(launch.find_spec("vllm") is not None, reason="vLLM is installed")
@@ -90,11 +82,11 @@ def test_without_vllm_one_sentence_says_so() -> None:
 
 
 def test_the_command_of_an_engine_names_configuration_processes_and_stage() -> None:
-    made = launch.command(EngineSettings("zero3", 4), ["train", "--stage", "pa-sft"])
-    assert made[1:3] == ["-m", "accelerate.commands.launch"]
-    assert made[made.index("--num_processes") + 1] == "4"
-    assert made[made.index("--config_file") + 1].endswith("zero3.yaml")
-    assert made[-5:] == ["-m", "iadr1_lib.cli", "train", "--stage", "pa-sft"]
+    line = launch.command(EngineSettings("zero3", 4), ["train", "--stage", "pa-sft"])
+    assert line[1:3] == ["-m", "accelerate.commands.launch"]
+    assert line[line.index("--num_processes") + 1] == "4"
+    assert line[line.index("--config_file") + 1].endswith("zero3.yaml")
+    assert line[-5:] == ["-m", "iadr1_lib.cli", "train", "--stage", "pa-sft"]
 
 
 def test_a_stage_that_is_launched_passes_everything_on(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -111,9 +103,9 @@ def test_a_stage_that_is_launched_passes_everything_on(monkeypatch: pytest.Monke
     assert course.train_stage(run, "pa_sft", server) == tmp_path / "pa_sft" / "model"
     course.train_stage(run, "sc_grpo", server)
     assert [engine.processes for engine, _ in started] == [4, 3]
-    told = dict(zip(started[1][1][1::2], started[1][1][2::2], strict=True))
-    assert told["--stage"] == "sc-grpo" and told["--seed"] == "3" and told["--folder"] == str(tmp_path)
-    assert told["--engine"] == "zero3" and told["--processes"] == "4" and told["--vllm"] == "server"
+    options = dict(zip(started[1][1][1::2], started[1][1][2::2], strict=True))
+    assert options["--stage"] == "sc-grpo" and options["--seed"] == "3" and options["--folder"] == str(tmp_path)
+    assert options["--engine"] == "zero3" and options["--processes"] == "4" and options["--vllm"] == "server"
 
 
 def test_full_fine_tuning_of_bfloat16_weights_needs_sharding(tmp_path: Path) -> None:
@@ -130,16 +122,16 @@ def test_sc_grpo_before_pa_sft_names_the_command(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "options, said",
+    "options, message",
     [
         (["--engine", "horovod"], "unknown engine horovod"),
         (["--processes", "2"], "engine single is one process"),
         (["--vllm", "maybe"], "unknown --vllm"),
     ],
 )
-def test_a_wrong_engine_is_wrong_use(options: list[str], said: str) -> None:
+def test_a_wrong_engine_is_wrong_use(options: list[str], message: str) -> None:
     result = CliRunner().invoke(app, ["train", "--stage", "pa-sft", "--profile", "smoke", *options])
-    assert result.exit_code == 2 and said in result.output
+    assert result.exit_code == 2 and message in result.output
 
 
 def test_another_model_has_a_run_folder_of_its_own() -> None:
@@ -174,9 +166,7 @@ def in_processes(count: int, *arguments: object, killed: bool = False) -> None:
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    folder = tmp_path_factory.mktemp("two")
-    sft, sc = tiny_vlm.write_records(tiny_vlm.draw_samples(folder / "pictures"), folder)
-    return {"folder": folder, "model": tiny_vlm.save(folder / "model"), "pa_sft": sft, "sc_grpo": sc}
+    return tiny_vlm.world(tmp_path_factory.mktemp("two"))
 
 
 @pytest.mark.slow

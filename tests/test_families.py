@@ -25,13 +25,13 @@ from iadr1_lib.models import FAMILIES, MODELS, ModelSettings, family_of, load_mo
 from iadr1_lib.records import Sample, read_rows
 from iadr1_lib.runs import load_profile
 from iadr1_lib.training import PaSftSettings, ScGrpoSettings, trainers
+from iadr1_lib.training.stages import StageFolder
 
-SFT = replace(
-    load_profile("smoke").settings("pa_sft", PaSftSettings), batch=4, epochs=1.0, dev_every=2, frozen="released"
-)
+SFT = replace(load_profile("smoke").settings("pa_sft", PaSftSettings), per_device_train_batch_size=4, frozen="released")
 GRPO = replace(
     load_profile("smoke").settings("sc_grpo", ScGrpoSettings),
-    steps=2, prompts=2, group=2, micro_batch=2, max_completion=5, dev_every=2, warmup_steps=0, learning_rate=1e-3,
+    max_steps=2, num_generations=2, per_device_train_batch_size=2, gradient_accumulation_steps=2,
+    max_completion_length=5, learning_rate=1e-3,
 )  # fmt: skip
 LORA = {"lora_rank": 4, "lora_alpha": 8}
 
@@ -153,7 +153,7 @@ def test_only_the_answer_carries_loss(
 ) -> None:
     model, processor = load_model(miniature(family))
     sft, _ = write_records(pictures, tmp_path, images)
-    data = trainers.pa_sft_dataset(read_rows(sft), trainers.closing_mark(processor))
+    data = trainers.pa_sft_dataset(read_rows(sft), trainers.eos_suffix(processor))
     arguments = SFTConfig(
         output_dir=str(tmp_path), completion_only_loss=True, max_length=None, report_to="none", bf16=False
     )
@@ -325,5 +325,5 @@ def test_weights_of_the_hub_are_named_by_their_commit(miniature: Callable[[str],
     snapshot = tmp_path / "owner--name" / "0123abc"
     miniatures.save("llava", snapshot)
     (tmp_path / "owner--name" / "revision.json").write_text("{}")
-    facts = trainers._facts("f", snapshot, SFT, ModelSettings(), 0)
+    facts = trainers._facts(StageFolder(tmp_path, "f"), snapshot, SFT, ModelSettings(), 0)
     assert facts["start"] == {"commit": "0123abc", "repository": "owner--name"}

@@ -18,7 +18,8 @@ from typer.testing import CliRunner
 from iadr1_lib.cli.app import app
 from iadr1_lib.models import MODELS, loading
 from iadr1_lib.runs import Run
-from iadr1_lib.training import launch, trainers, work_folder
+from iadr1_lib.training import launch, trainers
+from iadr1_lib.training.stages import StageFolder
 
 ROOT = Path(__file__).parents[1]
 PAGE = (ROOT / "docs" / "models.md").read_text(encoding="utf-8")
@@ -94,9 +95,8 @@ def test_a_training_command_reaches_the_loading_of_its_weights(
     if launched:
         engine, arguments = launched.pop()
         launch.config_file(engine.config)
-        # What each of the launched processes does, as if it were one of that many.
+        # What each of the launched processes does.
         monkeypatch.setattr(launch, "is_launched", lambda: True)
-        monkeypatch.setattr(trainers, "process_state", lambda: type("State", (), {"num_processes": engine.processes}))
         words = arguments
     result = CliRunner().invoke(app, words)
     assert isinstance(result.exception, Reached), result.output
@@ -106,7 +106,7 @@ def test_a_training_command_reaches_the_loading_of_its_weights(
     assert config.bf16 and config.gradient_checkpointing
     assert (options["peft_config"] is not None) == ("gpu" in words)
     stage = run.path(words[words.index("--stage") + 1].replace("-", "_"))
-    said = json.loads((work_folder(stage) / "begun.json").read_text())
+    said = json.loads((StageFolder(stage).work / "begun.json").read_text())
     assert said["fingerprint"]
 
 

@@ -97,5 +97,7 @@ def test_notebook_10_makes_the_page_of_a_run_and_repeats_its_numbers(run: Path) 
     claims = agreement(measured(recorded(run)))
     assert all(claim in text for claim in claims["claim"]) and f"Of {len(claims)} claims" in text
     assert "learning_rate" in text and "processor" in text, "the profile and the machine"
-    reasons = [line.split("|")[1].strip() for line in (ROOT / "docs" / "deviations.md").read_text().splitlines() if "|" in line]
+    reasons = [
+        line.split("|")[1].strip() for line in (ROOT / "docs" / "deviations.md").read_text().splitlines() if "|" in line
+    ]
     assert reasons[-1].replace("`", "")[:40] in text

@@ -6,12 +6,11 @@ import errno
 import itertools
 import json
 import os
-import signal
 import subprocess
 import sys
 import textwrap
 from collections.abc import Callable, Iterator
-from dataclasses import fields, replace
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -26,19 +25,22 @@ from PIL import Image
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from trl import SFTConfig, SFTTrainer
+from trl import GRPOConfig, SFTConfig, SFTTrainer
 
 from iadr1_lib.data import open_image
 from iadr1_lib.errors import UserError
 from iadr1_lib.models import load_model
 from iadr1_lib.records import read_rows
 from iadr1_lib.runs import load_profile, profile_names
-from iadr1_lib.training import PaSftSettings, ScGrpoSettings, save_model, stages, trainers
+from iadr1_lib.training import PaSftSettings, ScGrpoSettings, dataset, stages, trainers
+from iadr1_lib.training.stages import StageFolder, save_model
 
-SFT = replace(load_profile("smoke").settings("pa_sft", PaSftSettings), batch=4, epochs=1.34, dev_every=2)  # 4-5 steps
+SFT = replace(  # 4-5 steps
+    load_profile("smoke").settings("pa_sft", PaSftSettings), per_device_train_batch_size=4, num_train_epochs=1.34
+)
 GRPO = replace(
     load_profile("smoke").settings("sc_grpo", ScGrpoSettings),
-    steps=4, prompts=2, group=2, micro_batch=4, max_completion=6, dev_every=2, warmup_steps=0,
+    max_steps=4, num_generations=2, per_device_train_batch_size=4, max_completion_length=6,
 )  # fmt: skip
 Train = Callable[..., Path]
 
@@ -49,10 +51,7 @@ class Killed(Exception):
 
 @pytest.fixture(scope="session")
 def world(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """A tiny model and the records of a dozen drawn pictures."""
-    folder = tmp_path_factory.mktemp("world")
-    sft, grpo = tiny_vlm.write_records(tiny_vlm.draw_samples(folder / "pictures"), folder)
-    return {"folder": folder, "model": tiny_vlm.save(folder / "model"), "pa_sft": sft, "sc_grpo": grpo}
+    return tiny_vlm.world(tmp_path_factory.mktemp("world"))
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -86,6 +85,10 @@ def consistency_reward(completions: list[Any], **kwargs: Any) -> list[float]:
     return [sum(map(ord, c[-1]["content"])) % 7 / 7 for c in completions]
 
 
+def one_step(settings: Any) -> Any:
+    return replace(settings, **({"num_train_epochs": 0.34} if settings is SFT else {"max_steps": 1}))
+
+
 def weights(model: Path) -> dict[str, torch.Tensor]:
     return load_file(model / "model.safetensors")
 
@@ -94,6 +97,18 @@ def far(a: Path, b: Path) -> float:
     """The largest difference of two models' weights."""
     first, second = weights(a), weights(b)
     return max(float((first[k] - second[k]).abs().max()) for k in first)
+
+
+def killed_at(number: int, function: Callable[..., Any]) -> Callable[..., Any]:
+    """`function`, whose call of this number (1, 2, ...) breaks the run off."""
+    calls = itertools.count(1)
+
+    def call(*args: Any) -> Any:
+        if next(calls) == number:
+            raise Killed
+        return function(*args)
+
+    return call
 
 
 def rising(start: int = 0) -> Callable[..., float]:
@@ -109,18 +124,39 @@ def log_without_times(out: Path) -> list[dict[str, str]]:
 
 
 @pytest.mark.parametrize("name", profile_names())
-def test_no_hyper_parameter_of_a_stage_is_left_to_a_default(name: str) -> None:
-    switches = {"reward_parts"}
-    for stage, settings in {"pa_sft": PaSftSettings, "control": PaSftSettings, "sc_grpo": ScGrpoSettings}.items():
-        named = {field.name for field in fields(settings)}
-        assert named - switches <= set(load_profile(name).section(stage))
+def test_a_profile_sets_every_hyper_parameter_by_trls_name(name: str) -> None:
+    profile = load_profile(name)
+    for section, kind in {"pa_sft": PaSftSettings, "control": PaSftSettings, "sc_grpo": ScGrpoSettings}.items():
+        settings = profile.settings(section, kind)
+        documented = {field.name for field in fields(SFTConfig if kind is PaSftSettings else GRPOConfig)}
+        assert set(settings.for_trl()) <= documented
+        assert set(asdict(settings)) - {"reward_parts"} <= set(profile.section(section))
+        with pytest.raises(UserError, match=rf"profile {name} .*, section {section}: unknown key learnin_rate"):
+            values = profile.sections | {section: profile.section(section) | {"learnin_rate": 1}}
+            replace(profile, sections=values).settings(section, kind)
+        with pytest.raises(UserError, match=rf"profile {name} .*, section {section}: save_steps is wrong"):
+            values = profile.sections | {section: profile.section(section) | {"save_steps": "often"}}
+            replace(profile, sections=values).settings(section, kind)
 
 
-def test_a_micro_batch_that_does_not_divide_the_step_is_refused(world: dict[str, Path], tmp_path: Path) -> None:
-    for micro_batch in (3, 8):
-        with pytest.raises(UserError, match="micro_batch"):
-            trainers.train_sc_grpo(world["model"], world["sc_grpo"], tmp_path, replace(GRPO, micro_batch=micro_batch))
+def test_what_trl_refuses_is_told_before_anything_is_made(world: dict[str, Path], tmp_path: Path) -> None:
+    """Three completions are no whole number of groups of two; and there is no such schedule."""
+    for change in ({"per_device_train_batch_size": 3}, {"lr_scheduler_type": "zigzag"}):
+        with pytest.raises(UserError, match=f"GRPOConfig refuses.*{list(change.values())[0]}"):
+            trainers.train_sc_grpo(world["model"], world["sc_grpo"], tmp_path, replace(GRPO, **change))
     assert not any(tmp_path.iterdir())
+
+
+def test_a_step_stays_the_same_in_other_numbers_of_processes() -> None:
+    assert SFT.in_processes(1, planned=1) is SFT
+    with pytest.raises(ValueError, match="save_step"):
+        replace(SFT, save_step=3)
+    for processes, planned, share in ((2, 1, (2, 1)), (1, 4, (4, 4)), (4, 2, (2, 1))):
+        shared = SFT.in_processes(processes, planned)
+        assert (shared.per_device_train_batch_size, shared.gradient_accumulation_steps) == share
+        assert shared.step_size(processes) == SFT.step_size(planned)
+    with pytest.raises(UserError, match="a step of 4 samples cannot be shared by 3 processes"):
+        SFT.in_processes(3, planned=1)
 
 
 def test_only_the_answer_carries_loss(world: dict[str, Path], tmp_path: Path) -> None:
@@ -129,14 +165,13 @@ def test_only_the_answer_carries_loss(world: dict[str, Path], tmp_path: Path) ->
     arguments = SFTConfig(
         output_dir=str(tmp_path), completion_only_loss=True, max_length=None, report_to="none", bf16=False
     )
-    data = trainers.pa_sft_dataset(rows)
+    data = dataset.pa_sft_dataset(rows)
     trainer = SFTTrainer(model=model, args=arguments, train_dataset=data, processing_class=processor)
     batch = trainer.data_collator([data[i] for i in range(4)])
     for ids, labels, row in zip(batch["input_ids"], batch["labels"], rows, strict=False):
-        said = processor.tokenizer.decode(ids[labels != -100])
-        assert said.replace("<|end|>", "").strip() == row["messages"][1]["content"]
-        unlearnt = ids[labels == -100]
-        assert int((unlearnt == model.config.image_token_id).sum()) == 64
+        learnt = processor.tokenizer.decode(ids[labels != -100])
+        assert learnt.replace("<|end|>", "").strip() == row["messages"][1]["content"]
+        assert int((ids[labels == -100] == model.config.image_token_id).sum()) == 64
 
 
 def test_a_stage_leaves_model_log_and_facts(stage: tuple[Train, Any], tmp_path: Path, world: dict[str, Path]) -> None:
@@ -149,26 +184,23 @@ def test_a_stage_leaves_model_log_and_facts(stage: tuple[Train, Any], tmp_path: 
     wanted = {"loss", "mean_token_accuracy"} if settings is SFT else {"reward", "kl", "rewards/accuracy_reward/mean"}
     assert {"step", "learning_rate"} | wanted <= set(rows[0])
     if settings is GRPO:
-        parts = {"generation", "rewards", "policy", "reference", "backward"}
-        assert {f"seconds/{part}" for part in parts} <= set(rows[0])
-        assert sum(float(rows[0][f"seconds/{part}"]) for part in parts) <= float(rows[0]["step_time"]) * 1.01
+        assert 0 < float(rows[0]["seconds/writing"]) < float(rows[0]["step_time"])
     facts = json.loads((tmp_path / "stage.json").read_text())
-    assert facts["seed"] == 0 and facts["steps"] >= 2 and facts["settings"]["dev_every"] == 2
+    assert facts["seed"] == 0 and facts["steps"] >= 2 and facts["settings"]["save_steps"] == 2
     assert not (tmp_path / "checkpoints").exists()
 
 
 def test_a_finished_stage_is_used_again_until_its_inputs_change(stage: tuple[Train, Any], tmp_path: Path) -> None:
     train, settings = stage
-    settings = replace(settings, epochs=0.67) if isinstance(settings, PaSftSettings) else replace(settings, steps=1)
+    settings = one_step(settings)
     file = train(tmp_path, settings) / "model.safetensors"
-    made = file.stat().st_mtime_ns
-    train(tmp_path, settings)
-    assert file.stat().st_mtime_ns == made
-    train(tmp_path, replace(settings, learning_rate=settings.learning_rate / 2))
-    assert file.stat().st_mtime_ns != made
-    made = file.stat().st_mtime_ns
-    train(tmp_path, replace(settings, learning_rate=settings.learning_rate / 2), seed=1)
-    assert file.stat().st_mtime_ns != made
+    made = [file.stat().st_mtime_ns]
+    shared = replace(settings, per_device_train_batch_size=2, gradient_accumulation_steps=2)  # the same step
+    other = replace(settings, learning_rate=settings.learning_rate / 2)
+    for changed, seed in ((settings, 0), (shared, 0), (other, 0), (other, 1)):
+        train(tmp_path, changed, seed=seed)
+        made.append(file.stat().st_mtime_ns)
+    assert made[0] == made[1] == made[2] and len(set(made)) == 3
 
 
 def test_a_broken_off_run_ends_with_the_weights_of_an_unbroken_one(
@@ -176,15 +208,8 @@ def test_a_broken_off_run_ends_with_the_weights_of_an_unbroken_one(
 ) -> None:
     train, settings = stage
     whole = train(tmp_path / "whole", settings, dev_score=rising())
-    calls = itertools.count()
-
-    def breaks(model: Any, processor: Any) -> float:
-        if (call := next(calls)) == 1:
-            raise Killed
-        return float(call)
-
     with pytest.raises(Killed):
-        train(tmp_path / "broken", settings, dev_score=breaks)
+        train(tmp_path / "broken", settings, dev_score=killed_at(2, rising()))
     assert not (tmp_path / "broken" / "stage.json").exists()
     checkpoints = tmp_path / "broken" / "unfinished" / "checkpoints"
     assert (checkpoints / "checkpoint-2").is_dir()
@@ -196,32 +221,6 @@ def test_a_broken_off_run_ends_with_the_weights_of_an_unbroken_one(
     assert json.loads((tmp_path / "broken" / "stage.json").read_text())["seconds"] >= round(before, 1) > 0
     steps = [[r["step"] for r in tiny_vlm.read_csv(tmp_path / n / "log.csv")] for n in ("whole", "broken")]
     assert steps[0] == steps[1]
-
-
-@pytest.mark.slow
-def test_a_killed_process_is_resumed(tmp_path: Path, world: dict[str, Path]) -> None:
-    code = f"""
-        import os, signal
-        from dataclasses import fields, replace
-        import test_training as t
-        scores = iter([0.0])
-        def score(model, processor):
-            value = next(scores, None)
-            if value is None:
-                os.kill(os.getpid(), signal.SIGKILL)
-            return value
-        t.training.train_pa_sft({str(world["model"])!r}, {str(world["pa_sft"])!r}, {str(tmp_path / "broken")!r}, t.SFT,
-                                dev_score=score)
-    """
-    path = os.pathsep.join([str(Path(__file__).parent), str(Path(__file__).parents[1])])
-    run = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(code)], env=os.environ | {"PYTHONPATH": path}, timeout=300
-    )
-    assert run.returncode == -signal.SIGKILL
-    assert (tmp_path / "broken" / "unfinished" / "model" / "model.safetensors").exists()
-    whole = trainers.train_pa_sft(world["model"], world["pa_sft"], tmp_path / "whole", SFT, dev_score=rising())
-    resumed = trainers.train_pa_sft(world["model"], world["pa_sft"], tmp_path / "broken", SFT, dev_score=rising(1))
-    assert far(whole, resumed) <= 1e-5
 
 
 @pytest.mark.parametrize("keep", ["best", "last"])
@@ -264,18 +263,7 @@ def test_the_same_seed_gives_the_same_log_and_scoring_changes_nothing(stage: tup
     assert losses[0] == losses[1]
 
 
-def test_a_bad_solution_is_named_before_training_and_old_work_stays(world: dict[str, Path], tmp_path: Path) -> None:
-    file = trainers.train_sc_grpo(world["model"], world["sc_grpo"], tmp_path / "s", replace(GRPO, steps=1))
-    old = (file / "model.safetensors").read_bytes()
-    rows = read_rows(world["sc_grpo"])
-    rows[5]["solution"] = "<answer>perhaps</answer>"
-    (tmp_path / "bad.json").write_text(json.dumps(rows))
-    with pytest.raises(UserError, match="bad.json, record 6: .*perhaps"):
-        trainers.train_sc_grpo(world["model"], tmp_path / "bad.json", tmp_path / "s", GRPO)
-    assert (file / "model.safetensors").read_bytes() == old
-
-
-@pytest.mark.parametrize("content", [None, "", '[{"images": ', "[]", "{}"])
+@pytest.mark.parametrize("content", [None, "", "[]", "{}"])
 def test_missing_and_broken_records_are_user_errors(
     stage: tuple[Train, Any], world: dict[str, Path], tmp_path: Path, content: str | None
 ) -> None:
@@ -321,15 +309,15 @@ def test_labels_are_spread_evenly_over_the_steps(normal: int, defective: int) ->
     solutions = ["<answer>No</answer>"] * normal
     solutions += ["<location>top</location><type>hole</type><answer>Yes</answer>"] * defective
     rows = [{"id": number, "solution": solution} for number, solution in enumerate(solutions)]
-    ordered = trainers.alternate_labels(rows, seed=3)
+    ordered = dataset.alternate_labels(rows, seed=3)
     assert sorted(row["id"] for row in ordered) == list(range(len(rows)))
     share = defective / len(rows)
     for start in range(0, len(rows) - 7, 8):
         yes = sum("Yes" in row["solution"] for row in ordered[start : start + 8])
         assert abs(yes - 8 * share) <= 1
-    assert ordered == trainers.alternate_labels(rows, seed=3)
+    assert ordered == dataset.alternate_labels(rows, seed=3)
     if len(rows) > 10:
-        assert ordered != trainers.alternate_labels(rows, seed=4)
+        assert ordered != dataset.alternate_labels(rows, seed=4)
 
 
 @pytest.mark.parametrize("damage", ["weights", "optimiser", "state"])
@@ -337,24 +325,16 @@ def test_a_damaged_checkpoint_is_told_and_the_one_before_it_is_used(
     stage: tuple[Train, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str], damage: str
 ) -> None:
     train, settings = stage
-    settings = replace(settings, dev_every=1)
+    settings = replace(settings, save_steps=1)
     whole = train(tmp_path / "whole", settings)
-    calls = itertools.count()
-
-    def breaks(model: Any, processor: Any) -> float:
-        if next(calls) == 2:
-            raise Killed
-        return 0.0
-
     with pytest.raises(Killed):
-        train(tmp_path / "broken", replace(settings, keep="last"), dev_score=breaks)
+        train(tmp_path / "broken", replace(settings, keep="last"), dev_score=killed_at(3, rising()))
     last = tmp_path / "broken" / "unfinished" / "checkpoints" / "checkpoint-2"
     names = {"weights": "model.safetensors", "optimiser": "optimizer.pt", "state": "trainer_state.json"}
     file = last / names[damage]
     file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
     train(tmp_path / "broken", replace(settings, keep="last"))
-    said = capsys.readouterr().out
-    assert "checkpoint-2 is left out" in said and "the one before it" in said
+    assert "checkpoint-2 is left out" in capsys.readouterr().out
     assert far(whole, tmp_path / "broken" / "model") <= 1e-5
 
 
@@ -369,7 +349,7 @@ def test_a_gradient_that_is_no_number_stops_the_stage_with_a_sentence(
         model.lm_head.weight.data[:] = float("nan")
         return 0.0
 
-    settings = replace(settings, dev_every=3)
+    settings = replace(settings, save_steps=3)
     with pytest.raises(UserError, match=r"not a? ?numbers? at step 4 .* lower the learning rate"):
         train(tmp_path, settings, dev_score=poison)
     assert not (tmp_path / "stage.json").exists()
@@ -392,17 +372,17 @@ def test_a_disk_that_fills_while_the_optimiser_is_saved_is_told(
 def test_memory_stays_flat_over_300_steps_of_sc_grpo(world: dict[str, Path], tmp_path: Path) -> None:
     code = f"""
         import json, psutil
-        from dataclasses import replace
+        from dataclasses import asdict, fields, replace
         import test_training as t
         from iadr1_lib.runs import base_model_dir
-        from iadr1_lib.stages import StageLog
+        from iadr1_lib.training.stage_log import StageLog
         used, on_step_end = [], StageLog.on_step_end
         def measured(self, args, state, control, **kwargs):
             used.append(psutil.Process().memory_info().rss)
             on_step_end(self, args, state, control, **kwargs)
         StageLog.on_step_end = measured
-        settings = replace(t.GRPO, steps=300, dev_every=100, max_completion=16)
-        t.training.train_sc_grpo(base_model_dir(), {str(world["sc_grpo"])!r}, {str(tmp_path / "s")!r}, settings)
+        settings = replace(t.GRPO, max_steps=300, save_steps=100, max_completion_length=16)
+        t.trainers.train_sc_grpo(base_model_dir(), {str(world["sc_grpo"])!r}, {str(tmp_path / "s")!r}, settings)
         open({str(tmp_path / "used.json")!r}, "w").write(json.dumps(used))
     """
     path = os.pathsep.join([str(Path(__file__).parent), str(Path(__file__).parents[1])])
@@ -424,7 +404,7 @@ def pixels(image: Image.Image) -> list[Any]:
 def test_pictures_are_opened_for_training_as_they_are_asked_about(world: dict[str, Path], tmp_path: Path) -> None:
     rows = read_rows(world["pa_sft"])
     before = Dataset.from_list([{"images": [row["images"]]} for row in rows]).cast_column("images", Sequence(Picture()))
-    after = trainers.pa_sft_dataset(rows)
+    after = dataset.pa_sft_dataset(rows)
     for old, new in zip(before, after, strict=True):  # drawn RGB pictures: the same pixels as by `datasets` alone
         assert [pixels(image) for image in old["images"]] == [pixels(image) for image in new["images"]]
     deep = np.random.default_rng(0).integers(1000, 3000, (9, 7)).astype(np.uint16)
@@ -432,9 +412,9 @@ def test_pictures_are_opened_for_training_as_they_are_asked_about(world: dict[st
     for name, array in (("deep", deep), ("clear", clear)):
         path = tmp_path / f"{name}.png"
         Image.fromarray(array).save(path)
-        learnt = trainers.pa_sft_dataset([rows[0] | {"images": str(path)}])[0]["images"]
+        learnt = dataset.pa_sft_dataset([rows[0] | {"images": str(path)}])[0]["images"]
         question = {"image": str(path), "problem": "?", "solution": "<answer>No</answer>"}
-        rewarded = trainers.sc_grpo_dataset([question], "strict")[0]["images"]
+        rewarded = dataset.sc_grpo_dataset([question], "strict")[0]["images"]
         assert [pixels(image) for image in (*learnt, *rewarded)] == [pixels(open_image(path))] * 2
 
 
@@ -443,74 +423,61 @@ def test_an_earlier_turn_is_read_and_the_last_one_learnt(world: dict[str, Path])
     question, answer = row["messages"]
     system = {"role": "system", "content": "You are an inspector."}
     talk = [system, question, answer | {"content": "Let me look."}, {"role": "user", "content": "And?"}, answer]
-    learnt = trainers.pa_sft_dataset([row | {"messages": talk}], "<end>")[0]
+    learnt = dataset.pa_sft_dataset([row | {"messages": talk}], "<end>")[0]
     assert [turn["role"] for turn in learnt["prompt"]] == ["system", "user", "assistant", "user"]
     assert learnt["completion"] == [answer | {"content": answer["content"] + "<end>"}]
 
 
-def test_a_faulty_record_or_picture_stops_a_stage_and_old_work_stays(
-    stage: tuple[Train, Any], world: dict[str, Path], tmp_path: Path
+@pytest.mark.parametrize(
+    "name, change, fault",
+    [
+        ("pa_sft", {"images": "gone.png"}, r"gone\.png"),
+        ("sc_grpo", {"image": "gone.png"}, r"gone\.png"),
+        ("sc_grpo", {"solution": "<answer>perhaps</answer>"}, "perhaps"),
+    ],
+)
+def test_a_faulty_record_stops_a_stage_and_old_work_stays(
+    world: dict[str, Path], tmp_path: Path, name: str, change: dict[str, str], fault: str
 ) -> None:
-    _, settings = stage
-    name, key = ("pa_sft", "images") if settings is SFT else ("sc_grpo", "image")
-    function: Any = getattr(trainers, f"train_{name}")
     old = tmp_path / "out" / "model" / "model.safetensors"
     old.parent.mkdir(parents=True)
     old.write_bytes(b"old")
     rows = read_rows(world[name])
-    rows[3][key] = "gone.png"
+    rows[3] |= change
     (tmp_path / "bad.json").write_text(json.dumps(rows))
-    with pytest.raises(UserError, match=r"bad\.json, record 4: .*gone\.png"):
-        function(world["model"], tmp_path / "bad.json", tmp_path / "out", settings)
+    with pytest.raises(UserError, match=rf"bad\.json, record 4: .*{fault}"):
+        train = getattr(trainers, f"train_{name}")
+        train(world["model"], tmp_path / "bad.json", tmp_path / "out", SFT if name == "pa_sft" else GRPO)
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["model"] and old.read_bytes() == b"old"
 
 
-def test_a_finished_stage_stays_until_the_next_is_whole(
-    stage: tuple[Train, Any], tmp_path: Path, world: dict[str, Path], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_finished_stage_stays_until_the_next_is_whole(stage: tuple[Train, Any], tmp_path: Path) -> None:
     train, settings = stage
     train(tmp_path, settings)
     old = {p.name: p.read_bytes() for p in (tmp_path / "model").iterdir()}
     changed = replace(settings, learning_rate=settings.learning_rate / 2)
-
-    def breaks(model: Any, processor: Any) -> float:
-        raise Killed
-
     with pytest.raises(Killed):
-        train(tmp_path, changed, dev_score=breaks)
-    log, begun = log_without_times(tmp_path), itertools.count()
-
-    def breaks_late(model: Any, processor: Any) -> float:
-        if next(begun):
-            raise Killed
-        return 1.0
-
-    with pytest.raises(Killed):  # it leaves a checkpoint, and is begun anew all the same
-        train(tmp_path, settings, dev_score=breaks_late, force=True)
+        train(tmp_path, changed, dev_score=killed_at(1, rising()))
+    log = log_without_times(tmp_path)
+    with pytest.raises(Killed):  # it leaves a checkpoint, and starts again all the same
+        train(tmp_path, settings, dev_score=killed_at(2, rising()), force=True)
     train(tmp_path, settings)  # nothing to do: it is still there
     assert {p.name: p.read_bytes() for p in (tmp_path / "model").iterdir()} == old
     train(tmp_path, settings, force=True)
     assert log_without_times(tmp_path) == log
     # A kill while the new stage takes the old one's place: the next call ends it.
-    whole = stages._put_in_place
-    monkeypatch.setattr(stages, "_put_in_place", lambda out: None)
-    train(tmp_path, changed)
-    monkeypatch.setattr(stages, "_put_in_place", whole)
-    rename, moved = Path.rename, itertools.count()
-
-    def killed(path: Path, target: Path) -> Path:
-        if next(moved) == 2:
-            raise Killed
-        return rename(path, target)
-
-    monkeypatch.setattr(Path, "rename", killed)
-    with pytest.raises(Killed):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(StageFolder, "put_in_place", lambda folder: None)
         train(tmp_path, changed)
-    monkeypatch.setattr(Path, "rename", rename)
+    for module, name in ((stages, "_remove"), (Path, "rename")):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(module, name, killed_at(3, getattr(module, name)))
+            with pytest.raises(Killed):
+                train(tmp_path, changed)
     made = train(tmp_path, changed) / "model.safetensors"
     assert made.read_bytes() != old["model.safetensors"]
     assert json.loads((tmp_path / "stage.json").read_text())["settings"]["learning_rate"] == changed.learning_rate
-    assert not {"unfinished", "finished"} & {path.name for path in tmp_path.iterdir()}
+    assert not (tmp_path / "unfinished").exists()
 
 
 def test_a_stage_says_its_grid_and_how_long_answers_are(
@@ -523,12 +490,12 @@ def test_a_stage_says_its_grid_and_how_long_answers_are(
     name = "pa_sft" if settings is SFT else "sc_grpo"
     rows = [row | {"grid": 4} for row in read_rows(world[name])]
     (tmp_path / "r.json").write_text(json.dumps(rows))
-    short = replace(settings, epochs=0.34) if isinstance(settings, PaSftSettings) else replace(settings, steps=1)
-    getattr(trainers, f"train_{name}")(world["model"], tmp_path / "r.json", tmp_path / "out", short)
+    train = getattr(trainers, f"train_{name}")
+    train(world["model"], tmp_path / "r.json", tmp_path / "out", one_step(settings))
     facts = json.loads((tmp_path / "out" / "stage.json").read_text())
     assert facts["grid"] == 4
     if settings is GRPO:
-        assert asked[0][-1] == 4 and facts["answer_tokens"] == GRPO.max_completion
+        assert asked[0][-1] == 4 and facts["answer_tokens"] == GRPO.max_completion_length
         return
     processor = load_model(world["model"])[1]
     answers = [row["messages"][1]["content"] + "<|end|>" for row in rows]
@@ -541,9 +508,6 @@ def test_a_dev_check_by_one_of_several_sharded_processes_is_refused(
     """Two gloo processes with FSDP2's fully_shard: the one that generates waits for the other's weights for ever."""
     trainer = SimpleNamespace(model=None, is_deepspeed_enabled=False, is_fsdp_enabled=True)
     log: Any = SimpleNamespace(dev_score=rising())
-    state = SimpleNamespace(num_processes=2, is_main_process=True)
-    monkeypatch.setattr(stages, "process_state", lambda: state)
-    (tmp_path / "unfinished").mkdir()
-    (tmp_path / "unfinished" / "begun.json").write_text("{}")
+    monkeypatch.setattr(trainers, "process_state", lambda: SimpleNamespace(num_processes=2))
     with pytest.raises(UserError, match="--engine single or ddp"):
-        stages.run_stage(trainer, tmp_path, tmp_path, log, None, {})
+        trainers._run(trainer, StageFolder(tmp_path), tmp_path, log, None, {})

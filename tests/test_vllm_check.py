@@ -29,19 +29,19 @@ def stand_in(fault: str = "") -> ModuleType:
         def __init__(self, model: str, **options: Any):
             self.model, self.processor = load_model(model)
 
-        def generate(self, asked: list[dict[str, Any]], how: Any) -> list[Any]:
-            return [self.answer(question, how.max_tokens) for question in asked]
+        def generate(self, requests: list[dict[str, Any]], sampling: Any) -> list[Any]:
+            return [self.answer(request, sampling.max_tokens) for request in requests]
 
-        def answer(self, question: dict[str, Any], most: int) -> Any:
-            images = question["multi_modal_data"]["image"]
+        def answer(self, request: dict[str, Any], max_tokens: int) -> Any:
+            images = request["multi_modal_data"]["image"]
             if fault == "another picture":
                 images = [Image.new("RGB", image.size) for image in images]
-            inputs = self.processor(images=[images], text=[question["prompt"]], return_tensors="pt")
-            made = self.model.generate(
-                **inputs, max_new_tokens=most, do_sample=False, output_logits=True, return_dict_in_generate=True
+            inputs = self.processor(images=[images], text=[request["prompt"]], return_tensors="pt")
+            output = self.model.generate(
+                **inputs, max_new_tokens=max_tokens, do_sample=False, output_logits=True, return_dict_in_generate=True
             )
-            new = made.sequences[0, inputs["input_ids"].shape[1] :].tolist()
-            scores = torch.stack(made.logits)[:, 0].log_softmax(-1)
+            new = output.sequences[0, inputs["input_ids"].shape[1] :].tolist()
+            scores = torch.stack(output.logits)[:, 0].log_softmax(-1)
             steps = [
                 {token: SimpleNamespace(logprob=float(row[token]))} for row, token in zip(scores, new, strict=True)
             ]
@@ -83,26 +83,23 @@ def pictures(count: int) -> list[list[Image.Image]]:
 
 def test_libraries_that_agree_pass(vllm: Callable[..., None], model: Path) -> None:
     vllm()
-    found = vllm_check.compare(model, pictures(2), max_tokens=5)
-    assert found.passed and found.largest_difference < 1e-4
-    vllm_check.record("tiny", found)
+    parity = vllm_check.compare(model, pictures(2), max_tokens=5)
+    assert parity.passed and parity.largest_difference < 1e-4
+    vllm_check.record("tiny", parity)
     vllm_check.require_passed("tiny")
 
 
 @pytest.mark.parametrize("fault", ["another picture", "a token less"])
 def test_faults_are_found(vllm: Callable[..., None], model: Path, fault: str) -> None:
     vllm(fault)
-    with torch.no_grad():
-        found = vllm_check.compare(model, pictures(2), max_tokens=5)
-    if fault == "a token less":
-        assert found.same_prompt_tokens == 0
-    else:
-        assert found.mean_difference > 1e-4  # small in a random miniature; the limit is for trained models
-    if fault == "a token less":
-        assert not found.passed
-        vllm_check.record("tiny", found)
-        with pytest.raises(UserError, match="disagree on tiny"):
-            vllm_check.require_passed("tiny")
+    parity = vllm_check.compare(model, pictures(2), max_tokens=5)
+    if fault == "another picture":
+        assert parity.mean_difference > 1e-4  # small in a random miniature; the tolerance is for trained models
+        return
+    assert parity.same_prompt_tokens == 0 and not parity.passed
+    vllm_check.record("tiny", parity)
+    with pytest.raises(UserError, match="disagree on tiny"):
+        vllm_check.require_passed("tiny")
 
 
 def test_a_model_or_version_that_was_not_checked_is_told_with_the_command(

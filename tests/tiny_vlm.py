@@ -65,6 +65,12 @@ def write_records(samples: list[Sample], folder: Path) -> tuple[Path, Path]:
     return sft, grpo
 
 
+def world(folder: Path) -> dict[str, Path]:
+    """A tiny model and the records of a dozen drawn pictures in `folder`."""
+    sft, grpo = write_records(draw_samples(folder / "pictures"), folder)
+    return {"folder": folder, "model": save(folder / "model"), "pa_sft": sft, "sc_grpo": grpo}
+
+
 def read_csv(path: Path) -> list[dict[str, str]]:
     with path.open(newline="") as file:
         return list(csv.DictReader(file))

@@ -20,16 +20,18 @@ import numpy as np
 import test_training as settings_of
 from trl import GRPOTrainer
 
-from iadr1_lib.training import StageLog, process_state, trainers
+from iadr1_lib.training import trainers
+from iadr1_lib.training.stage_log import StageLog
+from iadr1_lib.training.stages import process_state
 
 
 def recorded(self: Any, prompt_ids: Any, images: Any, multimodal_fields: Any, *args: Any, **kwargs: Any) -> Any:
     """The same completions for the same picture, whichever process asks: drawn from the picture's pixels."""
-    group, made = self.num_generations, []
-    for number, shown in enumerate(images):
-        seed = int(np.asarray(shown[0], dtype=np.int64).sum()) * 10 + number % group
-        made.append(np.random.default_rng(seed).integers(10, 250, size=4 + seed % 3).tolist())
-    return made, None
+    completions = []
+    for number, group in enumerate(images):
+        seed = int(np.asarray(group[0], dtype=np.int64).sum()) * 10 + number % self.num_generations
+        completions.append(np.random.default_rng(seed).integers(10, 250, size=4 + seed % 3).tolist())
+    return completions, None
 
 
 def note_advantages(advantages: list[float]) -> None:
@@ -57,12 +59,12 @@ def kill_at(step: int) -> None:
 
 
 def main(stage: str, model: str, records: str, out: str, steps: str, what: str = "0") -> None:
-    micro_batch = 4 // process_state().num_processes
     if what.isdigit() and int(what):
         kill_at(int(what))
+    processes = process_state().num_processes
     if stage == "pa_sft":
-        settings: Any = replace(settings_of.SFT, epochs=int(steps) / 3, micro_batch=micro_batch)
-        trainers.train_pa_sft(model, records, out, settings)
+        sft = replace(settings_of.SFT.in_processes(processes, planned=1), num_train_epochs=int(steps) / 3)
+        trainers.train_pa_sft(model, records, out, sft)
         return
     advantages: list[float] = []
     note_advantages(advantages)
@@ -70,7 +72,8 @@ def main(stage: str, model: str, records: str, out: str, steps: str, what: str =
         GRPOTrainer._generate_single_turn = recorded
     honest = trainers.rewards.reward_functions
     trainers.rewards.reward_functions = lambda *a: [settings_of.consistency_reward, *honest(*a)[1:]]
-    trainers.train_sc_grpo(model, records, out, replace(settings_of.GRPO, steps=int(steps), micro_batch=micro_batch))
+    grpo = replace(settings_of.GRPO.in_processes(processes, planned=1), max_steps=int(steps))
+    trainers.train_sc_grpo(model, records, out, grpo)
     Path(f"{out}.advantages.{process_state().process_index}.json").write_text(json.dumps(advantages))
 
 

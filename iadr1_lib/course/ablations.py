@@ -92,7 +92,7 @@ def train_variant(run: Run, study: str, variant: str) -> Path:
     out = variant_folder(run, study, variant)
     if chosen.stage == "pa_sft":
         sft = run.profile.settings("pa_sft", trainers.PaSftSettings)
-        sft = replace(sft, epochs=sft.epochs * 100 / changes.share, **changes.settings)
+        sft = replace(sft, num_train_epochs=sft.num_train_epochs * 100 / changes.share, **changes.settings)
         records = _pa_sft_records(run, changes)
         dev_check = steps.dev_check(run, max_new_tokens=LONGEST_ANSWER)
         trainers.train_pa_sft(base_model_dir(), records, out, sft, run.seed, dev_check)

@@ -247,7 +247,7 @@ def train_stage(run: Run, stage: str, engine: EngineSettings | None = None, forc
     elif not launch.is_launched():
         return _launch_stage(run, stage, engine, force)
     from iadr1_lib.models import loading
-    from iadr1_lib.training import stages, trainers
+    from iadr1_lib.training import PaSftSettings, ScGrpoSettings, stages, trainers
 
     records, out, check = stage_records(run, stage), run.path(stage), None
     start = loading.model_folder(model) if stage == "pa_sft" else _pa_sft_model(run)
@@ -255,18 +255,18 @@ def train_stage(run: Run, stage: str, engine: EngineSettings | None = None, forc
         if run.path("world").is_dir():
             check = dev_check(run)
         else:
-            stages.say(f"{run.folder} has no drawn world: no dev check is made, and the last model is kept")
+            stages.print_once(f"{run.folder} has no drawn world: no dev check is made, and the last model is kept")
+    planned = engine_settings(run).processes
     if stage != "sc_grpo":
-        sft = run.profile.settings(stage, trainers.PaSftSettings)
+        sft = run.profile.settings(stage, PaSftSettings).in_processes(engine.processes, planned)
         return trainers.train_pa_sft(start, records, out, sft, run.seed, check, model, force)
-    engine, grpo = launch.with_a_gpu_for_vllm(engine, run.profile.settings(stage, trainers.ScGrpoSettings))
-    vllm = None
+    grpo = run.profile.settings(stage, ScGrpoSettings).in_processes(engine.processes, planned)
+    engine.with_a_gpu_for_vllm()  # raises where there is none
     if engine.vllm != "off":
         from iadr1_lib.evaluation import vllm_check
 
         vllm_check.require_passed(model.name)
-        vllm = trainers.VllmSettings(engine.vllm, engine.vllm_url)
-    return trainers.train_sc_grpo(start, records, out, grpo, run.seed, check, model, vllm, force)
+    return trainers.train_sc_grpo(start, records, out, grpo, run.seed, check, model, engine.rollouts(), force)
 
 
 def _pa_sft_model(run: Run) -> Path:
@@ -280,7 +280,7 @@ def _pa_sft_model(run: Run) -> Path:
 
 def _launch_stage(run: Run, stage: str, engine: EngineSettings, force: bool) -> Path:
     """Start the engine's processes, each of which calls `train_stage`, and wait for them."""
-    from iadr1_lib.training import ScGrpoSettings, launch
+    from iadr1_lib.training import launch
 
     model = model_settings(run)
     stage_records(run, stage)  # fetched once, before there are several processes
@@ -292,9 +292,7 @@ def _launch_stage(run: Run, stage: str, engine: EngineSettings, force: bool) -> 
     arguments += ["--folder", str(run.folder), "--model", model.name]
     arguments += ["--engine", engine.config, "--processes", str(engine.processes)]
     arguments += ["--vllm", engine.vllm, "--vllm-url", engine.vllm_url, *(["--force"] if force else [])]
-    if stage == "sc_grpo":
-        engine, _ = launch.with_a_gpu_for_vllm(engine, run.profile.settings(stage, ScGrpoSettings))
-    launch.launch(engine, arguments)
+    launch.launch(engine.with_a_gpu_for_vllm() if stage == "sc_grpo" else engine, arguments)
     return stage_model(run, stage)
 
 

@@ -50,7 +50,7 @@ def results_page() -> str:
     commits = _listed(run["commit"] for run in runs)
     studies = {study: shipped_study(study)["provenance"] for study in ("rewards", "reasoning", "grid", "data")}
     of_studies = [run for block in studies.values() for run in block["runs"]]
-    steps = studies["rewards"]["parameters"]["ablations"]["steps"]
+    steps = studies["rewards"]["parameters"]["ablations"]["max_steps"]
     claims = agreement(measured(metrics))
     sections: list[tuple[str, list[str | pd.DataFrame]]] = [
         (

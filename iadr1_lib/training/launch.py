@@ -1,7 +1,4 @@
-"""What runs a stage: this process, or several under `accelerate launch`; and what vLLM changes in that.
-
-Starts without torch. The stages themselves do not know which engine they run in.
-"""
+"""What runs a stage: this process, or several under `accelerate launch`; and where vLLM generates. Without torch."""
 
 from __future__ import annotations
 
@@ -14,12 +11,13 @@ from dataclasses import dataclass, replace
 from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Literal, Protocol, TypeVar
+from typing import Any, Literal
 
 from iadr1_lib.errors import UserError, WrongUse
 from iadr1_lib.runs import project_root
 
 SINGLE = "single"
+VLLM_LENGTH = 8192  # tokens of prompt and completion; some models' own limit of 128k would not fit beside the weights
 _LAUNCHED = "IADR1_LAUNCHED"  # set in the processes that an engine started
 
 
@@ -31,8 +29,9 @@ class EngineSettings:
         config: "single" (this process) or a file in data/accelerate/ without its ending.
         processes: of training, over all; with vLLM as a server one of their GPUs is the server's.
         gpu_gib: memory of one GPU, for `iadr1 plan`.
-        vllm: who generates the rollouts of SC-GRPO: transformers ("off"), or vLLM in a process of its own or in those
-            of the training. Off by default: vLLM with pictures in TRL has known faults (`iadr1 check-vllm`).
+        vllm: who generates the rollouts of SC-GRPO: transformers ("off"), or vLLM in a process of its own ("server") or
+            in those of the training ("colocate"). Off by default: vLLM with pictures in TRL has known faults
+            (`iadr1 check-vllm`).
         vllm_url: where the server listens.
     """
 
@@ -42,13 +41,28 @@ class EngineSettings:
     vllm: Literal["off", "server", "colocate"] = "off"
     vllm_url: str = "http://localhost:8000"
 
+    def rollouts(self) -> dict[str, Any]:
+        """GRPOConfig's arguments that hand generation to vLLM; none where transformers generates."""
+        if self.vllm == "off":
+            return {}
+        arguments = {"use_vllm": True, "vllm_mode": self.vllm, "vllm_max_model_length": VLLM_LENGTH}
+        return arguments | ({"vllm_server_base_url": self.vllm_url} if self.vllm == "server" else {})
 
-class _Batch(Protocol):
-    @property
-    def prompts(self) -> int: ...
+    def with_a_gpu_for_vllm(self) -> EngineSettings:
+        """The engine of SC-GRPO: one process less where the vLLM server takes a GPU.
 
+        Each process keeps its share of a step, so the released batch comes out: three of four processes train.
 
-BatchT = TypeVar("BatchT", bound=_Batch)
+        Raises:
+            UserError: there is only one process.
+        """
+        if self.vllm != "server":
+            return self
+        if self.processes < 2:
+            raise UserError(
+                "vLLM as a server needs a GPU of its own: set engine.processes to 2 or more, or vllm to colocate"
+            )
+        return replace(self, processes=self.processes - 1)
 
 
 def config_file(name: str) -> Path:
@@ -66,26 +80,6 @@ def is_launched() -> bool:
     return _LAUNCHED in os.environ
 
 
-def with_a_gpu_for_vllm(engine: EngineSettings, batch: BatchT) -> tuple[EngineSettings, BatchT]:
-    """Engine and batch of SC-GRPO once the vLLM server has its GPU: one process less, and its prompts with it.
-
-    So the released batch comes out: of four processes with two prompts each, three train on six prompts a step.
-    """
-    if engine.vllm != "server":
-        return engine, batch
-    if engine.processes < 2:
-        raise UserError(
-            "vLLM as a server needs a GPU of its own: set engine.processes to 2 or more, or vllm to colocate"
-        )
-    share, rest = divmod(batch.prompts, engine.processes)
-    if rest:
-        raise UserError(
-            f"sc_grpo.prompts {batch.prompts} is no multiple of engine.processes {engine.processes}: choose one"
-        )
-    fewer = engine.processes - 1
-    return replace(engine, processes=fewer), replace(batch, prompts=share * fewer)  # type: ignore[type-var]
-
-
 def require_vllm() -> str:
     """The version of vLLM; UserError where it is missing."""
     if find_spec("vllm") is None:
@@ -98,11 +92,14 @@ def require_vllm() -> str:
 
 def command(engine: EngineSettings, arguments: Sequence[str]) -> list[str]:
     """The command line that runs `iadr1 ARGUMENTS` in the engine's processes."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        free_port = probe.getsockname()[1]
     return [
         *(sys.executable, "-m", "accelerate.commands.launch"),
         *("--config_file", str(config_file(engine.config))),
         *("--num_processes", str(engine.processes)),
-        *("--main_process_port", str(_free_port())),
+        *("--main_process_port", str(free_port)),
         *("-m", "iadr1_lib.cli", *arguments),
     ]
 
@@ -111,29 +108,22 @@ def launch(engine: EngineSettings, arguments: Sequence[str], say: Callable[[str]
     """Run `iadr1 ARGUMENTS` in the engine's processes and pass on what they print, line by line.
 
     Raises:
-        UserError: they failed; it ends with the last thing they said.
+        UserError: they failed; it ends with their last error message.
     """
     environment = os.environ | {_LAUNCHED: engine.config, "PYTHONUNBUFFERED": "1"}
-    started = subprocess.Popen(
+    process = subprocess.Popen(
         command(engine, arguments), env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )
-    assert started.stdout is not None
-    said = ""
+    assert process.stdout is not None
+    message = ""
     try:
-        for line in started.stdout:
+        for line in process.stdout:
             say(line.rstrip("\n"))
-            said = line.removeprefix("iadr1: ").strip() if line.startswith("iadr1: ") else said
+            message = line.removeprefix("iadr1: ").strip() if line.startswith("iadr1: ") else message
     except BaseException:
-        started.terminate()  # Ctrl-C, a kernel that is shut down: no process is left behind
-        started.wait()
+        process.terminate()  # Ctrl-C, a kernel that is shut down: no process is left behind
+        process.wait()
         raise
-    if started.wait():
-        reason = said or f"it ended with status {started.returncode}; its output above says why"
+    if process.wait():
+        reason = message or f"it ended with status {process.returncode}; its output above says why"
         raise UserError(f"the engine {engine.config} with {engine.processes} process(es) failed: {reason}")
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port

@@ -329,15 +329,16 @@ def _advice(model: Any, settings: PlanSettings) -> Iterator[str]:
 
     Each step keeps those before it.
     """
+    shorter, passes = settings.max_completion // 2, "with as many more gradient_accumulation_steps"
     steps: list[tuple[str, dict[str, Any]]] = [
         ("gradient_checkpointing: true", {"gradient_checkpointing": True}),
-        ("sc_grpo.micro_batch: 1", {"grpo_micro_batch": 1}),
-        ("pa_sft.micro_batch: 1", {"micro_batch": 1}),
+        (f"sc_grpo.per_device_train_batch_size: 1, {passes}", {"grpo_micro_batch": 1}),
+        (f"pa_sft.per_device_train_batch_size: 1, {passes}", {"micro_batch": 1}),
         ("dtype: bfloat16", {"bf16": True}),
         ("lora: true", {"lora": True}),
         ("four_bit: true", {"lora": True, "four_bit": True}),
         (f"max_pixels: {settings.max_pixels // 2}", {"max_pixels": max(784, settings.max_pixels // 2)}),
-        (f"max_completion: {settings.max_completion // 2}", {"max_completion": max(1, settings.max_completion // 2)}),
+        (f"max_completion_length: {shorter}", {"max_completion": max(1, shorter)}),
     ]
     if settings.processes > 1 and settings.sharding in ("none", "ddp"):
         steps.insert(0, ("config: fsdp2", {"sharding": "fsdp2"}))
@@ -361,7 +362,14 @@ def _peak(model: Any, settings: PlanSettings) -> float:
 
 
 _SHARDING: dict[str, Sharding] = {"single": "none", "ddp": "ddp", "zero3": "zero3", "fsdp2": "fsdp2"}
-_GRPO_KEYS = {"prompts", "group", "steps", "max_completion", "beta"}  # under the same name in section sc_grpo
+
+
+def _step(section: dict[str, Any], processes: int) -> int | None:
+    """Samples of an optimiser step over all processes; None where the section does not say."""
+    if "per_device_train_batch_size" not in section:
+        return None
+    step: int = section["per_device_train_batch_size"] * section.get("gradient_accumulation_steps", 1) * processes
+    return step
 
 
 def settings_of(profile: Profile) -> PlanSettings:
@@ -377,17 +385,25 @@ def settings_of(profile: Profile) -> PlanSettings:
         raise UserError(f"profile {profile.name}: engine.config is {config}; choose from {', '.join(_SHARDING)}")
     if vllm not in get_args(Vllm):
         raise UserError(f"profile {profile.name}: engine.vllm is {vllm}; choose off, server or colocate")
+    processes = engine.get("processes", 1)
+    completions = _step(grpo, processes)
     values = {
         **{key: model.get(key) for key in ("four_bit", "gradient_checkpointing")},
         **{key: engine.get(key) for key in ("processes", "gpu_gib")},
-        **{key: sft.get(key) for key in ("batch", "micro_batch", "epochs")},
-        **{key: grpo.get(key) for key in _GRPO_KEYS},
         "lora": bool(model.get("lora_rank")),
         "rank": model.get("lora_rank") or None,
         "bf16": model.get("dtype", "bfloat16") in ("bfloat16", "bf16"),
         "sharding": _SHARDING[config],
         "vllm": vllm,
-        "grpo_micro_batch": grpo.get("micro_batch"),
+        "batch": _step(sft, processes),
+        "micro_batch": sft.get("per_device_train_batch_size"),
+        "epochs": sft.get("num_train_epochs"),
+        "prompts": completions // grpo.get("num_generations", 1) if completions else None,
+        "group": grpo.get("num_generations"),
+        "grpo_micro_batch": grpo.get("per_device_train_batch_size"),
+        "steps": grpo["max_steps"] if grpo.get("max_steps", -1) > 0 else None,
+        "max_completion": grpo.get("max_completion_length"),
+        "beta": grpo.get("beta"),
         "max_pixels": max(sft.get("max_pixels") or 0, grpo.get("max_pixels") or 0) or None,
     }
     chosen: dict[str, Any] = {key: value for key, value in values.items() if value is not None}
