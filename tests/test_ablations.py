@@ -138,10 +138,8 @@ def test_places_of_a_finer_grid_are_taught_and_judged_in_that_grid(
 
 def test_places_on_another_grid_are_not_compared(runs: list[Run], benchmark: None) -> None:
     samples = course.benchmark_samples(runs[0], "")
-    answers = {
-        name: {0: read_predictions(course.predict_stage(runs[0], "pa_sft", samples))} for name in ("PA-SFT", "5×5")
-    }
-    answers["5×5"][0] = answers["5×5"][0].assign(grid=5)
+    before = read_predictions(course.predict_stage(runs[0], "pa_sft", samples))
+    answers = {"PA-SFT": {0: before}, "5×5": {0: before.assign(grid=5)}}
     metrics = {row["name"].split("/")[-1] for row in ablations._differences("5×5", "PA-SFT", answers, "fair")}
     assert metrics == set(PAIRED) - {"location"}
 

@@ -303,7 +303,8 @@ def interval_chart(
     look: dict[str, Any] = {"capsize": 3, "elinewidth": 1.2}
     chosen = table[x] == own
     if chosen.any():
-        rows, mark = table[chosen], {"color": COLOURS[1], "marker": "D", "markersize": 8, "linestyle": "none"}
+        rows = table[chosen]
+        mark: dict[str, Any] = {"color": COLOURS[1], "marker": "D", "markersize": 8, "linestyle": "none"}
         axis.errorbar(
             rows["at"], rows["value"], _whiskers(rows), label="the course's setting", zorder=3, **mark, **look
         )

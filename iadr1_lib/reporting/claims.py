@@ -106,12 +106,12 @@ def our_table(number: int, ours: Measured) -> pd.DataFrame:
     study = {2: "reasoning", 3: "rewards", 5: "rewards"}.get(number)
     if study is None:
         raise UserError(f"there is no table {number}: the paper has Tables 1 to 5")
-    rows = ours.get(study, {})
+    of_study = ours.get(study, {})
     if number == 5:
         lines = [
             {part: "no" if part in removed else "yes" for part in PARTS}
-            | _levels(rows, variant)
-            | {"minus all four": _minus(rows, variant, "strict")}
+            | _levels(of_study, variant)
+            | {"minus all four": _minus(of_study, variant, "strict")}
             for variant, removed in _REMOVED.items()
         ]
         return pd.DataFrame(lines).assign(source=study_file(study))
@@ -119,8 +119,8 @@ def our_table(number: int, ours: Measured) -> pd.DataFrame:
     lines = [
         {
             "data" if number == 2 else "strategy": title,
-            "zero-shot": _level(rows, variant),
-            "minus PA-SFT": _minus(rows, variant, BASELINE),
+            "zero-shot": _level(of_study, variant),
+            "minus PA-SFT": _minus(of_study, variant, BASELINE),
             "source": study_file(study),
         }
         for variant, title in variants.items()

@@ -141,7 +141,7 @@ def _sheet(
     columns: int,
     title: str | None,
     what: str,
-    legend: Sequence[tuple[str, str, str]] | None = None,
+    legend: Sequence[tuple[str, str, Any]] | None = None,
 ) -> Figure:
     """Draw panels side by side. The legend (label, colour, line style) is by default what the panels show."""
     if not panels:

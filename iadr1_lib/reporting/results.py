@@ -163,11 +163,12 @@ def found_by_severity(answers: dict[str, pd.DataFrame], parser: str = "fair", bi
         judged["severity"] = [severity_of(image) for image in judged["image"]]
         judged = judged.dropna(subset=["severity"])
         judged["bin"] = np.clip(np.digitize(judged["severity"], edges) - 1, 0, bins - 1)
-        for place, group in judged.groupby("bin"):
+        for place in sorted(set(judged["bin"])):
+            group = judged[judged["bin"] == place]
             ends = proportion_confint(int(group["correct"].sum()), len(group), method="wilson")
             shares = dict(zip(("value", "low", "high"), (float(group["correct"].mean()), *ends), strict=True))
             shares = {key: 100 * share for key, share in shares.items()}
-            middle = (edges[int(place)] + edges[int(place) + 1]) / 2
+            middle = (edges[place] + edges[place + 1]) / 2
             rows.append({"stage": stage, "severity": middle, **shares, "n": len(group)})
     return pd.DataFrame(rows, columns=["stage", "severity", "value", "low", "high", "n"])
 
@@ -202,7 +203,9 @@ def pool_seeds(run_folders: Sequence[str | Path]) -> list[Row]:
             rows += _mean_row(row["name"], _values(runs, row), row["unit"], row["n"])
     for stage in list(STAGES)[1:]:
         facts = {seed: stage_facts(folder / stage) for seed, folder in zip(runs, folders, strict=True)}
-        rows += _mean_row(f"{stage}/seconds", {seed: one and one["seconds"] for seed, one in facts.items()}, "s", None)
+        rows += _mean_row(
+            f"{stage}/seconds", {seed: one["seconds"] if one else None for seed, one in facts.items()}, "s", None
+        )
     answers = {seed: predictions(folder) for seed, folder in zip(runs, folders, strict=True)}
     parser = parser_of(next(iter(runs.values())))
     for model, baseline in COMPARISONS:
