@@ -398,7 +398,8 @@ def test_value_bars_keep_repeated_labels_apart() -> None:
     figure = reporting.value_bars(POINTS, "kind", "y", title="as they come")
     assert [bar.get_height() for bar in figure.axes[0].patches] == list(POINTS["y"])
     render(figure)
-    render(reporting.value_bars(POINTS, "x", "y", hue="kind"))
+    repeated = pd.concat([POINTS, POINTS.assign(kind="other")])  # the index repeats, too
+    render(reporting.value_bars(repeated, "x", "y", hue="kind"))
 
 
 def test_value_map_writes_every_value() -> None:

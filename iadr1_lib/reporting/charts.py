@@ -140,6 +140,7 @@ def value_bars(
         lines: height -> what a line across all bars at this height means.
     """
     require_columns(table, [x, y, *([hue] if hue else [])], "values")
+    table = table.reset_index(drop=True)  # tables that were put together repeat their index
     names = list(table[x].drop_duplicates().sort_values(key=lambda name: name == MEAN, kind="stable"))
     if not hue:
         names = list(table[x])  # a repeated label has a bar of its own
