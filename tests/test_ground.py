@@ -138,7 +138,7 @@ def test_each_make_verb_has_an_equivalent_in_help() -> None:
     for verb in set(verbs.group(1).split()) - {"help"}:
         line = re.search(rf"^make {verb} +(.+)$", told, re.MULTILINE)
         assert line is not None, f"make help does not tell {verb}"
-        assert re.search(r"iadr1|pip|pytest|ruff|rm -rf|make lint", line.group(1)), verb
+        assert re.search(r"iadr1|pip|pytest|ruff|python tests|rm -rf|make lint", line.group(1)), verb
     assert "iadr1 run --profile mini" in make("-n", "reproduce")
 
 
