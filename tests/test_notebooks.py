@@ -11,9 +11,8 @@ from typing import Any
 
 import nbformat
 import pytest
+from compare_metrics import untimed
 from conftest import ROOT, read_json
-
-TIMED = {"s", "min", "MiB", "images/s"}  # units of rows that differ from run to run
 
 
 def iadr1_run(runs: Path, *words: str) -> subprocess.CompletedProcess[str]:
@@ -92,9 +91,3 @@ def test_same_seed_gives_the_same_metrics(smoke: Path, tmp_path: Path) -> None:
     first, second = metrics(smoke), metrics(tmp_path / "smoke-s0")
     assert untimed(first) == untimed(second)
     assert first["provenance"]["data_hash"] == second["provenance"]["data_hash"]
-
-
-def untimed(found: dict[str, Any]) -> dict[str, Any]:
-    """Rows by name, without the batch's own and those that are a time or a memory."""
-    rows = [row for row in found["rows"] if row["notebook"] != "batch" and row["unit"] not in TIMED]
-    return {f"{row['notebook']}/{row['name']}": row for row in rows}
