@@ -4,20 +4,15 @@ from __future__ import annotations
 
 import json
 import math
-import os
-import signal
-import subprocess
-import sys
-import threading
+import multiprocessing
+import time
 from collections.abc import Callable
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from api_server import ApiServer, Seen, Step, anthropic_reply, error, openai_reply
-from conftest import ROOT
 from PIL import Image
 from typer.testing import CliRunner
 
@@ -85,19 +80,29 @@ def values_of(path: Path) -> dict[str, float]:
 
 
 @pytest.mark.parametrize(
-    ("name", "provider", "model", "address"),
+    ("name", "provider", "model", "address", "logprobs", "priced"),
     [
-        ("gpt-4.1", "openai", "gpt-4.1", None),
-        ("gpt-4o", "openai", "gpt-4o", None),
-        ("claude-sonnet-4", "anthropic", "claude-sonnet-4-20250514", None),
-        ("claude-haiku-5-5", "anthropic", "claude-haiku-5-5", None),
-        ("openai:org/model-7b@http://localhost:8000/v1", "openai", "org/model-7b", "http://localhost:8000/v1"),
-        ("anthropic:new-name", "anthropic", "new-name", None),
+        ("gpt-4.1", "openai", "gpt-4.1", None, True, True),
+        ("gpt-4o", "openai", "gpt-4o", None, True, True),
+        ("gpt-6-sol", "openai", "gpt-6-sol", None, False, True),
+        ("claude-sonnet-4", "anthropic", "claude-sonnet-4-20250514", None, False, True),
+        (
+            "openai:org/model-7b@http://localhost:8000/v1",
+            "openai",
+            "org/model-7b",
+            "http://localhost:8000/v1",
+            True,
+            False,
+        ),
+        ("anthropic:new-name", "anthropic", "new-name", None, False, False),
     ],
 )
-def test_names_of_models(name: str, provider: str, model: str, address: str | None) -> None:
+def test_names_of_models(
+    tmp_path: Path, name: str, provider: str, model: str, address: str | None, logprobs: bool, priced: bool
+) -> None:
     endpoint = endpoint_named(name)
     assert endpoint and (endpoint.provider, endpoint.model, endpoint.base_url) == (provider, model, address)
+    assert ("logprobs" in endpoint.extra, bool(Remote(endpoint, tmp_path).spent.price)) == (logprobs, priced)
 
 
 def test_other_names_and_those_of_folders_are_no_apis(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -107,22 +112,11 @@ def test_other_names_and_those_of_folders_are_no_apis(tmp_path: Path, monkeypatc
         assert endpoint_named(name) is None
 
 
-def test_log_probabilities_are_asked_for_where_servers_give_them() -> None:
-    def asks(name: str, logprobs: bool | None = None) -> bool:
-        endpoint = endpoint_named(name, logprobs)
-        return bool(endpoint and endpoint.extra.get("logprobs"))
-
-    assert asks("gpt-4.1") and asks("openai:m@http://h/v1")
-    assert not asks("gpt-6-sol") and not asks("claude-sonnet-4") and not asks("gpt-4.1", False)
-    assert asks("gpt-6-sol", True)
+def test_log_probabilities_can_be_asked_for_or_not() -> None:
+    asked, spared = endpoint_named("gpt-6-sol", True), endpoint_named("gpt-4.1", False)
+    assert asked and asked.extra["logprobs"] and spared and not spared.extra
     with pytest.raises(UserError, match="no log-probabilities"):
-        asks("claude-sonnet-4", True)
-
-
-def test_the_models_of_the_papers_table_have_a_price(tmp_path: Path) -> None:
-    for name in ("gpt-4.1", "gpt-4o", "claude-sonnet-4", "gpt-4.1-mini", "gpt-4.1-nano"):
-        endpoint = endpoint_named(name)
-        assert endpoint and Remote(endpoint, tmp_path, cost_cap=1.0).price
+        endpoint_named("claude-sonnet-4", True)
 
 
 # ------------------------------------------------------------------------------------------------- asking
@@ -136,12 +130,10 @@ def test_rows_are_those_of_a_model_in_a_folder(
     rows = rows_of(out)
     assert [row["image"] for row in rows] == [sample.image for sample in samples]
     assert all(tuple(row) == PREDICTION_KEYS for row in rows)
-    assert {(row["prompt"], row["protocol"], row["seed"], row["p_yes"]) for row in rows} == {
-        ("yes-no", "strict", 3, None)
-    }
+    how = {(row["prompt"], row["protocol"], row["seed"], row["p_yes"]) for row in rows}
+    assert how == {("yes-no", "strict", 3, None)}
     assert {row["model"].split("/")[0] for row in rows} == {provider}
     assert values_of(out)["balanced_accuracy"] == 100.0
-    assert all(QUESTION in seen.text for seen in server.seen)
     assert all((seen.body.get("max_tokens"), "temperature" in seen.body) == (600, False) for seen in server.seen)
 
 
@@ -152,22 +144,20 @@ def test_an_api_model_is_asked_in_the_words_of_the_prompt_mode(
     for prompt, words in PROMPTS.items():
         server.seen.clear()
         predict_remote(make(), samples[:1], tmp_path / f"{prompt}.jsonl", prompt=prompt)
-        assert [part["text"] for part in server.seen[0].content if part["type"] == "text"] == [words]
-        assert [message["role"] for message in server.seen[0].body["messages"]] == ["user"]
+        (message,) = server.seen[0].body["messages"]
+        assert (message["role"], server.seen[0].text) == ("user", words)
     with pytest.raises(UserError, match="bare, yes-no"):
         predict_remote(make(), samples[:1], tmp_path / "q.jsonl", prompt="polite")
 
 
-@pytest.mark.parametrize(
-    ("size", "sent"),
-    [((1024, 700), (512, 350)), ((300, 1537), (99, 512)), ((512, 512), (512, 512)), ((40, 9), (40, 9))],
-)
 def test_pictures_are_sent_with_at_most_512_pixels_on_the_longer_side(
-    server: ApiServer, make: Make, samples: list[Sample], size: tuple[int, int], sent: tuple[int, int], tmp_path: Path
+    server: ApiServer, make: Make, samples: list[Sample], tmp_path: Path
 ) -> None:
-    Image.new("RGB", size, "white").save(samples[0].image)
-    predict_remote(make(), samples[:1], tmp_path / "p.jsonl")
-    assert server.seen[0].picture.size == sent
+    sizes = [((1024, 700), (512, 350)), ((300, 1537), (99, 512)), ((512, 512), (512, 512)), ((40, 9), (40, 9))]
+    for (size, _), sample in zip(sizes, samples, strict=False):
+        Image.new("RGB", size, "white").save(sample.image)
+    predict_remote(make(), samples[: len(sizes)], tmp_path / "p.jsonl")
+    assert [seen.picture.size for seen in server.seen] == [sent for _, sent in sizes]
 
 
 def test_a_second_evaluation_costs_nothing_and_another_seed_does(
@@ -184,27 +174,17 @@ def test_a_second_evaluation_costs_nothing_and_another_seed_does(
 def test_a_killed_run_goes_on_and_its_replies_are_kept(
     server: ApiServer, make: Make, samples: list[Sample], tmp_path: Path
 ) -> None:
-    fifth = threading.Event()
-
-    def answer(number: int, seen: Seen) -> Step:
-        if number != 4:
-            return judge(seen)
-        fifth.set()
-        return Step(drop=True, delay=5)  # the child dies while it waits
-
-    server.answer = answer
+    """A process that is killed after four rows, in the middle of the fifth."""
+    server.answer = lambda number, seen: Step(drop=True, delay=5) if number == 4 else judge(seen)
     out, fresh = tmp_path / "p.jsonl", tmp_path / "q.jsonl"
-    (tmp_path / "samples.json").write_text(json.dumps([asdict(sample) for sample in samples]))
-    code = (
-        "import json; from pathlib import Path; from iadr1_lib.records import Sample; from iadr1_lib.remote import *\n"
-        f"e = endpoint_named('gpt-4.1', concurrency=1, base_url='{server.url}/v1', key_variable='TEST_KEY')\n"
-        f"samples = [Sample(**s) for s in json.loads(Path({str(tmp_path / 'samples.json')!r}).read_text())]\n"
-        f"predict_remote(Remote(e, {str(tmp_path / 'replies')!r}), samples, Path({str(out)!r}))\n"
-    )
-    child = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.DEVNULL)
-    assert fifth.wait(60)
-    os.kill(child.pid, signal.SIGKILL)
-    child.wait()
+    context = multiprocessing.get_context("fork")
+    child = context.Process(target=predict_remote, args=(make(), samples, out))
+    child.start()
+    deadline = time.monotonic() + 60
+    while len(server.seen) < 5 and time.monotonic() < deadline:
+        time.sleep(0.01)
+    child.kill()
+    child.join()
     assert len(rows_of(out)) == 4
     with out.open("a") as file:
         file.write('{"image": "half a li')
@@ -217,22 +197,17 @@ def test_a_killed_run_goes_on_and_its_replies_are_kept(
 # ------------------------------------------------------------------------------------------------- cost
 
 
-def test_the_highest_cost_is_said_before_and_the_paid_one_after(
-    make: Make, samples: list[Sample], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_the_highest_cost_is_printed_before_and_the_paid_one_after(
+    server: ApiServer, make: Make, samples: list[Sample], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    with pytest.raises(UserError, match=r"up to \$0.06.* cap of \$0.05, so nothing was asked: raise the cap"):
+        predict_remote(make(cost_cap=0.05), samples, tmp_path / "p.jsonl")
+    assert not server.seen
     remote = make(cost_cap=1.0)
     predict_remote(remote, samples, tmp_path / "p.jsonl")
     before, *_, after = capsys.readouterr().out.splitlines()
     assert "at most: 12 requests" in before and "$" in before
     assert f"paid: {remote.spent}" in after and "12000 tokens in" in after
-
-
-def test_what_might_cost_more_than_the_cap_is_not_asked(
-    server: ApiServer, make: Make, samples: list[Sample], tmp_path: Path
-) -> None:
-    with pytest.raises(UserError, match=r"up to \$0.06.* cap of \$0.05, so nothing was asked: raise the cap"):
-        predict_remote(make(cost_cap=0.05), samples, tmp_path / "p.jsonl")
-    assert not server.seen
 
 
 def test_a_cap_that_is_reached_in_the_middle_keeps_what_was_answered(
@@ -295,12 +270,9 @@ def test_a_picture_without_reply_does_not_hold_up_the_others(
     server: ApiServer, make: Make, samples: list[Sample], tmp_path: Path
 ) -> None:
     server.answer = lambda number, seen: error(500, "down") if number in (2, 3) else judge(seen)
-    out = tmp_path / "p.jsonl"
     with pytest.raises(UserError, match="1 of 12 pictures have no answer yet .*status 500"):
-        predict_remote(make(), samples, out)
-    assert len(rows_of(out)) == 11
-    predict_remote(make(), samples, out)
-    assert {row["image"] for row in rows_of(out)} == {sample.image for sample in samples}
+        predict_remote(make(), samples, tmp_path / "p.jsonl")
+    assert len(rows_of(predict_remote(make(), samples, tmp_path / "p.jsonl"))) == 12
     assert len(server.seen) == 14
 
 
@@ -367,20 +339,22 @@ def test_log_probabilities_of_the_server_become_p_yes(
 @pytest.fixture
 def parts(tmp_path: Path) -> Path:
     """A data set of one category: three normal and three defective test pictures, those with a dark corner."""
-    for folder, corner in (("good", 255), ("scratch", 0)):
+    bolt = tmp_path / "parts" / "bolt"
+    for kind, corner in (("good", 255), ("scratch", 0)):
         for number in range(3):
-            path = tmp_path / "parts" / "bolt" / "test" / folder / f"{number}.png"
-            path.parent.mkdir(parents=True, exist_ok=True)
             pixels = np.random.default_rng(10 * number + corner).integers(100, 256, (20, 20, 3), dtype=np.uint8)
             pixels[:4, :4] = corner
-            Image.fromarray(pixels).save(path)
-            if corner == 0:
-                mask = tmp_path / "parts" / "bolt" / "ground_truth" / "scratch" / f"{number}_mask.png"
-                mask.parent.mkdir(parents=True, exist_ok=True)
-                marked = np.zeros((20, 20), np.uint8)
-                marked[:4, :4] = 255
-                Image.fromarray(marked).save(mask)
+            mask = np.zeros((20, 20), np.uint8)
+            mask[:4, :4] = 255
+            save(bolt / "test" / kind / f"{number}.png", pixels)
+            if kind == "scratch":
+                save(bolt / "ground_truth" / kind / f"{number}_mask.png", mask)
     return tmp_path / "parts"
+
+
+def save(path: Path, pixels: Any) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(pixels).save(path)
 
 
 def evaluate(*words: object) -> Any:
