@@ -17,7 +17,7 @@ import math
 import threading
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -28,16 +28,8 @@ import yaml
 from iadr1_lib.data import content_hash, image_size
 from iadr1_lib.errors import UserError, one_line
 from iadr1_lib.files import Journal, read_text
-from iadr1_lib.remote.providers import (
-    PROVIDERS,
-    Endpoint,
-    Provider,
-    Reply,
-    Request,
-    TransientError,
-    UnreachableError,
-    scaled_size,
-)
+from iadr1_lib.remote import providers
+from iadr1_lib.remote.providers import Endpoint, Provider, Reply, Request, scaled_size
 from iadr1_lib.runs import project_root
 
 LOOK_AHEAD = 2  # requests in hand per thread: enough that none waits for the reader, few enough to stay small
@@ -81,12 +73,10 @@ class Remote:
         endpoint: whom to ask, and how.
         cache_folder: where replies are kept (replies.jsonl), each written as soon as it is there. Endpoints can share
             it, one run after the other, and it can be copied to other machines.
-        cost_cap: US dollars that this object may spend in all; None for no limit. A request is sent only if its worst
-            case (`max_tokens` used up) still fits. A try that timed out or came back unreadable is not counted, though
-            the provider may bill it.
+        cost_cap: US dollars that may be spent in all: a request is sent only if its worst case (`max_tokens` used up)
+            still fits. A try without a readable reply is not counted, though the provider may bill it.
 
-    Attributes:
-        spent: what this object has paid for so far.
+    `spent` is what was paid for so far.
 
     Raises:
         UserError: a cost cap for a model without a known price; a damaged cache.
@@ -108,11 +98,11 @@ class Remote:
         self._lock = threading.Lock()
         self._stopped = threading.Event()
 
-    def ask(self, requests: Iterable[Request]) -> Iterator[Reply]:
+    def ask(self, requests: Iterable[Request]) -> Generator[Reply]:
         """One reply per request, in order, each given out as soon as it and those before it are there.
 
-        Only a few requests are held at a time, whatever their number. When the caller stops early, or an error ends the
-        run, requests under way are still waited for and their replies kept: asking again goes on from there.
+        A few requests are held at a time. When the caller stops early, or an error ends the run, requests under way are
+        still waited for and their replies kept: asking again goes on from there.
 
         Raises:
             UserError: the SDK or the key is missing; the server was never reached, or refuses the key, the model
@@ -133,10 +123,7 @@ class Remote:
             pool.shutdown(cancel_futures=True)
 
     def estimate(self, requests: Iterable[Request]) -> Cost:
-        """What asking would cost at most, roughly: tokens in are guessed, and every reply uses up `max_tokens`.
-
-        Nothing is sent. Images are read to look replies up in the cache.
-        """
+        """What asking would cost at most, roughly: tokens in are guessed, and every reply uses up `max_tokens`."""
         cost = Cost(self.spent.price)
         for request in requests:
             if self._key(request) in self._replies:
@@ -161,7 +148,7 @@ class Remote:
             )
             return pool.submit(Reply, None, "unsent", message, answered=False)
         if self._provider is None:
-            self._provider = PROVIDERS[self.endpoint.provider](self.endpoint, self._before_try)
+            self._provider = providers.PROVIDERS[self.endpoint.provider](self.endpoint, self._before_try)
         future = pool.submit(self._send, self._provider, key, request, tokens)
         self._running[key] = future, dollars
         return future
@@ -181,8 +168,8 @@ class Remote:
         """Send the request, count its cost and keep the reply; what was asked is kept for the reader alone."""
         try:
             reply = provider.ask(request)
-        except TransientError as error:  # nothing was answered, so nothing is kept: the next run tries again
-            if isinstance(error, UnreachableError) and not self.spent.requests:  # most likely a wrong address
+        except providers.TransientError as error:  # nothing was answered, so nothing is kept: the next run tries again
+            if isinstance(error, providers.UnreachableError) and not self.spent.requests:  # most likely a wrong address
                 raise UserError(f"{error}: check base_url and the network, then run again") from error
             return Reply(None, "failed", f"{self.endpoint.name} gave no reply: {error}", answered=False)
         tokens = reply.input_tokens, reply.output_tokens

@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Sequence
+from contextlib import closing
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
@@ -73,13 +74,12 @@ def predict_remote(
 
     The highest possible cost is printed before, and what was paid after. Rows are those of `prediction.predict`, model
     being provider and name; p_yes is None without log-probabilities. A refusal has its words (or the server's) as raw
-    and one more key, refused: true. A reply cut off at `max_tokens` counts as far as it goes and has the key cut: true.
-    The prompt is in the words for a model in a folder. Another seed is asked anew: these models do not answer greedily.
+    and the key refused: true; a reply cut off at `max_tokens` counts as far as it goes and has the key cut: true.
+    Another seed is asked anew: these models do not answer greedily.
 
     Raises:
         UserError: an unknown prompt mode; the cost could exceed the cap (nothing is asked then); the cap was reached;
-            pictures got no reply; whatever `Remote.ask` raises. What was answered is in `out`, and the same call goes
-            on from there.
+            pictures got no reply; as `Remote.ask`. The same call goes on from what was answered.
     """
     if prompt not in PROMPTS:
         raise UserError(f"unknown prompt mode {prompt!r}: choose one of {', '.join(PROMPTS)}")
@@ -112,19 +112,18 @@ def _write_answers(
     journal = Journal(out, ascii_only=True)
     failures = answered = 0
     problem = ""
-    replies = remote.ask(requests)
-    for sample, reply in zip(samples, replies, strict=True):
-        if reply.answered:
-            journal.append(_row(sample, reply, origin))
-            answered, failures = answered + 1, 0
-            if answered % EVERY == 0:
-                print(f"answered {answered} of {len(samples)} pictures", flush=True)
-        else:
+    with closing(remote.ask(requests)) as replies:  # it waits for requests under way, whose replies are kept
+        for sample, reply in zip(samples, replies, strict=True):
+            if reply.answered:
+                journal.append(_row(sample, reply, origin))
+                answered, failures = answered + 1, 0
+                if answered % EVERY == 0:
+                    print(f"answered {answered} of {len(samples)} pictures", flush=True)
+                continue
             problem = reply.message
             failures += reply.status == "failed"
             if failures == MAX_FAILURES:
                 break
-    replies.close()  # type: ignore[attr-defined]  # waits for requests under way, whose replies are kept
     if problem:
         raise UserError(
             f"{len(samples) - answered} of {len(samples)} pictures have no answer yet ({problem}): "

@@ -41,35 +41,21 @@ class UnreachableError(TransientError):
 
 @dataclass(frozen=True)
 class Endpoint:
-    """A model behind a server, and how it may be asked.
+    """A model behind a server, and how it may be asked. Raises UserError for a value out of range."""
 
-    Attributes:
-        provider: the server's protocol, "anthropic" or "openai".
-        model: the model's name, as the server knows it.
-        base_url: the server's address; None for the provider's own. For vLLM: "http://localhost:8000/v1".
-        key_variable: environment variable that holds the key; None for ANTHROPIC_API_KEY or OPENAI_API_KEY at the
-            provider's own address and for no key elsewhere, so that no other server sees the provider's key.
-        max_tokens: most tokens of a reply, the model's own thinking included.
-        extra: further fields of the request's body, such as {"temperature": 0.0}.
-        timeout: seconds that one try may take.
-        requests_per_minute: None for no limit; retries count.
-        concurrency: requests under way at the same time.
-        retries: further tries after a transient failure (408, 409, 429, 5xx, time-out, lost connection, unreadable
-            reply). The SDKs wait 0.5 s, doubled each time up to 8 s, or as long as Retry-After says.
-
-    Raises:
-        UserError: a value is out of range.
-    """
-
-    provider: Literal["anthropic", "openai"]
-    model: str
-    base_url: str | None = None
+    provider: Literal["anthropic", "openai"]  # the server's protocol
+    model: str  # as the server calls it
+    base_url: str | None = None  # the provider's own by default; "http://localhost:8000/v1" for vLLM
+    # Environment variable with the key; by default ANTHROPIC_API_KEY or OPENAI_API_KEY at the provider's own address
+    # and no key elsewhere, so that no other server sees it.
     key_variable: str | None = None
-    max_tokens: int = 4000
-    extra: Mapping[str, Any] = field(default_factory=dict)
-    timeout: float = 120.0
-    requests_per_minute: float | None = None
-    concurrency: int = 4
+    max_tokens: int = 4000  # of a reply, the model's own thinking included
+    extra: Mapping[str, Any] = field(default_factory=dict)  # of the request's body, such as {"temperature": 0.0}
+    timeout: float = 120.0  # seconds of one try
+    requests_per_minute: float | None = None  # no limit by default; retries count
+    concurrency: int = 4  # requests under way at the same time
+    # After 408, 409, 429, 5xx, a time-out or a lost connection. The SDKs wait 0.5 s, doubled each time up to 8 s, or as
+    # long as Retry-After says.
     retries: int = 7
 
     def __post_init__(self) -> None:
@@ -111,38 +97,28 @@ class Request:
 
 @dataclass(frozen=True)
 class Reply:
-    """What came back.
+    """What came back. A row of replies.jsonl holds it as it is.
 
-    Attributes:
-        text: the model's words; of a truncated reply as far as they go; None if there are none.
-        status: "ok"; "refused" by the model or a content filter; "truncated" at max_tokens; "failed" in spite of all
-            retries, or without text; "unsent" because the cost cap was reached.
-        message: for every status but "ok" a sentence that says why.
-        input_tokens, output_tokens: as the server counted them; None if it did not.
-        cached: whether it was kept from before and cost nothing now.
-        answered: False if the server never answered, so that asking again may help.
-        logprobs: of each token of the text, in order, {"token": its text, "top": {token: log-probability}}, where only
-            the words yes and no have their alternatives in "top"; None unless the endpoint asks for them (`extra`) and
-            the server gives them. OpenAI-compatible servers only.
+    Status is "refused" by the model or a content filter, "truncated" at max_tokens, "failed" in spite of all retries or
+    without text, "unsent" because of the cost cap, else "ok".
     """
 
-    text: str | None
+    text: str | None  # of a truncated reply as far as it goes
     status: Literal["ok", "refused", "truncated", "failed", "unsent"]
-    message: str = ""
-    input_tokens: int | None = None
+    message: str = ""  # for every status but "ok" a sentence that says why
+    input_tokens: int | None = None  # as the server counted them; None if it did not
     output_tokens: int | None = None
-    cached: bool = False
-    answered: bool = True
+    cached: bool = False  # kept from before: it cost nothing now
+    answered: bool = True  # False if the server never answered, so that asking again may help
+    # Of each token of the text {"token": its text, "top": {token: log-probability}}, where only the words yes and no
+    # have alternatives in "top". None unless an OpenAI-compatible server gives them and `extra` asks for them.
     logprobs: list[dict[str, Any]] | None = None
 
 
 def encode_image(path: Path, max_pixels: int, max_side: int | None = None) -> str:
-    """A picture as PNG in base64, scaled down as `Request` says and without its metadata.
+    """A picture as PNG in base64, scaled down as `Request` says and without its metadata; errors as `open_image`.
 
     PNG, since JPEG blurs fine scratches; a million pixels stay below 5 MB, the lowest limit of the providers.
-
-    Raises:
-        UserError: as `open_image`.
     """
     image = open_image(path)
     if (size := scaled_size(image.size, max_pixels, max_side)) != image.size:
@@ -161,11 +137,7 @@ def scaled_size(size: tuple[int, int], max_pixels: int, max_side: int | None) ->
 
 
 class Provider:
-    """A protocol, spoken by the provider's own SDK, which retries transient failures.
-
-    Args:
-        endpoint: whom to ask, and how.
-        before_try: called with each HTTP request, those of retries too.
+    """A protocol, spoken by the provider's own SDK, which calls `before_try` with each HTTP request, retries too.
 
     Raises:
         UserError: the SDK is not installed, or no key is set.
@@ -198,8 +170,8 @@ class Provider:
         """Send a request and read the reply.
 
         Raises:
-            TransientError: no readable reply after all retries.
-            UserError: the server refuses the key, the model or the request; an image cannot be read.
+            TransientError: no readable reply, or none after all retries.
+            UserError: the server rejects the key, the model or the request; an image cannot be read.
         """
         images = [encode_image(path, request.max_pixels, request.max_side) for path in request.images]
         try:
@@ -258,15 +230,12 @@ class AnthropicProvider(Provider):
             extra_body=self.endpoint.extra,
             **({"system": request.system} if request.system else {}),
         )
+        text = "".join(block.text for block in answer.content if block.type == "text")
         stop, refusal = answer.stop_reason, None
         if stop == "refusal":
             refusal = getattr(answer.stop_details, "explanation", None) or "the model refused"
-        return _reply(
-            text="".join(block.text for block in answer.content if block.type == "text"),
-            refusal=refusal,
-            cut=stop if stop in {"max_tokens", "model_context_window_exceeded"} else None,
-            tokens=(answer.usage.input_tokens, answer.usage.output_tokens),
-        )
+        cut = stop if stop in {"max_tokens", "model_context_window_exceeded"} else None
+        return _reply(text, refusal, cut, (answer.usage.input_tokens, answer.usage.output_tokens))
 
 
 class OpenAIProvider(Provider):
@@ -275,9 +244,8 @@ class OpenAIProvider(Provider):
     address, client_class = "https://api.openai.com/v1", "OpenAI"
 
     def answer(self, request: Request, images: list[str]) -> Reply:
-        content: list[Any] = [
-            {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{image}"}} for image in images
-        ]
+        urls = [f"data:image/png;base64,{image}" for image in images]
+        content: list[Any] = [{"type": "image_url", "image_url": {"url": url}} for url in urls]
         messages: list[Any] = [{"role": "system", "content": request.system}] if request.system else []
         messages.append({"role": "user", "content": [*content, {"type": "text", "text": request.text}]})
         # OpenAI's newer models refuse the old name, some other servers do not know the new one.
@@ -288,13 +256,9 @@ class OpenAIProvider(Provider):
         refusal = getattr(choice.message, "refusal", None)
         if choice.finish_reason == "content_filter":
             refusal = refusal or "stopped by the content filter"
-        return _reply(
-            text=choice.message.content or "",
-            refusal=refusal,
-            cut="max_tokens" if choice.finish_reason == "length" else None,
-            tokens=(usage.prompt_tokens, usage.completion_tokens) if usage else (None, None),
-            logprobs=_logprobs(choice),
-        )
+        cut = "max_tokens" if choice.finish_reason == "length" else None
+        tokens = (usage.prompt_tokens, usage.completion_tokens) if usage else (None, None)
+        return _reply(choice.message.content or "", refusal, cut, tokens, _logprobs(choice))
 
 
 PROVIDERS: dict[str, type[Provider]] = {"anthropic": AnthropicProvider, "openai": OpenAIProvider}

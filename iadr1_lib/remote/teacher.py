@@ -52,16 +52,14 @@ class ApiTeacher:
 
     def request(self, task: Task) -> Request:
         """What is sent for a task: the prompts, filled in, and the sample's own picture."""
-        keys = ["normal" if task.facts.label == "no" else "defective", *(["again"] if task.attempt else [])]
-        lines = "\n".join(self._fill(key, task) for key in keys).splitlines()
-        text = "\n".join(line for line in lines if line.strip())
+        text = self._fill("normal" if task.facts.label == "no" else "defective", task)
+        text += "\n" + self._fill("again", task) if task.attempt else ""
+        text = "\n".join(line for line in text.splitlines() if line.strip())
         return Request(self._fill("system", task).strip(), text, (Path(task.sample.image),), attempt=task.attempt)
 
     def estimate(self, samples: Sequence[Sample], tries: int) -> Cost:
-        """What the samples would cost at most, roughly: every draft needed, nothing written or kept yet.
-
-        Nothing is measured: the words for what a mask would tell are of about the same length.
-        """
+        """What the samples would cost at most, roughly: every draft needed, nothing written or kept yet."""
+        # Nothing is measured: the words for what a mask would tell are of about the same length.
         tasks = (Task(sample, Facts(sample.label), attempt) for attempt in range(tries) for sample in samples)
         return self.remote.estimate(self.request(task) for task in tasks)
 
@@ -70,16 +68,14 @@ class ApiTeacher:
         try:
             return str(self._prompts[key]).format_map(words)
         except (KeyError, ValueError, IndexError) as error:
-            known = ", ".join(words)
-            raise UserError(f"The prompt {key} has a {{word}} that means nothing ({error}): use {known}") from error
+            message = f"The prompt {key} has a {{word}} that means nothing ({error}): use {', '.join(words)}"
+            raise UserError(message) from error
 
 
 def _words(task: Task) -> dict[str, str]:
     """What the {words} of the prompts stand for."""
     facts = task.facts
-    look_alike = ""
-    if facts.look_alike and facts.look_alike_cell:
-        look_alike = f"A {facts.look_alike} at the {facts.look_alike_cell} belongs to the item; it is no defect."
+    look_alike = f"A {facts.look_alike} at the {facts.look_alike_cell} belongs to the item; it is no defect."
     return {
         "cells": ", ".join(cell_names(facts.grid)),
         "category": task.sample.category.replace("_", " "),
@@ -90,7 +86,7 @@ def _words(task: Task) -> dict[str, str]:
         "tone": facts.tone,
         "form": facts.form,
         "contrast": facts.step,
-        "look_alike": look_alike,
+        "look_alike": look_alike if facts.look_alike and facts.look_alike_cell else "",
         "reasons": "\n".join(f"- {reason}" for reason in task.reasons) or "- it did not keep to the rules",
     }
 
@@ -118,11 +114,8 @@ class RecordingTeacher:
 class ReplayTeacher:
     """Plays back a recording: the same picture and attempt get the same draft, wherever the picture lies.
 
-    Pictures are known by their pixels, so a picture drawn anew must come out the same. A task that was not recorded has
-    no draft, but a sentence.
-
-    Raises:
-        UserError: the file is missing, or a line is not a recorded draft (the line is named).
+    Pictures are known by their pixels. A task that was not recorded has no draft, but a sentence. Raises UserError for
+    a missing file or a line that is no recorded draft.
     """
 
     def __init__(self, path: str | Path) -> None:
