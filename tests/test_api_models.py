@@ -208,7 +208,6 @@ def test_refusals_cut_and_empty_replies_count_as_they_are(
     provider: str,
     refusal: Step,
     raw: str,
-    length: str,
 ) -> None:
     reply, length = (anthropic_reply, "max_tokens") if provider == "anthropic" else (openai_reply, "length")
     steps = [refusal, reply("I look at", length), reply("Yes, at", length), reply("")]
