@@ -32,16 +32,9 @@ class Step:
 def anthropic_reply(text: str, stop_reason: str = "end_turn", tokens: tuple[int, int] = (1000, 100)) -> Step:
     """A message as /v1/messages gives it: models that think put a block of thinking before the text."""
     thinking = {"type": "thinking", "thinking": "hm", "signature": "s"}
-    body: dict[str, Any] = {
-        "id": "msg_1",
-        "type": "message",
-        "role": "assistant",
-        "model": "claude-test",
-        "content": [thinking, {"type": "text", "text": text}] if text else [],
-        "stop_reason": stop_reason,
-        "stop_sequence": None,
-        "usage": {"input_tokens": tokens[0], "output_tokens": tokens[1]},
-    }
+    content = [thinking, {"type": "text", "text": text}] if text else []
+    body = {"id": "msg_1", "type": "message", "role": "assistant", "model": "claude-test", "content": content}
+    body |= {"stop_reason": stop_reason, "usage": {"input_tokens": tokens[0], "output_tokens": tokens[1]}}
     if stop_reason == "refusal":
         body["stop_details"] = {"type": "refusal", "category": None, "explanation": "I would rather not."}
     return Step(body)
@@ -52,16 +45,10 @@ def openai_reply(
 ) -> Step:
     """A completion as /v1/chat/completions gives it."""
     message = {"role": "assistant", "content": text, "refusal": refusal}
-    return Step(
-        {
-            "id": "chatcmpl-1",
-            "object": "chat.completion",
-            "created": 1,
-            "model": "gpt-test",
-            "choices": [{"index": 0, "message": message, "finish_reason": finish_reason, "logprobs": None}],
-            "usage": {"prompt_tokens": tokens[0], "completion_tokens": tokens[1], "total_tokens": sum(tokens)},
-        }
-    )
+    choice = {"index": 0, "message": message, "finish_reason": finish_reason, "logprobs": None}
+    usage = {"prompt_tokens": tokens[0], "completion_tokens": tokens[1], "total_tokens": sum(tokens)}
+    body = {"id": "chatcmpl-1", "object": "chat.completion", "created": 1, "model": "gpt-test"}
+    return Step(body | {"choices": [choice], "usage": usage})
 
 
 def error(status: int, message: str = "no", code: str | None = None, **headers: str) -> Step:
@@ -82,8 +69,7 @@ class Seen:
     @property
     def content(self) -> list[dict[str, Any]]:
         """The parts of the user's message."""
-        parts: list[dict[str, Any]] = self.body["messages"][-1]["content"]
-        return parts
+        return self.body["messages"][-1]["content"]
 
     @property
     def text(self) -> str:
@@ -138,10 +124,10 @@ class ApiServer:
 
     def _take(self, seen: Seen) -> Step:
         with self._lock:
+            number = len(self.seen)
             self.seen.append(seen)
             self._now += 1
             self.most_at_once = max(self.most_at_once, self._now)
-            number = len(self.seen) - 1
         return self.answer(number, seen)
 
     def _handler(self) -> type[BaseHTTPRequestHandler]:

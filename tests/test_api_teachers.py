@@ -17,7 +17,7 @@ from iadr1_lib.answer import CELLS, DEFECT_TYPES
 from iadr1_lib.errors import UserError
 from iadr1_lib.expert_ad import Draft, Facts, RuleTeacher, Task
 from iadr1_lib.records import Sample
-from iadr1_lib.remote import ApiTeacher, Endpoint, RecordingTeacher, Remote, ReplayTeacher, read_prompts
+from iadr1_lib.remote import ApiTeacher, Endpoint, RecordingTeacher, Remote, ReplayTeacher
 
 DEFECT = Facts("yes", "top left", "scratch", area=0.004, contrast=0.2, tone="dark", elongation=6.0, difference=-0.2)
 NORMAL = Facts("no", look_alike="knot", look_alike_cell="right")
@@ -52,19 +52,12 @@ def test_the_prompt_tells_the_truth_and_the_rules(remote: Remote, task: Callable
     request = ApiTeacher(remote).request(task())
     for fact in ("wood plank", "a defect", "place: top left", "scratch", "small, dark line", "clear contrast"):
         assert fact in request.text
-    for layer in ("Perception", "Knowledge", "Decision"):
-        assert layer in request.system
-    assert ", ".join(CELLS) in request.system and "3 to 8 whole sentences" in request.system
+    assert ", ".join(CELLS) in request.system and not re.search(r"[{}]", request.system + request.text)
     others = re.search("out of: (.*)\\.", request.text)
     assert others and set(others.group(1).split(", ")) == set(DEFECT_TYPES) - {"scratch"}
-    assert not re.search(r"[{}]", request.system + request.text)
-
-
-def test_a_normal_picture_has_no_place_and_keeps_its_look_alike(remote: Remote, task: Callable[..., Task]) -> None:
-    request = ApiTeacher(remote).request(task(NORMAL))
-    assert "the item is fine" in request.text and "no defects" in request.text
-    assert "A knot at the right belongs to the item" in request.text
-    assert "place:" not in request.text and "None" not in request.text
+    normal = ApiTeacher(remote).request(task(NORMAL)).text
+    assert "the item is fine" in normal and "A knot at the right belongs to the item" in normal
+    assert "place:" not in normal and "None" not in normal
     plain = ApiTeacher(remote).request(task(Facts("no"))).text
     assert "belongs to the item" not in plain and "\n\n" not in plain
 
@@ -81,29 +74,16 @@ def test_a_retry_names_the_reasons_and_is_a_new_request(
     assert "- Say where it is.\n- Write no tags." in server.seen[1].text
 
 
-def test_the_picture_is_sent_and_nothing_of_the_mask(
+def test_the_picture_is_sent_nothing_of_the_mask_and_the_draft_is_one_paragraph(
     server: ApiServer, remote: Remote, task: Callable[..., Task]
 ) -> None:
-    one = task()
-    list(ApiTeacher(remote).write([one]))
+    sample = task().sample
+    server.script(anthropic_reply("I look.\n\n It is fine . "))
+    assert list(ApiTeacher(remote).write([task()])) == [Draft("I look. It is fine .")]
     (seen,) = server.seen
-    assert np.array_equal(np.asarray(seen.picture), np.asarray(Image.open(one.sample.image)))
-    sent = json.dumps(seen.body)
-    assert one.sample.mask and one.sample.mask not in sent and one.sample.image not in sent
-    mask = base64.b64encode(Path(one.sample.mask).read_bytes()).decode()
-    assert mask not in sent
-
-
-def test_drafts_come_in_order_as_one_paragraph(server: ApiServer, remote: Remote, task: Callable[..., Task]) -> None:
-    def answer(number: int, seen: object) -> Step:
-        return Step(anthropic_reply(f"I look.\n\n It is {number} . ").body, delay=0.1 if number == 0 else 0)
-
-    server.answer = answer
-    tasks = [task(number=number) for number in range(6)]
-    drafts = list(ApiTeacher(remote).write(tasks))
-    sent = [np.asarray(Image.open(one.sample.image)).tobytes() for one in tasks]
-    for number, seen in enumerate(server.seen):
-        assert drafts[sent.index(seen.picture.tobytes())] == Draft(f"I look. It is {number} .")
+    assert np.array_equal(np.asarray(seen.picture), np.asarray(Image.open(sample.image))) and sample.mask
+    mask = base64.b64encode(Path(sample.mask).read_bytes()).decode()
+    assert not any(secret in json.dumps(seen.body) for secret in (sample.image, sample.mask, mask))
 
 
 @pytest.mark.parametrize(
@@ -111,7 +91,6 @@ def test_drafts_come_in_order_as_one_paragraph(server: ApiServer, remote: Remote
     [
         (anthropic_reply("", "refusal"), "refused: I would rather not."),
         (anthropic_reply("I look at", "max_tokens"), "truncated: cut off"),
-        (anthropic_reply(""), "failed: the reply holds no text"),
         (error(500, "down"), "failed: .* gave no reply: status 500"),
     ],
 )
@@ -123,25 +102,14 @@ def test_what_did_not_work_is_a_draft_without_reasoning(
     assert draft.reasoning is None and draft.failure and re.match(sentence, draft.failure)
 
 
-@pytest.mark.parametrize(
-    ("text", "sentence"),
-    [
-        (None, "There are no prompts"),
-        ("system: [", "is no YAML"),
-        ("system: hello", "must hold a text for each of"),
-        ("- a", "must hold a text for each of"),
-    ],
-)
-def test_prompts_that_cannot_be_used_are_told(tmp_path: Path, text: str | None, sentence: str) -> None:
-    path = tmp_path / "prompts.yaml"
-    if text is not None:
-        path.write_text(text)
-    with pytest.raises(UserError, match=sentence):
-        read_prompts(path)
-
-
 def test_own_prompts_and_their_mistakes(remote: Remote, task: Callable[..., Task], tmp_path: Path) -> None:
     path = tmp_path / "prompts.yaml"
+    with pytest.raises(UserError, match="prompts.yaml cannot be read"):
+        ApiTeacher(remote, path)
+    for text in ("system: [", "system: hello", "- a"):
+        path.write_text(text)
+        with pytest.raises(UserError, match="prompts.yaml cannot be read .* system, defective, normal, again"):
+            ApiTeacher(remote, path)
     path.write_text("system: s {cells}\ndefective: d {type}\nnormal: n\nagain: a {reason}\n")
     teacher = ApiTeacher(remote, path)
     assert teacher.request(task()).text == "d scratch"
@@ -160,7 +128,9 @@ def test_a_recording_plays_back_without_a_server(
         anthropic_reply("", "refusal") if "the item is fine" in seen.text else server.echo(seen)
     )
     recorder = RecordingTeacher(path, ApiTeacher(remote))
-    first = list(recorder.write([task(number=0)]))
+    drafts = recorder.write([task(number=0), task(number=2)])
+    first = [next(drafts)]
+    assert len(path.read_text().splitlines()) == 1, "written as soon as it is there"
     first += recorder.write([task(NORMAL, number=1), task(number=0, attempt=1)])
     server.close()
     replay = ReplayTeacher(path)
@@ -171,26 +141,15 @@ def test_a_recording_plays_back_without_a_server(
     assert str(tmp_path) not in path.read_text()
 
 
-def test_each_draft_is_recorded_as_soon_as_it_is_there(task: Callable[..., Task], tmp_path: Path) -> None:
-    drafts = RecordingTeacher(tmp_path / "r.jsonl", RuleTeacher()).write([task(number=number) for number in range(3)])
-    for lines in (1, 2, 3):
-        next(drafts)
-        assert len((tmp_path / "r.jsonl").read_text().splitlines()) == lines
-
-
-def test_what_was_not_recorded_has_no_draft(task: Callable[..., Task], tmp_path: Path) -> None:
-    path = tmp_path / "r.jsonl"
-    list(RecordingTeacher(path, RuleTeacher()).write([task(number=0)]))
-    known, later, other = ReplayTeacher(path).write([task(number=0), task(number=0, attempt=1), task(number=5)])
-    assert known.reasoning and not later.reasoning and not other.reasoning
-    assert later.failure == "attempt 1 at 0.png is not recorded in r.jsonl"
-
-
-def test_of_two_records_the_later_counts(task: Callable[..., Task], tmp_path: Path) -> None:
+def test_of_two_records_the_later_counts_and_what_is_missing_has_no_draft(
+    task: Callable[..., Task], tmp_path: Path
+) -> None:
     path = tmp_path / "r.jsonl"
     for seed in (0, 1):
-        drafts = list(RecordingTeacher(path, RuleTeacher(seed)).write([task()]))
-    assert list(ReplayTeacher(path).write([task()])) == drafts
+        (draft,) = RecordingTeacher(path, RuleTeacher(seed)).write([task()])
+    known, later, other = ReplayTeacher(path).write([task(), task(attempt=1), task(number=5)])
+    assert known == draft and not later.reasoning and not other.reasoning
+    assert later.failure == "attempt 1 at 0.png is not recorded in r.jsonl"
 
 
 def test_a_broken_recording_names_its_line(task: Callable[..., Task], tmp_path: Path) -> None:
@@ -202,15 +161,3 @@ def test_a_broken_recording_names_its_line(task: Callable[..., Task], tmp_path: 
         path.write_text(path.read_text().splitlines()[0] + "\n" + broken)
         with pytest.raises(UserError, match=r"r.jsonl.* line 2"):
             ReplayTeacher(path)
-
-
-@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
-def test_a_recording_of_another_encoding(task: Callable[..., Task], tmp_path: Path, encoding: str) -> None:
-    path = tmp_path / "r.jsonl"
-    [draft] = RecordingTeacher(path, RuleTeacher()).write([task()])
-    path.write_text(path.read_text(encoding="utf-8"), encoding=encoding)
-    if encoding == "utf-16":
-        with pytest.raises(UserError, match="UTF-16"):
-            ReplayTeacher(path)
-    else:
-        assert list(ReplayTeacher(path).write([task()])) == [draft]

@@ -6,6 +6,7 @@ import base64
 import io
 import itertools
 import json
+import re
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -15,11 +16,10 @@ from typing import Any
 import numpy as np
 import pytest
 from api_server import ApiServer, Seen, Step, anthropic_reply, error, openai_reply
-from conftest import ROOT
 from PIL import Image
 
 from iadr1_lib.errors import UserError
-from iadr1_lib.remote import Cost, Endpoint, Remote, Reply, Request, client, encode_image, providers, read_prices
+from iadr1_lib.remote import Endpoint, Remote, Reply, Request, client, encode_image, providers
 
 MODELS: dict[Any, str] = {"anthropic": "claude-opus-5", "openai": "gpt-6-sol"}
 Make = Callable[..., Remote]
@@ -73,45 +73,33 @@ def test_a_request_holds_key_system_image_and_text(
     assert np.array_equal(np.asarray(seen.picture), np.asarray(Image.open(picture)))
 
 
-def test_openais_own_address_gets_the_newer_name_of_the_limit(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("OPENAI_API_KEY", "secret")
-    provider = providers.OpenAIProvider(Endpoint("openai", "gpt-6-sol", max_tokens=7), id, id)
-    sent: dict[str, Any] = {}
-    monkeypatch.setattr(provider.client.chat.completions, "create", lambda **body: sent.update(body))
-    provider.send(Request("", "hello"), [])
-    assert sent["extra_body"] == {"max_completion_tokens": 7}
-    assert [message["role"] for message in sent["messages"]] == ["user"]
-
-
-def test_the_own_key_is_not_shown_to_another_server(
+def test_the_providers_own_key_goes_to_its_own_address_alone(
     server: ApiServer, make: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("ANTHROPIC_API_KEY", "precious")
+    for variable in ("ANTHROPIC_API_KEY", "OPENAI_API_KEY"):
+        monkeypatch.setenv(variable, "precious")
     one(make(key_variable=None))
     assert "precious" not in str(server.seen[0].headers)
+    provider = providers.OpenAIProvider(Endpoint("openai", "gpt-6-sol", max_tokens=7), id)
+    assert provider.client.api_key == "precious"
+    sent: dict[str, Any] = {}
+    monkeypatch.setattr(provider.client.chat.completions, "create", lambda **body: sent.update(body))
+    with pytest.raises(providers.TransientError):  # None is no answer
+        provider.ask(Request("", "hello"))
+    assert sent["extra_body"] == {"max_completion_tokens": 7}, "the newer name of the limit"
 
 
 @pytest.mark.parametrize(("size", "sent"), [((400, 100), (200, 50)), ((60, 40), (60, 40)), ((4000, 1), (4000, 1))])
-def test_large_images_are_scaled_down(tmp_path: Path, size: tuple[int, int], sent: tuple[int, int]) -> None:
-    Image.new("RGB", size, "red").save(tmp_path / "red.png")
-    media_type, data = encode_image(tmp_path / "red.png", 10_000)
-    assert media_type == "image/png"
-    assert Image.open(io.BytesIO(base64.b64decode(data))).size == sent
-
-
-@pytest.mark.parametrize(("largest_png", "media_type"), [(10_000, "image/png"), (0, "image/jpeg")])
-def test_a_large_png_goes_as_jpeg_and_metadata_stays_at_home(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, largest_png: int, media_type: str
+def test_large_images_are_scaled_down_and_metadata_stays_at_home(
+    tmp_path: Path, size: tuple[int, int], sent: tuple[int, int]
 ) -> None:
-    monkeypatch.setattr(providers, "LARGEST_PNG", largest_png)
     path, secret = tmp_path / "a.jpg", "the mask lies at the left"
     exif = Image.Exif()
     exif[0x010E] = secret
-    Image.new("RGB", (8, 8)).save(path, exif=exif, comment=secret)
+    Image.new("RGB", size, "red").save(path, exif=exif, comment=secret)
     assert path.read_bytes().count(b"mask") == 2
-    sent_type, data = encode_image(path, 100)
-    assert sent_type == media_type == Image.open(io.BytesIO(base64.b64decode(data))).get_format_mimetype()
-    assert b"mask" not in base64.b64decode(data)
+    data = base64.b64decode(encode_image(path, 10_000))
+    assert Image.open(io.BytesIO(data)).size == sent and b"mask" not in data
 
 
 # ------------------------------------------------------------------------------------------- what comes back
@@ -131,105 +119,77 @@ def test_a_large_png_goes_as_jpeg_and_metadata_stays_at_home(
         ("openai", openai_reply(None), "failed", "the reply holds no text"),
     ],
 )
-def test_what_is_no_plain_reply_is_recorded_as_such(
+def test_what_is_no_plain_reply_is_recorded_as_such_and_kept(
     server: ApiServer, make: Make, provider: str, step: Step, status: str, message: str
 ) -> None:
     server.script(step)
-    reply = one(make(provider))
+    reply, again = one(make(provider)), one(make(provider))
     assert reply.status == status and message in reply.message
-    again = one(make(provider))
-    assert again.cached and again.message == reply.message, "it was paid for, so it is kept"
-    assert len(server.seen) == 1
+    assert again.cached and again.message == reply.message and len(server.seen) == 1
+
+
+@pytest.mark.parametrize("provider", MODELS)
+def test_transient_failures_are_tried_again(server: ApiServer, make: Make, provider: str) -> None:
+    server.script(error(529, "overloaded"), error(408), Step(drop=True), error(429, retry_after="0.02"))
+    assert one(make(provider)).text == "echo hello"
+    assert len(server.seen) == 5
+    server.answer = lambda number, seen: error(429, "come tomorrow", retry_after="7200")
+    assert "come tomorrow" in one(make(provider), Request("", "another")).message
+    assert len(server.seen) == 6, "no run sleeps for two hours"
 
 
 @pytest.mark.parametrize("provider", MODELS)
 @pytest.mark.parametrize(
-    "fault",
+    ("fault", "message"),
     [
-        error(500),
-        error(529, "overloaded"),
-        error(429, retry_after="0.02"),
-        error(408),
-        Step(drop=True),
-        Step(b'{"cut off'),
-        Step({"id": "msg_1"}),
-        Step([1]),
-        Step(b"<html>gateway</html>", headers={"content-type": "text/html"}),
+        (error(500, "down"), "status 500.*down"),
+        (Step(delay=0.7), "no answer within 0.5 seconds"),
+        (Step(drop=True), "no connection to"),
+        (Step(b'{"cut off'), "cannot be read"),
+        (Step({"id": "msg_1"}), "cannot be read"),
+        (Step(b"<html>gateway</html>", headers={"content-type": "text/html"}), "cannot be read"),
     ],
-    ids=lambda step: f"{step.status} {step.body}"[:30],
+    ids=lambda value: value if isinstance(value, str) else "",
 )
-def test_transient_failures_are_tried_again(server: ApiServer, make: Make, provider: str, fault: Step) -> None:
-    server.script(fault, fault)
-    assert one(make(provider)).text == "echo hello"
-    assert len(server.seen) == 3
-
-
-def test_a_slow_answer_is_tried_again(server: ApiServer, make: Make) -> None:
-    server.script(Step(delay=1.0))
-    assert one(make(timeout=0.5)).status == "ok"
-    assert len(server.seen) >= 2
-
-
-@pytest.mark.parametrize("provider", MODELS)
-def test_retry_after_is_honoured_unless_it_is_long(server: ApiServer, make: Make, provider: str) -> None:
-    server.script(error(429, retry_after="0.3"))
-    assert one(make(provider)).status == "ok"
-    first, second = server.seen
-    assert second.time - first.time > 0.25
-    server.answer = lambda number, seen: error(429, "come tomorrow", retry_after="7200")
-    assert "come tomorrow" in one(make(provider), Request("", "another")).message
-    assert len(server.seen) == 3, "no run sleeps for two hours"
-
-
-@pytest.mark.parametrize("provider", MODELS)
-def test_after_the_last_retry_the_failure_is_recorded_but_not_kept(
-    server: ApiServer, make: Make, provider: str
+def test_a_failure_that_stays_is_recorded_but_not_kept(
+    server: ApiServer, make: Make, provider: str, fault: Step, message: str
 ) -> None:
-    server.script(*[error(500, "down")] * 3)
-    reply = one(make(provider, retries=2))
-    assert (reply.text, reply.status) == (None, "failed")
-    assert "gave no reply: status 500" in reply.message and "down" in reply.message
-    assert len(server.seen) == 3
+    server.answer = lambda number, seen: fault if number == 1 else server.echo(seen)
+    remote = make(provider, retries=0, timeout=0.5)
+    one(remote, Request("", "the server is there"))
+    reply = one(remote)
+    assert (reply.text, reply.status, reply.answered) == (None, "failed", False)
+    assert re.search(f"gave no reply: .*{message}", reply.message)
     assert one(make(provider)).status == "ok", "the next run tries again"
 
 
-@pytest.mark.parametrize("provider", MODELS)
 @pytest.mark.parametrize(
-    ("fault", "sentence"),
+    ("provider", "fault", "sentence"),
     [
-        (error(401, "bad key"), "bad key.*: set a valid key in TEST_KEY"),
-        (error(402, "empty"), "empty.*: top the account up"),
-        (error(403, "closed"), "closed.*: choose another model"),
-        (error(404, "which model?"), "which model.*: check the model's name"),
-        (error(400, "temperature is deprecated"), "rejects the request with .*picture.png .*temperature is deprecated"),
-        (error(413, "too large"), "rejects the request with .*picture.png .*too large"),
+        ("anthropic", error(401, "bad key"), "bad key.*: set a valid key in TEST_KEY"),
+        ("openai", error(402, "empty"), "empty.*: top the account up"),
+        ("openai", error(429, "pay first", "insufficient_quota"), "pay first.*: top the account up"),
+        ("openai", error(403, "closed"), "closed.*: choose another model"),
+        ("anthropic", error(404, "which model?"), "which model.*: check the model's name"),
+        ("openai", error(413, "too large"), "rejects the request with .*picture.png .*too large"),
     ],
     ids=lambda value: str(value.status) if isinstance(value, Step) else "",
 )
 def test_a_users_mistake_ends_the_run_with_one_sentence(
     server: ApiServer, make: Make, picture: Path, provider: str, fault: Step, sentence: str
 ) -> None:
-    server.script(fault)
+    server.answer = lambda number, seen: fault
     with pytest.raises(UserError, match=sentence) as raised:
-        one(make(provider), Request("", "hello", (picture,)))
+        one(make(provider, retries=0 if fault.status == 429 else 5), Request("", "hello", (picture,)))
     assert len(server.seen) == 1 and "\n" not in str(raised.value)
 
 
-def test_openais_429_for_an_empty_account_is_a_users_mistake(server: ApiServer, make: Make) -> None:
-    server.answer = lambda number, seen: error(429, "pay first", "insufficient_quota")
-    with pytest.raises(UserError, match="pay first.*: top the account up"):
-        one(make("openai", retries=1))
-
-
-def test_a_server_that_is_never_reached_ends_the_run(make: Make) -> None:
-    with pytest.raises(UserError, match=r"no connection to http://127.0.0.1:9.*: check base_url"):
-        one(make(base_url="http://127.0.0.1:9", retries=1))
-
-
 @pytest.mark.parametrize(("provider", "variable"), [("anthropic", "ANTHROPIC_API_KEY"), ("openai", "OPENAI_API_KEY")])
-def test_a_missing_key_or_library_is_named(
+def test_a_missing_server_key_library_or_image_is_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, provider: Any, variable: str
 ) -> None:
+    with pytest.raises(UserError, match=r"no connection to http://127.0.0.1:9.*: check base_url"):
+        one(Remote(Endpoint(provider, "some-model", "http://127.0.0.1:9", retries=0), tmp_path))
     monkeypatch.delenv(variable, raising=False)
     remote = Remote(Endpoint(provider, "some-model"), tmp_path)
     with pytest.raises(UserError, match=f"no key for {provider}/.*: set the environment variable {variable}"):
@@ -237,20 +197,14 @@ def test_a_missing_key_or_library_is_named(
     monkeypatch.setitem(sys.modules, provider, None)
     with pytest.raises(UserError, match=rf"{provider} is not installed: pip install .*\[api\]"):
         one(remote)
-
-
-def test_a_missing_image_is_named_and_nothing_is_sent(server: ApiServer, make: Make, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="There is no picture"):
-        one(make(), Request("", "hello", (tmp_path / "absent.png",)))
-    assert not server.seen
+        one(remote, Request("", "hello", (tmp_path / "absent.png",)))
 
 
-@pytest.mark.parametrize(
-    "settings", [{"provider": "acme"}, {"concurrency": 0}, {"timeout": -1}, {"requests_per_minute": 0}, {"retries": -1}]
-)
-def test_settings_out_of_range_are_refused(settings: dict[str, Any]) -> None:
-    with pytest.raises(UserError):
-        Endpoint(**{"provider": "openai", "model": "m", **settings})
+@pytest.mark.parametrize("setting", [{"concurrency": 0}, {"timeout": -1}, {"requests_per_minute": 0}])
+def test_settings_out_of_range_are_refused(setting: dict[str, Any]) -> None:
+    with pytest.raises(UserError, match="set it above 0"):
+        Endpoint("openai", "m", **setting)
 
 
 # ------------------------------------------------------------------------------------------- the cache
@@ -265,14 +219,7 @@ def test_a_reply_is_paid_for_once(server: ApiServer, make: Make, monkeypatch: py
     assert len(server.seen) == 5
     assert [reply.text for reply in first] == [reply.text for reply in second]
     assert all(reply.cached for reply in second) and not any(reply.cached for reply in first)
-    assert again.spent == Cost(cached=5)
-
-
-def test_the_same_question_twice_at_once_is_sent_once(server: ApiServer, make: Make) -> None:
-    slowly(server, 0.1)
-    replies = list(make(concurrency=4).ask(questions(1) * 4))
-    assert len(server.seen) == 1
-    assert sorted(reply.cached for reply in replies) == [False, True, True, True]
+    assert (again.spent.requests, again.spent.cached, again.spent.dollars) == (0, 5, 0)
 
 
 def test_whatever_changes_the_request_is_asked_anew(
@@ -299,10 +246,8 @@ def test_whatever_changes_the_request_is_asked_anew(
     assert one(make(timeout=3, concurrency=9, retries=1), Request("s", "t", (moved,))).cached
 
 
-def test_a_kept_reply_says_what_was_asked_and_a_line_cut_off_is_asked_again(
-    server: ApiServer, make: Make, tmp_path: Path
-) -> None:
-    list(make().ask(questions(2)))
+def test_a_kept_reply_says_what_was_asked_and_a_line_cut_off_is_asked_again(make: Make, tmp_path: Path) -> None:
+    list(make(concurrency=1).ask(questions(2)))
     kept = tmp_path / "replies" / "replies.jsonl"
     row = json.loads(kept.read_text().splitlines()[0])
     assert (row["asked"]["text"], row["reply"]["text"]) == ("question 0", "echo question 0")
@@ -326,23 +271,25 @@ def test_an_error_in_mid_run_keeps_what_was_paid(server: ApiServer, make: Make) 
     server.answer = answer
     with pytest.raises(UserError, match="rejects the request"):
         list(make(concurrency=3).ask(questions(20)))
-    assert len(server.seen) < 12, "sending stops"
     before = len(server.seen)
+    assert before < 12, "sending stops"
     assert [reply.cached for reply in make().ask(questions(2))] == [True, True], "the slow one was waited for"
     assert len(server.seen) == before
 
 
-def test_a_reader_who_stops_early_loses_nothing_and_waits_for_no_turn(server: ApiServer, make: Make) -> None:
+@pytest.mark.parametrize(
+    ("settings", "most"), [({"concurrency": 2}, 10), ({"concurrency": 1, "requests_per_minute": 1}, 1)]
+)
+def test_a_reader_who_stops_early_loses_nothing_and_waits_for_no_turn(
+    server: ApiServer, make: Make, settings: dict[str, Any], most: int
+) -> None:
     slowly(server, 0.05)
-    for settings, most in (({"concurrency": 2}, 10), ({"concurrency": 1, "requests_per_minute": 1}, 1)):
-        server.seen.clear()
-        requests = [Request("", f"{settings} {number}") for number in range(50)]
-        replies = make(**settings).ask(requests)
-        next(replies)
-        replies.close()  # type: ignore[attr-defined]
-        sent = len(server.seen)
-        assert sent <= most
-        assert sum(reply.cached for reply in make().ask(requests[:10])) == sent
+    replies = make(**settings).ask(questions(50))
+    next(replies)
+    replies.close()  # type: ignore[attr-defined]
+    sent = len(server.seen)
+    assert sent <= most
+    assert sum(reply.cached for reply in make().ask(questions(10))) == sent
 
 
 # ------------------------------------------------------------------------------------------- pace and order
@@ -350,12 +297,14 @@ def test_a_reader_who_stops_early_loses_nothing_and_waits_for_no_turn(server: Ap
 
 def test_requests_go_out_together_and_replies_keep_the_order(server: ApiServer, make: Make) -> None:
     server.answer = lambda number, seen: Step(server.echo(seen).body, delay=0.2 if number % 4 == 0 else 0.05)
-    replies = list(make(concurrency=4).ask(questions(12)))
-    assert [reply.text for reply in replies] == [f"echo question {number}" for number in range(12)]
-    assert server.most_at_once == 4
+    asked = [request for request in questions(12) for _ in range(2)]  # the same question twice at once is sent once
+    replies = list(make(concurrency=4).ask(asked))
+    assert [reply.text for reply in replies] == [f"echo {request.text}" for request in asked]
+    assert server.most_at_once == 4 and len(server.seen) == 12
 
 
-def test_a_reply_is_given_out_before_later_ones_are_there(server: ApiServer, make: Make) -> None:
+def test_a_reply_is_given_out_before_later_ones_are_there_and_few_are_held(server: ApiServer, make: Make) -> None:
+    taken: list[Request] = []
     second = threading.Event()
 
     def answer(number: int, seen: Seen) -> Step:
@@ -363,23 +312,16 @@ def test_a_reply_is_given_out_before_later_ones_are_there(server: ApiServer, mak
             second.wait(10)
         return server.echo(seen)
 
-    server.answer = answer
-    replies = make(concurrency=2).ask(questions(2))
-    assert next(replies).text == "echo question 0"
-    second.set()
-    assert next(replies).text == "echo question 1"
-
-
-def test_few_requests_are_held_at_a_time(server: ApiServer, make: Make) -> None:
-    taken: list[Request] = []
-
     def endless() -> Iterator[Request]:
         for request in questions(40):
             taken.append(request)
             yield request
 
-    held = [len(taken) - done for done, _ in enumerate(make(concurrency=2).ask(endless()))]
-    assert max(held) <= 2 * client.LOOK_AHEAD + 1
+    server.answer = answer
+    replies = make(concurrency=2).ask(endless())
+    assert next(replies).text == "echo question 0"
+    second.set()
+    assert max(len(taken) - done for done, _ in enumerate(replies, 1)) <= 2 * client.LOOK_AHEAD + 1
 
 
 def test_tries_are_spaced(server: ApiServer, make: Make) -> None:
@@ -394,39 +336,27 @@ def test_tries_are_spaced(server: ApiServer, make: Make) -> None:
 # ------------------------------------------------------------------------------------------- cost
 
 
-def test_cost_is_counted_from_the_replies(make: Make) -> None:
-    remote = make()
-    list(remote.ask(questions(3)))
-    assert remote.spent == Cost(3, 0, 3000, 300, pytest.approx(3 * (1000 * 5 + 100 * 25) / 1e6))
-    assert str(remote.spent).endswith("3000 tokens in, 300 tokens out: $0.0225")
+def test_cost_is_counted_and_the_estimate_is_above_it(make: Make, picture: Path) -> None:
+    requests = [Request("be brief", f"question {number}", (picture,)) for number in range(4)]
+    remote = make(max_tokens=1000)
+    list(remote.ask(requests[:3]))
+    assert str(remote.spent) == "3 requests (0 more from the cache), 3000 tokens in, 300 tokens out: $0.0225"
+    estimate = remote.estimate([*requests, *questions(2)])
+    assert (estimate.requests, estimate.cached, estimate.output_tokens) == (3, 3, 3000)
+    assert estimate.dollars is not None and 3 * 1000 * 25 / 1e6 < estimate.dollars < 1
 
 
-def test_an_unknown_price_is_no_price_of_zero(make: Make) -> None:
+def test_an_unknown_count_costs_the_most_and_an_unknown_price_is_not_zero(server: ApiServer, make: Make) -> None:
+    server.script(Step(dict(openai_reply("fine").body, usage=None)))
+    remote = make("openai", max_tokens=1000, cost_cap=1.0)
+    assert one(remote).input_tokens is None
+    assert remote.spent.dollars is not None and remote.spent.dollars > 1000 * 10 / 1e6
     remote = make(model="house-made")
     one(remote)
-    assert remote.spent == Cost(1, 0, 1000, 100, None) and "cost not known" in str(remote.spent)
+    assert remote.spent.dollars is None and "cost not known" in str(remote.spent)
     assert remote.estimate(questions(2)).dollars is None
     with pytest.raises(UserError, match="price of anthropic/house-made is not known.*api_prices.yaml"):
         make(model="house-made", cost_cap=1.0)
-
-
-def test_every_listed_price_is_a_price(tmp_path: Path) -> None:
-    prices = read_prices(ROOT / "data" / "api_prices.yaml")
-    assert prices["anthropic", "claude-opus-5"] == (5.0, 25.0)
-    assert all(0 < price[0] < price[1] for price in prices.values())
-    assert {provider for provider, _ in prices} == {"anthropic", "openai"}
-    (tmp_path / "prices.yaml").write_text("prices: {openai: [1]}")
-    with pytest.raises(UserError, match="cannot be read as a table of prices"):
-        read_prices(tmp_path / "prices.yaml")
-
-
-def test_the_estimate_is_above_the_bill_and_leaves_out_what_is_cached(make: Make, picture: Path) -> None:
-    requests = [Request("be brief", f"question {number}", (picture,)) for number in range(4)]
-    remote = make(max_tokens=1000)
-    list(remote.ask(requests[:1]))
-    estimate = remote.estimate(requests)
-    assert (estimate.requests, estimate.cached, estimate.output_tokens) == (3, 1, 3000)
-    assert estimate.dollars is not None and 3 * 1000 * 25 / 1e6 < estimate.dollars < 1
 
 
 @pytest.mark.parametrize("concurrency", [1, 4])
@@ -441,16 +371,5 @@ def test_the_cap_stops_the_sending_and_is_kept(server: ApiServer, make: Make, co
     assert len(sent) == len(server.seen) - before == 6
     assert remote.spent.dollars is not None and remote.spent.dollars <= 0.07
     unsent = [reply for reply in replies if reply.status == "unsent"]
-    assert len(unsent) == 13 and {reply.message for reply in unsent} == {
-        "not sent: the cost cap of $0.07 is reached; raise it and run again, replies are kept"
-    }
+    assert len(unsent) == 13 and all("the cost cap of $0.07 is reached" in reply.message for reply in unsent)
     assert replies[-1].cached, "what is there is given out all the same"
-    assert len([reply for reply in make(max_tokens=1000).ask(questions(20)) if reply.cached]) == 7
-
-
-def test_a_server_that_counts_no_tokens_costs_the_most_it_may(server: ApiServer, make: Make) -> None:
-    server.script(Step(dict(openai_reply("fine").body, usage=None)))
-    remote = make("openai", max_tokens=1000, cost_cap=1.0)
-    reply = one(remote)
-    assert (reply.status, reply.input_tokens) == ("ok", None)
-    assert remote.spent.dollars is not None and remote.spent.dollars > 1000 * 10 / 1e6

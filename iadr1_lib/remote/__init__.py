@@ -4,14 +4,13 @@ Samples come in, with the truth for a teacher; drafts of reasoning or rows of pr
 that was paid for is kept. Begin with `client.Remote`, which asks; `providers` has what is sent and received.
 """
 
-from iadr1_lib.remote.client import Cost, Remote, read_prices
+from iadr1_lib.remote.client import Remote
 from iadr1_lib.remote.predictor import endpoint_named, p_yes, predict_remote
 from iadr1_lib.remote.providers import Endpoint, Reply, Request, encode_image
-from iadr1_lib.remote.teacher import ApiTeacher, RecordingTeacher, ReplayTeacher, read_prompts
+from iadr1_lib.remote.teacher import ApiTeacher, RecordingTeacher, ReplayTeacher
 
 __all__ = [
     "ApiTeacher",
-    "Cost",
     "Endpoint",
     "RecordingTeacher",
     "Remote",
@@ -22,6 +21,4 @@ __all__ = [
     "endpoint_named",
     "p_yes",
     "predict_remote",
-    "read_prices",
-    "read_prompts",
 ]

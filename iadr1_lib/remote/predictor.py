@@ -1,7 +1,6 @@
-"""Models behind an API, evaluated as those in folders are: the same samples in, the same predictions.jsonl out.
+"""Evaluate a model behind an API as one in a folder: samples come in, predictions.jsonl goes out.
 
-    endpoint = endpoint_named("gpt-4.1")                      # or "openai:NAME@http://localhost:8000/v1"
-    remote = Remote(endpoint, "runs/replies", cost_cap=2.0)
+    remote = Remote(endpoint_named("gpt-4.1"), "runs/replies", cost_cap=2.0)   # or "openai:NAME@http://localhost:8000/v1"
     predict_remote(remote, samples, Path("predictions.jsonl"))
 
 Keys come from the environment (ANTHROPIC_API_KEY, OPENAI_API_KEY). torch is not needed.
@@ -11,8 +10,9 @@ from __future__ import annotations
 
 import math
 import re
-import time
 from collections.abc import Sequence
+from contextlib import closing
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -28,12 +28,8 @@ MAX_TOKENS = 600  # as there
 TOP_LOGPROBS = 20  # the most that OpenAI and vLLM give
 MAX_FAILURES = 5  # pictures in a row without a reply, retries included: the server is gone
 EVERY = 20  # pictures between two lines of progress
-
-# Names of the paper's Table 1 that are not the provider's.
-ALIASES = {"claude-sonnet-4": "claude-sonnet-4-20250514"}
-# "PROVIDER:NAME", with an address "PROVIDER:NAME@http://host/v1", or a name that tells its provider.
-_FULL_NAME = re.compile(r"(anthropic|openai):([^@]+?)(?:@(https?://\S+))?")
-_ANTHROPIC_NAME, _OPENAI_NAME = re.compile(r"claude-[^/]*"), re.compile(r"(gpt-|chatgpt-|o\d)[^/]*")
+ALIASES = {"claude-sonnet-4": "claude-sonnet-4-20250514"}  # names of the paper's Table 1 that are not the provider's
+PROVIDER_OF = {"anthropic": r"claude-[^/@]*", "openai": r"(gpt-|chatgpt-|o\d)[^/@]*"}  # names that tell their provider
 
 
 def endpoint_named(name: str, logprobs: bool | None = None, **settings: Any) -> Endpoint | None:
@@ -51,22 +47,18 @@ def endpoint_named(name: str, logprobs: bool | None = None, **settings: Any) -> 
     """
     if Path(name).exists():
         return None
-    provider: Any
-    if full := _FULL_NAME.fullmatch(name):
-        provider, model, address = full.groups()
-    elif _ANTHROPIC_NAME.fullmatch(name):
-        provider, model, address = "anthropic", name, None
-    elif _OPENAI_NAME.fullmatch(name):
-        provider, model, address = "openai", name, None
-    else:
+    prefix = next((f"{provider}:" for provider, pattern in PROVIDER_OF.items() if re.fullmatch(pattern, name)), "")
+    match = re.fullmatch(r"(anthropic|openai):([^@]+?)(?:@(https?://\S+))?", prefix + name)
+    if not match:
         return None
+    provider, model, address = match.groups()
     if logprobs and provider == "anthropic":
         raise UserError(f"Anthropic gives no log-probabilities: ask {name} without them")
     if logprobs is None:  # OpenAI's models after gpt-4 refuse a request for them
         logprobs = provider == "openai" and (address is not None or model.startswith("gpt-4"))
     extra = {"logprobs": True, "top_logprobs": TOP_LOGPROBS} if logprobs else {}
     options: dict[str, Any] = {"base_url": address, "max_tokens": MAX_TOKENS, "extra": extra} | settings
-    return Endpoint(provider, ALIASES.get(model, model), **options)
+    return Endpoint(provider, ALIASES.get(model, model), **options)  # type: ignore[arg-type]
 
 
 def predict_remote(
@@ -82,13 +74,12 @@ def predict_remote(
 
     The highest possible cost is printed before, and what was paid after. Rows are those of `prediction.predict`, model
     being provider and name; p_yes is None without log-probabilities. A refusal has its words (or the server's) as raw
-    and one more key, refused: true. A reply cut off at `max_tokens` counts as far as it goes and has the key cut: true.
-    The prompt is in the words for a model in a folder. Another seed is asked anew: these models do not answer greedily.
+    and the key refused: true; a reply cut off at `max_tokens` counts as far as it goes and has the key cut: true.
+    Another seed is asked anew: these models do not answer greedily.
 
     Raises:
         UserError: an unknown prompt mode; the cost could exceed the cap (nothing is asked then); the cap was reached;
-            pictures got no reply; whatever `Remote.ask` raises. What was answered is in `out`, and the same call goes
-            on from there.
+            pictures got no reply; as `Remote.ask`. The same call goes on from what was answered.
     """
     if prompt not in PROMPTS:
         raise UserError(f"unknown prompt mode {prompt!r}: choose one of {', '.join(PROMPTS)}")
@@ -100,8 +91,13 @@ def predict_remote(
         return out
     images = [Path(sample.image) for sample in todo]
     requests = [Request("", PROMPTS[prompt], (image,), attempt=seed, max_side=MAX_SIDE) for image in images]
-    quoted = remote.quote(requests)
-    print(f"{name}, at most: {quoted}", flush=True)
+    most = remote.estimate(requests)
+    if remote.cost_cap is not None and (most.dollars or 0.0) > remote.cost_cap - (remote.spent.dollars or 0.0):
+        raise UserError(
+            f"{name} may cost up to ${most.dollars:.4f} ({most.requests} requests), above the cost cap of "
+            f"${remote.cost_cap:.2f}, so nothing was asked: raise the cap or ask about fewer pictures"
+        )
+    print(f"{name}, at most: {most}", flush=True)
     try:
         _write_answers(remote, todo, requests, out, origin)
     finally:
@@ -116,21 +112,18 @@ def _write_answers(
     journal = Journal(out, ascii_only=True)
     failures = answered = 0
     problem = ""
-    start = time.monotonic()
-    replies = remote.ask(requests)
-    for sample, reply in zip(samples, replies, strict=False):  # when the server is gone, replies are fewer
-        if reply.answered:
-            journal.append(_row(sample, reply, origin))
-            answered, failures = answered + 1, 0
-            if answered % EVERY == 0:
-                rate = 60 * answered / (time.monotonic() - start)
-                print(f"answered {answered} of {len(samples)} pictures, {rate:.0f} a minute", flush=True)
-        else:
+    with closing(remote.ask(requests)) as replies:  # it waits for requests under way, whose replies are kept
+        for sample, reply in zip(samples, replies, strict=True):
+            if reply.answered:
+                journal.append(_row(sample, reply, origin))
+                answered, failures = answered + 1, 0
+                if answered % EVERY == 0:
+                    print(f"answered {answered} of {len(samples)} pictures", flush=True)
+                continue
             problem = reply.message
             failures += reply.status == "failed"
             if failures == MAX_FAILURES:
                 break
-    replies.close()  # type: ignore[attr-defined]  # waits for requests under way, whose replies are kept
     if problem:
         raise UserError(
             f"{len(samples) - answered} of {len(samples)} pictures have no answer yet ({problem}): "
@@ -139,11 +132,9 @@ def _write_answers(
 
 
 def _row(sample: Sample, reply: Reply, origin: dict[str, Any]) -> dict[str, Any]:
-    refused = reply.status == "refused"
-    raw = reply.text or (reply.message if refused else "")
-    chance = None if refused else p_yes(reply.logprobs)
-    row = prediction_row(sample, raw, chance, origin, cut=reply.status == "truncated")
-    return row | {"refused": True} if refused else row
+    if reply.status == "refused":
+        return prediction_row(sample, reply.text or reply.message, None, origin) | {"refused": True}
+    return prediction_row(sample, reply.text or "", p_yes(reply.logprobs), origin, cut=reply.status == "truncated")
 
 
 def p_yes(logprobs: list[dict[str, Any]] | None) -> float | None:
@@ -152,17 +143,15 @@ def p_yes(logprobs: list[dict[str, Any]] | None) -> float | None:
     Args:
         logprobs: as `Reply.logprobs`. The word after the last `<answer>` counts, without a tag the first yes or no.
     """
-    entries = logprobs or []
-    text = "".join(entry["token"] for entry in entries)
-    start = text.rfind("<answer>") + len("<answer>") if "<answer>" in text else 0
-    end = 0
-    for entry in entries:
-        end += len(entry["token"])
-        if end > start and yes_or_no(entry["token"]) and not text[end : end + 1].isalpha():  # not the "No" of "Nothing"
-            chances = {"yes": 0.0, "no": 0.0}
-            for alternative, value in entry["top"].items():
-                if word := yes_or_no(alternative):
-                    chances[word] += math.exp(value)
-            total = sum(chances.values())
-            return chances["yes"] / total if total > 0 else None
+    tokens = [entry["token"] for entry in logprobs or []]
+    text = "".join(tokens)
+    tag = text.rfind("<answer>")  # -1 without one
+    for entry, end in zip(logprobs or [], accumulate(map(len, tokens)), strict=True):
+        # Not the "No" of "Nothing".
+        if end > tag + 1 and yes_or_no(entry["token"]) and not text[end : end + 1].isalpha():
+            yes, no = (
+                sum(math.exp(value) for token, value in entry["top"].items() if yes_or_no(token) == word)
+                for word in ("yes", "no")
+            )
+            return yes / (yes + no) if yes + no > 0 else None
     return None

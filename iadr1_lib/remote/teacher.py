@@ -1,4 +1,4 @@
-"""Teachers that need a server or a recording: a vision-language model behind an API, and its replies played back.
+"""Teachers that need a server or a recording: tasks with the truth come in, drafts of reasoning go out.
 
 teacher = ApiTeacher(Remote(Endpoint("anthropic", "claude-haiku-5-5"), "runs/replies", cost_cap=2.0))
 teacher = RecordingTeacher("recorded.jsonl", teacher)   # writes down every draft that it gives out
@@ -13,37 +13,15 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-import yaml
-
 from iadr1_lib.answer import DEFECT_TYPES, cell_names
 from iadr1_lib.data import open_image
 from iadr1_lib.errors import UserError
 from iadr1_lib.expert_ad import Draft, Facts, Task, Teacher
 from iadr1_lib.files import Journal, read_json_lines
 from iadr1_lib.records import Sample
-from iadr1_lib.remote.client import Cost, Remote
+from iadr1_lib.remote.client import Cost, Remote, read_yaml
 from iadr1_lib.remote.providers import Request
 from iadr1_lib.runs import project_root
-
-PROMPT_KEYS = ("system", "defective", "normal", "again")
-
-
-def read_prompts(path: str | Path | None = None) -> dict[str, str]:
-    """The four prompts of a YAML file, by default data/prompts/teacher.yaml.
-
-    Raises:
-        UserError: the file is missing, is no YAML, or lacks one of PROMPT_KEYS.
-    """
-    path = Path(path) if path else project_root() / "data" / "prompts" / "teacher.yaml"
-    try:
-        prompts = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise UserError(f"There are no prompts {path}: check the path, or leave it out for the course's own") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} is no YAML ({' '.join(str(error).split())}): correct it") from error
-    if not isinstance(prompts, dict) or not all(isinstance(prompts.get(key), str) for key in PROMPT_KEYS):
-        raise UserError(f"{path} must hold a text for each of {', '.join(PROMPT_KEYS)}: add what is missing")
-    return {key: prompts[key] for key in PROMPT_KEYS}
 
 
 class ApiTeacher:
@@ -51,17 +29,16 @@ class ApiTeacher:
 
     Args:
         remote: whom to ask; it keeps replies, counts the cost and retries.
-        prompts: a YAML file of prompts; None for the course's own.
-        max_pixels: larger pictures are scaled down before they are sent.
+        prompts: a YAML file of prompts (system, defective, normal, again); None for data/prompts/teacher.yaml.
 
     Raises:
-        UserError: as `read_prompts`; while writing, as `Remote.ask`, or for a prompt with an unknown {word}.
+        UserError: the prompts cannot be read; while writing, as `Remote.ask`, or for a prompt with an unknown {word}.
     """
 
-    def __init__(self, remote: Remote, prompts: str | Path | None = None, max_pixels: int = 1_000_000) -> None:
+    def __init__(self, remote: Remote, prompts: str | Path | None = None) -> None:
         self.remote = remote
-        self.max_pixels = max_pixels
-        self._prompts = read_prompts(prompts)
+        path = Path(prompts) if prompts else project_root() / "data" / "prompts" / "teacher.yaml"
+        self._prompts = read_yaml(path, "system", "defective", "normal", "again")
         self.name = remote.endpoint.name
         self.key = f"{self.name}, prompts {hashlib.sha256(json.dumps(self._prompts).encode()).hexdigest()[:12]}"
 
@@ -75,39 +52,30 @@ class ApiTeacher:
 
     def request(self, task: Task) -> Request:
         """What is sent for a task: the prompts, filled in, and the sample's own picture."""
-        keys = ["normal" if task.facts.label == "no" else "defective", *(["again"] if task.attempt else [])]
-        lines = "\n".join(self._fill(key, task) for key in keys).splitlines()
-        return Request(
-            system=self._fill("system", task).strip(),
-            text="\n".join(line for line in lines if line.strip()),
-            images=(Path(task.sample.image),),
-            max_pixels=self.max_pixels,
-            attempt=task.attempt,
-        )
+        text = self._fill("normal" if task.facts.label == "no" else "defective", task)
+        text += "\n" + self._fill("again", task) if task.attempt else ""
+        text = "\n".join(line for line in text.splitlines() if line.strip())
+        return Request(self._fill("system", task).strip(), text, (Path(task.sample.image),), attempt=task.attempt)
 
     def estimate(self, samples: Sequence[Sample], tries: int) -> Cost:
-        """What the samples would cost at most, roughly: every draft needed, nothing written or kept yet.
-
-        Nothing is measured: the words for what a mask would tell are of about the same length.
-        """
+        """What the samples would cost at most, roughly: every draft needed, nothing written or kept yet."""
+        # Nothing is measured: the words for what a mask would tell are of about the same length.
         tasks = (Task(sample, Facts(sample.label), attempt) for attempt in range(tries) for sample in samples)
         return self.remote.estimate(self.request(task) for task in tasks)
 
     def _fill(self, key: str, task: Task) -> str:
         words = _words(task)
         try:
-            return self._prompts[key].format_map(words)
+            return str(self._prompts[key]).format_map(words)
         except (KeyError, ValueError, IndexError) as error:
-            known = ", ".join(words)
-            raise UserError(f"The prompt {key} has a {{word}} that means nothing ({error}): use {known}") from error
+            message = f"The prompt {key} has a {{word}} that means nothing ({error}): use {', '.join(words)}"
+            raise UserError(message) from error
 
 
 def _words(task: Task) -> dict[str, str]:
     """What the {words} of the prompts stand for."""
     facts = task.facts
-    look_alike = ""
-    if facts.look_alike and facts.look_alike_cell:
-        look_alike = f"A {facts.look_alike} at the {facts.look_alike_cell} belongs to the item; it is no defect."
+    look_alike = f"A {facts.look_alike} at the {facts.look_alike_cell} belongs to the item; it is no defect."
     return {
         "cells": ", ".join(cell_names(facts.grid)),
         "category": task.sample.category.replace("_", " "),
@@ -118,12 +86,9 @@ def _words(task: Task) -> dict[str, str]:
         "tone": facts.tone,
         "form": facts.form,
         "contrast": facts.step,
-        "look_alike": look_alike,
+        "look_alike": look_alike if facts.look_alike and facts.look_alike_cell else "",
         "reasons": "\n".join(f"- {reason}" for reason in task.reasons) or "- it did not keep to the rules",
     }
-
-
-# --------------------------------------------------------------------------------------------------- recordings
 
 
 class RecordingTeacher:
@@ -149,11 +114,8 @@ class RecordingTeacher:
 class ReplayTeacher:
     """Plays back a recording: the same picture and attempt get the same draft, wherever the picture lies.
 
-    Pictures are known by their pixels, so a picture drawn anew must come out the same. A task that was not recorded has
-    no draft, but a sentence.
-
-    Raises:
-        UserError: the file is missing, or a line is not a recorded draft (the line is named).
+    Pictures are known by their pixels. A task that was not recorded has no draft, but a sentence. Raises UserError for
+    a missing file or a line that is no recorded draft.
     """
 
     def __init__(self, path: str | Path) -> None:
