@@ -182,7 +182,7 @@ def test_the_readme_lists_all_notebooks_and_profiles() -> None:
 def test_each_deviation_has_a_reason_and_a_place() -> None:
     lines = [line for line in DOCS["deviations"].splitlines() if line.startswith("|")]
     profile = (ROOT / "data" / "profiles" / "mini.yaml").read_text()
-    modules = {path.stem for path in (ROOT / "iadr1_lib").rglob("*")}
+    modules = {path.stem for folder in ("iadr1_lib", "data") for path in (ROOT / folder).rglob("*")}
     for line in lines[2:]:
         cells = [cell.strip() for cell in line.strip("|").split("|")]
         assert len(cells) == 5 and all(cells[:4]), line
