@@ -9,7 +9,7 @@ import pytest
 
 from iadr1_lib.answer import QUESTION
 from iadr1_lib.errors import UserError
-from iadr1_lib.evaluation import KINDS, PARSERS, Protocol, protocol
+from iadr1_lib.evaluation import KINDS, PARSERS, Protocol, prompt_messages, protocol
 from iadr1_lib.evaluation.protocols import FAMILIES, family_of
 
 TEST = QUESTION.replace("query", "test")
@@ -75,14 +75,14 @@ def test_what_is_not_there_is_a_user_error(words: str, message: str) -> None:
 
 
 def kinds_of_parts(p: Protocol, images: int = 1) -> list[tuple[str, list[str]]]:
-    return [(m["role"], [part["type"] for part in m["content"]]) for m in p.messages(images)]
+    return [(m["role"], [part["type"] for part in m["content"]]) for m in prompt_messages(p, images)]
 
 
 def test_messages_hold_system_lead_in_image_and_question_in_this_order() -> None:
     assert kinds_of_parts(protocol("released", "qwen", "base")) == [("system", ["text"]), ("user", ["image", "text"])]
     assert kinds_of_parts(protocol("released", "llava-1.5", "tuned")) == [("user", ["text", "image", "text"])]
     assert kinds_of_parts(protocol("fair", "mini", "base")) == [("user", ["image", "text"])]
-    two = protocol("fair", "mini", "base").messages(2)[0]["content"]
+    two = prompt_messages(protocol("fair", "mini", "base"), 2)[0]["content"]
     assert [part["type"] for part in two] == ["text", "image", "image", "text"]
     p = protocol("released", "qwen", "base")
     assert p.prompt.index(p.system) < p.prompt.index("<image>") < p.prompt.index(p.text)

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import math
 import os
 import sys
 import time
-from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -25,11 +22,14 @@ from iadr1_lib.data import labelled, open_image, to_rgb
 from iadr1_lib.evaluation.one_shot import require_references
 from iadr1_lib.evaluation.prediction_file import finished_images, prediction_row
 from iadr1_lib.evaluation.protocols import COURSE, Protocol, prompt_messages, usual_length
+from iadr1_lib.files import Journal
 from iadr1_lib.models import load_model, model_config, require_weights
 from iadr1_lib.records import Sample
 from iadr1_lib.training import stage_note
 
-AHEAD, DECODERS = 2, 2  # batches whose pictures are decoded ahead, and threads that do it
+Questions = Sequence[Sequence[Image.Image]]  # the pictures of each question, one or two
+
+AHEAD = 2  # batches whose pictures are decoded ahead, each in a thread
 ANSWER_ONLY = ", answer only"  # added to the protocol's name: such rows are not to be compared with generated ones
 MORE_THAN_TRAINED = 1.25  # an answer may be somewhat longer than the longest of training; one that is endless is cut
 
@@ -61,11 +61,7 @@ def grid_of(model_dir: Path | str) -> int:
 
 
 def _inputs(
-    model: PreTrainedModel,
-    processor: ProcessorMixin,
-    images: Sequence[Sequence[Image.Image]],
-    prompt: str | Protocol,
-    prefix: str = "",
+    model: PreTrainedModel, processor: ProcessorMixin, images: Questions, prompt: str | Protocol, prefix: str = ""
 ) -> Any:
     """What the model reads for one batch; `prefix` is the beginning of its answer, written for it."""
     chats = (prompt_messages(prompt, len(group)) for group in images)
@@ -106,7 +102,7 @@ def _p_yes(ids: torch.Tensor, logits: torch.Tensor, yes: list[int], no: list[int
 def generate(
     model: PreTrainedModel,
     processor: ProcessorMixin,
-    images: Sequence[Sequence[Image.Image]],
+    images: Questions,
     *,
     prompt: str | Protocol = "bare",
     max_new_tokens: int,
@@ -140,11 +136,7 @@ def generate(
 
 @torch.inference_mode()
 def answer_only(
-    model: PreTrainedModel,
-    processor: ProcessorMixin,
-    images: Sequence[Sequence[Image.Image]],
-    *,
-    prompt: str | Protocol = "bare",
+    model: PreTrainedModel, processor: ProcessorMixin, images: Questions, *, prompt: str | Protocol = "bare"
 ) -> list[Generated]:
     """Yes or No and P(Yes) for one batch from a single forward pass, without reasoning and without generation.
 
@@ -169,38 +161,38 @@ def _choice(processor: ProcessorMixin, tagged: bool) -> tuple[str, list[int], li
     """
     if not tagged:
         return "", *_yes_no_ids(processor)
-    opening = "<think></think>"
     encode, decode = processor.tokenizer.encode, processor.tokenizer.decode
-    yes, no = (encode(opening + tag, add_special_tokens=False) for tag in ("<location>", "<answer>"))
+    yes, no = (encode(f"<think></think>{tag}", add_special_tokens=False) for tag in ("<location>", "<answer>"))
     common = len(os.path.commonprefix([yes, no]))
     return decode(yes[:common]), [yes[common]], [no[common]]
 
 
-def asking(prompt: str | Protocol, max_new_tokens: int, seed: int, only: bool) -> Callable[..., list[Generated]]:
-    """A function (model, processor, images) -> an answer for each; `only` means `answer_only`."""
+def ask(
+    model: PreTrainedModel,
+    processor: ProcessorMixin,
+    images: Questions,
+    prompt: str | Protocol,
+    max_new_tokens: int,
+    seed: int = 0,
+    only: bool = False,
+) -> list[Generated]:
+    """Answers to one batch as the prompt mode or protocol asks for them; `only` means `answer_only`."""
     if only:
-        return partial(answer_only, prompt=prompt)
-    temperature, top_p = (prompt.temperature or 0.0, prompt.top_p) if isinstance(prompt, Protocol) else (0.0, None)
-    sampling: dict[str, Any] = {"temperature": temperature, "top_p": top_p}
-
-    def ask(
-        model: PreTrainedModel, processor: ProcessorMixin, images: Sequence[Sequence[Image.Image]]
-    ) -> list[Generated]:
-        if temperature:  # each batch has a seed of its own, whatever was asked before it
-            pixels = hashlib.sha256(b"".join(image.tobytes() for group in images for image in group))
-            torch.manual_seed(seed + int.from_bytes(pixels.digest()[:4]))
-        return generate(model, processor, images, prompt=prompt, max_new_tokens=max_new_tokens, **sampling)
-
-    return ask
+        return answer_only(model, processor, images, prompt=prompt)
+    sampling: dict[str, Any] = {}
+    if isinstance(prompt, Protocol) and prompt.temperature:
+        sampling = {"temperature": prompt.temperature, "top_p": prompt.top_p}
+        # Each batch has a seed of its own, whatever was asked before it.
+        pixels = hashlib.sha256(b"".join(image.tobytes() for group in images for image in group))
+        torch.manual_seed(seed + int.from_bytes(pixels.digest()[:4]))
+    return generate(model, processor, images, prompt=prompt, max_new_tokens=max_new_tokens, **sampling)
 
 
 def answerer(model_dir: Path | str, prompt: str = "bare") -> Callable[[Sequence[Image.Image]], list[Generated]]:
     """Load a model once, for answers to any number of batches of pictures of any size and mode."""
     model, processor = load_model(model_dir)
     length = longest_answer(model_dir)
-    return lambda images: generate(
-        model, processor, [[to_rgb(image)] for image in images], prompt=prompt, max_new_tokens=length
-    )
+    return lambda images: ask(model, processor, [[to_rgb(image)] for image in images], prompt, length)
 
 
 def answer_images(model_dir: Path | str, images: Sequence[Image.Image], prompt: str = "bare") -> list[str]:
@@ -262,40 +254,38 @@ def predict(
     if references is not None:
         require_references(samples, references)
     require_weights(model_dir)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    question = protocol if isinstance(protocol, Protocol) else prompt
-    name, words = (protocol.name, protocol.prompt) if isinstance(protocol, Protocol) else (protocol, prompt)
-    origin: dict[str, Any] = {"prompt": words, "protocol": name + (ANSWER_ONLY if answer_only else "")}
+    asked = protocol if isinstance(protocol, Protocol) else None
+    question = asked or prompt
+    origin: dict[str, Any] = {"prompt": asked.prompt if asked else prompt}
+    origin["protocol"] = (asked.name if asked else str(protocol)) + (ANSWER_ONLY if answer_only else "")
     origin |= {"model": model_name(model_dir), "seed": seed}
     if (grid := grid_of(model_dir)) != GRID:
         origin["grid"] = grid
-        samples = [replace(sample, location=_place(sample, grid)) for sample in samples]
+        places = [labelled(s, grid).location if s.mask and s.location else None for s in samples]
+        samples = [replace(sample, location=place) for sample, place in zip(samples, places, strict=True)]
     length = max_new_tokens or longest_answer(model_dir, question)
     done = finished_images(samples, out, origin, references, length)
+    # Batches are those of all samples, so that a run that goes on samples its answers as one that was not stopped.
     todo = [[s for s in batch if s.image not in done] for batch in batches_of(samples, batch_size)]
     if not (count := sum(map(len, todo))):
         return out
     model, processor = load_model(model_dir)
-    ask = asking(question, length, seed, answer_only)
 
     def pictures(batch: list[Sample]) -> list[list[Image.Image]]:
-        max_side = protocol.max_side if isinstance(protocol, Protocol) else None
+        max_side = asked.max_side if asked else None
         shown = [[str(references[s.image]), s.image] if references else [s.image] for s in batch]
         return [[_open(path, max_side) for path in paths] for paths in shown]
 
-    start, answered = time.time(), 0
-    with out.open("a") as file:
-        for number, (batch, images) in enumerate(_decoded([batch for batch in todo if batch], pictures)):
-            for sample, answer in zip(batch, ask(model, processor, images), strict=True):
-                row = prediction_row(sample, answer.raw, answer.p_yes, origin, cut=length if answer.cut else False)
-                file.write(
-                    json.dumps(row | ({"reference": str(references[sample.image])} if references else {})) + "\n"
-                )
-            file.flush()
-            answered += len(batch)
-            if not quiet and (number % 5 == 4 or answered == count):
-                rate = answered / (time.time() - start)
-                print(f"answered {answered + len(done)} of {len(samples)} images, {rate:.0f} a second", flush=True)
+    journal, start, answered = Journal(out, ascii_only=True), time.time(), 0
+    for number, (batch, images) in enumerate(_decoded([batch for batch in todo if batch], pictures)):
+        answers = ask(model, processor, images, question, length, seed, answer_only)
+        for sample, answer in zip(batch, answers, strict=True):
+            row = prediction_row(sample, answer.raw, answer.p_yes, origin, cut=answer.cut and length)
+            journal.append(row | ({"reference": str(references[sample.image])} if references else {}))
+        answered += len(batch)
+        if not quiet and (number % 5 == 4 or answered == count):
+            rate = answered / (time.time() - start)
+            print(f"answered {answered + len(done)} of {len(samples)} images, {rate:.0f} a second", flush=True)
     return out
 
 
@@ -306,11 +296,6 @@ def model_name(model_dir: Path | str) -> str:
         with path.open("rb") as file:
             hashlib.file_digest(file, lambda: digest)  # goes on with what came before
     return f"{Path(model_dir).parent.name}/{Path(model_dir).name}@{digest.hexdigest()[:8]}"
-
-
-def _place(sample: Sample, grid: int) -> str | None:
-    """The cell of a defect in a grid of its own; None where no mask says where it is."""
-    return labelled(sample, grid).location if sample.mask and sample.location else None
 
 
 def batches_of(samples: Sequence[Sample], size: int) -> list[list[Sample]]:
@@ -334,19 +319,12 @@ def _area(path: str) -> int:
 def _decoded(
     batches: Sequence[list[Sample]], pictures: Callable[[list[Sample]], list[list[Image.Image]]]
 ) -> Iterator[tuple[list[Sample], list[list[Image.Image]]]]:
-    """Each batch with its pictures, which threads decode while the model is busy."""
-    ahead: deque[tuple[list[Sample], Future[list[list[Image.Image]]]]] = deque()
-    pool = ThreadPoolExecutor(DECODERS)
-    try:
-        for batch in batches:
-            ahead.append((batch, pool.submit(pictures, batch)))
-            if len(ahead) > AHEAD:
-                ready, decoding = ahead.popleft()
-                yield ready, decoding.result()
-        for ready, decoding in ahead:
-            yield ready, decoding.result()
-    finally:
-        pool.shutdown(wait=False, cancel_futures=True)
+    """Each batch with its pictures; threads decode those of the next ones while the model is busy."""
+    with ThreadPoolExecutor(AHEAD) as pool:
+        decoding = [pool.submit(pictures, batch) for batch in batches[:AHEAD]]
+        for number, batch in enumerate(batches):
+            decoding += [pool.submit(pictures, later) for later in batches[number + AHEAD : number + AHEAD + 1]]
+            yield batch, decoding.pop(0).result()
 
 
 def _open(path: str, max_side: int | None) -> Image.Image:

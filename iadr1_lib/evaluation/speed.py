@@ -8,18 +8,14 @@ from pathlib import Path
 from typing import NamedTuple
 
 from iadr1_lib.data import open_image
-from iadr1_lib.evaluation.prediction import asking, batches_of, longest_answer
+from iadr1_lib.evaluation.prediction import ask, batches_of, longest_answer
 from iadr1_lib.evaluation.protocols import Protocol
 from iadr1_lib.models import load_model
 from iadr1_lib.records import Sample
 
 
 class Speed(NamedTuple):
-    """Number of pictures and of tokens written, and seconds of wall time by what they were spent on.
-
-    `seconds` has decode (pictures from files, one after another; `predict` does it in threads) and answer (processor,
-    forward passes, text from tokens).
-    """
+    """Pictures, tokens written, and seconds: decode (pictures from files, one after another), answer (the model)."""
 
     images: int
     tokens: int
@@ -43,24 +39,17 @@ def measure(
     max_new_tokens: int | None = None,
     answer_only: bool = False,
 ) -> Speed:
-    """Answer `samples` once and write nothing; the first batch is asked once before the clock starts.
-
-    Raises:
-        ValueError: there are no samples.
-    """
-    if not samples:
-        raise ValueError("no pictures, so nothing to measure")
+    """Answer `samples` once and write nothing; the first batch is asked once before the clock starts."""
     model, processor = load_model(model_dir)
-    ask = asking(prompt, max_new_tokens or longest_answer(model_dir, prompt), 0, answer_only)
-    batches = batches_of(samples, batch_size)
-    ask(model, processor, [[open_image(sample.image)] for sample in batches[0]])
-    seconds, tokens = {"decode": 0.0, "answer": 0.0}, 0
-    for batch in batches:
+    length = max_new_tokens or longest_answer(model_dir, prompt)
+    seconds, tokens, batches = {"decode": 0.0, "answer": 0.0}, 0, batches_of(samples, batch_size)
+    for number, batch in enumerate([batches[0], *batches]):
         start = time.perf_counter()
         images = [[open_image(sample.image)] for sample in batch]
         decoded = time.perf_counter()
-        answers = ask(model, processor, images)  # its texts are on the processor: a GPU has finished
-        seconds["decode"] += decoded - start
-        seconds["answer"] += time.perf_counter() - decoded
-        tokens += sum(len(processor.tokenizer.encode(one.raw, add_special_tokens=False)) for one in answers)
+        answers = ask(model, processor, images, prompt, length, only=answer_only)  # texts: a GPU has finished
+        if number:
+            seconds["decode"] += decoded - start
+            seconds["answer"] += time.perf_counter() - decoded
+            tokens += sum(len(processor.tokenizer.encode(one.raw, add_special_tokens=False)) for one in answers)
     return Speed(len(samples), tokens, seconds)
