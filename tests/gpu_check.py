@@ -43,7 +43,7 @@ from PIL import Image  # noqa: E402
 from transformers import AutoModelForImageTextToText  # noqa: E402
 from trl import GRPOConfig, GRPOTrainer, SFTConfig  # noqa: E402
 
-from iadr1_lib.evaluation import prediction, speed  # noqa: E402
+from iadr1_lib.evaluation import prediction  # noqa: E402
 from iadr1_lib.models import (  # noqa: E402
     MODELS,
     ModelSettings,
@@ -328,11 +328,10 @@ def evaluation(folder: Path) -> dict[str, Any]:
     for device in ("cuda", "cpu") if torch.cuda.is_available() else ("cpu", "cpu "):
         place = partial(load_model, device=device.strip())
         setattr(prediction, "load_model", place)  # noqa: B010
-        setattr(speed, "load_model", place)  # noqa: B010
         out = prediction.predict(base_model_dir(), samples, folder / f"{device}.jsonl", batch_size=20, quiet=True)
         rows = [json.loads(line) for line in out.read_text().splitlines()]
         made[device] = {row["image"]: row for row in rows}
-        said = speed.measure(base_model_dir(), samples, batch_size=20)
+        said = prediction.measure_speed(base_model_dir(), samples, batch_size=20)
         seconds = {part: round(spent, 3) for part, spent in said.seconds.items()}
         found[device] = {"images_per_second": round(said.images_per_second, 1), "seconds": seconds}
     one, other = made.values()

@@ -8,7 +8,8 @@ import pytest
 from test_scoring import NO, YES, drawn, row, table, value
 
 from iadr1_lib.errors import UserError
-from iadr1_lib.evaluation import MARK, PAIRED, compare, paired_difference, pairwise_tests, protocol_share, score
+from iadr1_lib.evaluation import PAIRED, compare, paired_difference, pairwise_tests, protocol_share, score
+from iadr1_lib.evaluation.comparison import MARK
 
 
 @pytest.mark.parametrize("metric", PAIRED)

@@ -28,7 +28,6 @@ from iadr1_lib.evaluation import (
     protocol,
     read_predictions,
     score,
-    speed,
 )
 from iadr1_lib.evaluation.prediction import generate, predict, prompt_messages
 from iadr1_lib.models import load_model
@@ -143,11 +142,11 @@ def test_answer_only_reads_p_yes_where_generation_would_choose(
 
 
 def test_speed_says_where_the_time_goes(folder: Path, samples: list[Sample]) -> None:
-    result = speed.measure(folder, samples, batch_size=3, max_new_tokens=5)
+    result = prediction.measure_speed(folder, samples, batch_size=3, max_new_tokens=5)
     assert set(result.seconds) == {"decode", "answer"} and min(result.seconds.values()) > 0
     assert result.images == 6 and 0 <= result.tokens <= 30
     assert result.images_per_second == pytest.approx(6 / sum(result.seconds.values()))
-    assert speed.measure(folder, samples, answer_only=True).tokens_per_second > 0
+    assert prediction.measure_speed(folder, samples, answer_only=True).tokens_per_second > 0
 
 
 # --- predict --------------------------------------------------------------------------------------------

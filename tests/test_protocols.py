@@ -9,8 +9,8 @@ import pytest
 
 from iadr1_lib.answer import QUESTION
 from iadr1_lib.errors import UserError
-from iadr1_lib.evaluation import KINDS, PARSERS, Protocol, prompt_messages, protocol
-from iadr1_lib.evaluation.protocols import FAMILIES, family_of
+from iadr1_lib.evaluation import PARSERS, Protocol, prompt_messages, protocol
+from iadr1_lib.evaluation.protocols import FAMILIES, KINDS, family_of
 
 TEST = QUESTION.replace("query", "test")
 TAGGED, WORDS, LOWERED = "released-tagged", "released-free-text", "released-free-text-ci"

@@ -12,7 +12,8 @@ from PIL import Image
 
 from iadr1_lib.data import load_samples
 from iadr1_lib.errors import UserError
-from iadr1_lib.evaluation import references, require_references
+from iadr1_lib.evaluation import references
+from iadr1_lib.evaluation.one_shot import require_references
 from iadr1_lib.records import Sample
 
 

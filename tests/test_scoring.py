@@ -19,7 +19,6 @@ from iadr1_lib.evaluation import (
     PARSERS,
     SEED_RANGE,
     agreement,
-    areas,
     grounding,
     interval_text,
     metric_rows,
@@ -30,6 +29,7 @@ from iadr1_lib.evaluation import (
     score,
     unknown_types,
 )
+from iadr1_lib.evaluation.metrics import areas
 from iadr1_lib.records import Sample
 
 GOLDEN = Path(__file__).parent / "golden"

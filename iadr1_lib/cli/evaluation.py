@@ -226,9 +226,9 @@ def _print_speed(model: Path, samples: list[Sample], prompt: Protocol | str, how
     """Print seconds and share of each part of answering, and what they make per image."""
     import pandas as pd
 
-    from iadr1_lib.evaluation import speed
+    from iadr1_lib.evaluation import prediction
 
-    measured = speed.measure(
+    measured = prediction.measure_speed(
         model,
         samples,
         prompt=prompt,

@@ -13,16 +13,8 @@ from sklearn.metrics import confusion_matrix
 from statsmodels.stats.contingency_tables import mcnemar
 
 from iadr1_lib.errors import UserError
-from iadr1_lib.evaluation.intervals import (
-    DRAWS,
-    Estimate,
-    average,
-    benchmark_mean,
-    bootstrap_mean,
-    interval_text,
-    label_means,
-    percent,
-)
+from iadr1_lib.evaluation import intervals
+from iadr1_lib.evaluation.intervals import DRAWS, Estimate, average, interval_text
 from iadr1_lib.evaluation.metrics import judge, score
 
 MARK = "†"  # on cells of another protocol than the first row's
@@ -86,11 +78,7 @@ def paired_difference(
     Pairs stay together in the bootstrap: an image is resampled with both models' answers to it. Lists give one
     pair of predictions per training seed: images are resampled within each seed, and the seeds' differences
     averaged (so the interval speaks of images, for these seeds). `metric` is one of PAIRED. McNemar's exact test counts
-    the images that only one of the two gets right.
-
-    Raises:
-        ValueError: another metric, or lists of different lengths.
-        UserError: the images or the protocols differ.
+    the images that only one of the two gets right. UserError if the images or the protocols differ.
     """
     if metric not in PAIRED:
         raise ValueError(f"no paired metric is called {metric!r}; choose from {', '.join(PAIRED)}")
@@ -106,16 +94,18 @@ def paired_difference(
     mean = average([_mean_difference(pair, rng, metric) for pair in pairs])
     everything = pd.concat(pairs)
     counts = confusion_matrix(everything["model"] == 1, everything["baseline"] == 1, labels=[True, False])
-    return PairedDifference(**percent(mean), n=mean.n, p_mcnemar=float(mcnemar(counts, exact=True).pvalue))
+    return PairedDifference(**intervals.percent(mean), n=mean.n, p_mcnemar=float(mcnemar(counts, exact=True).pvalue))
 
 
 def _mean_difference(pair: pd.DataFrame, rng: np.random.Generator, metric: str) -> Estimate:
     pair = pair.assign(difference=pair["model"] - pair["baseline"])
     differences = {}
     for name, group in pair.groupby("benchmark", sort=True):
-        normal, defective = label_means(group, "difference", rng)
+        normal, defective = intervals.label_means(group, "difference", rng)
         differences[str(name)] = average([normal, defective]) if metric == "balanced_accuracy" else defective
-    return benchmark_mean(differences) if differences else bootstrap_mean([], "images with a known truth", rng)
+    if not differences:
+        return intervals.bootstrap_mean([], "images with a known truth", rng)
+    return intervals.benchmark_mean(differences)
 
 
 def pairwise_tests(predictions: Mapping[str, pd.DataFrame], parser: str = "fair", seed: int = 0) -> pd.DataFrame:
@@ -124,9 +114,7 @@ def pairwise_tests(predictions: Mapping[str, pd.DataFrame], parser: str = "fair"
     Columns: model, baseline, benchmark, value (difference of balanced accuracy in points), low, high (95 % paired
     stratified bootstrap), n, p (McNemar, exact) and p_holm: p corrected by Holm over all rows of the table, so that
     many comparisons do not make one of them significant by chance. McNemar counts images, so a benchmark of mostly
-    normal ones weighs these more; the interval weighs the labels alike.
-
-    Raises UserError as `paired_difference`.
+    normal ones weighs these more; the interval weighs the labels alike. UserError as from `paired_difference`.
     """
     from statsmodels.stats.multitest import multipletests  # takes half a second
 
@@ -150,20 +138,17 @@ def compare(
 ) -> pd.DataFrame:
     """One row per model: its protocol and, per benchmark and for their mean, balanced accuracy with 95 % interval.
 
-    `parser` may name one per model, as the protocol `released` does; a model that is read differently from the first
-    counts as one of another protocol.
-
-    Raises UserError where models answered other images, or under other protocols or parsers. With `mixed` the latter
-    are let in and each of their cells carries a †.
+    `parser` may name one per model, as the protocol `released` does. UserError where models answered other images, or
+    under other protocols or parsers than the first; with `mixed` the latter are let in and each of their cells carries
+    a †.
     """
     if not predictions:
         raise UserError("there are no predictions to compare: name at least one file")
-    parsers = {name: parser if isinstance(parser, str) else parser[name] for name in predictions}
+    parsers = dict.fromkeys(predictions, parser) if isinstance(parser, str) else parser
     if not mixed:
         require_one_protocol(predictions)
-        if len(set(parsers.values())) > 1:
-            chosen = "; ".join(f"{name}: {own}" for name, own in parsers.items())
-            raise UserError(f"answers are read by different parsers ({chosen}): read them alike, or say mixed=True")
+        if len({parsers[name] for name in predictions}) > 1:
+            raise UserError(f"answers are read by different parsers ({parsers}): read them alike, or say mixed=True")
     require_same_images(predictions)
     rows: dict[str, dict[str, str]] = {}
     for name, table in predictions.items():
@@ -195,14 +180,10 @@ def protocol_share(
 ) -> ProtocolShare:
     """How much of the released comparison's gain the base makes up by being asked and read fairly:
 
-    (base fair − base released) / (tuned released − base released).
-
-    `parsers` reads the three in the order of the arguments. In each bootstrap draw all three are judged on the same
-    images. A draw without a gain has no share and is left out; where that is so for more than one in twenty, the
-    interval is NaN. A share can exceed 100 (fair asking gains more than tuning) or be negative (it costs).
-
-    Raises:
-        UserError: the images differ, or a benchmark lacks one of the labels.
+    (base fair − base released) / (tuned released − base released), which can exceed 100 % (fair asking gains more than
+    tuning) or be negative (it costs). `parsers` reads the three in the order of the arguments. In each bootstrap draw
+    all three are judged on the same images. A draw without a gain has no share and is left out; where that is so for
+    more than one in twenty, the interval is NaN. UserError if the images differ or a benchmark lacks a label.
     """
     tables = {"base released": base_released, "base fair": base_fair, "tuned released": tuned_released}
     right = _side_by_side(tables, parsers, "correct")

@@ -28,15 +28,12 @@ class Estimate(NamedTuple):
 
 
 def bootstrap_mean(values: Any, what: str, rng: np.random.Generator) -> Estimate:
-    """Mean of one stratum; NaN values are left out. `what` names the images for the note.
-
-    A resampled mean depends only on how often each distinct value is drawn, and those counts are multinomial: one call
-    per stratum gives exactly the bootstrap's distribution.
-    """
+    """Mean of one stratum without its NaN values; `what` names the images for the note."""
     known = np.asarray(values, dtype=float)
     known = known[~np.isnan(known)]
     if not len(known):
         return Estimate(np.nan, np.full(DRAWS, np.nan), 0, f"no {what}")
+    # How often a resample draws each distinct value is multinomial: one call gives the bootstrap's distribution.
     distinct, counts = np.unique(known, return_counts=True)
     drawn = rng.multinomial(len(known), counts / len(known), size=DRAWS)
     return Estimate(float(known.mean()), drawn @ distinct / len(known), len(known))
@@ -104,12 +101,8 @@ def interval_text(row: Mapping[Any, Any] | None, signed: bool = False, decimals:
     """A value with its interval as text, such as "57.2 [51.0, 63.1]"; a dash where there is no value.
 
     Square brackets hold a 95 % interval. Round ones, "57.2 (51.0 to 63.1)", hold the lowest and the highest seed, for
-    a row whose `interval` is SEED_RANGE. An interval without width is not printed.
-
-    Args:
-        row: keys value, low and high, of which any may be None or NaN, and possibly interval.
-        signed: print every number with its sign, as differences need it: "+2.1 [−0.4, +4.6]".
-        decimals: digits after the point.
+    a `row` whose `interval` is SEED_RANGE. An interval without width is not printed. With `signed` every number has its
+    sign, as differences need it: "+2.1 [−0.4, +4.6]".
     """
     if row is None or pd.isna(row["value"]):
         return "–"

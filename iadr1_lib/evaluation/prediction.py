@@ -29,7 +29,7 @@ from iadr1_lib.training import stage_note
 
 Questions = Sequence[Sequence[Image.Image]]  # the pictures of each question, one or two
 
-AHEAD = 2  # batches whose pictures are decoded ahead, each in a thread
+AHEAD, DECODERS = 2, 2  # batches whose pictures are decoded ahead, and threads that do it
 ANSWER_ONLY = ", answer only"  # added to the protocol's name: such rows are not to be compared with generated ones
 MORE_THAN_TRAINED = 1.25  # an answer may be somewhat longer than the longest of training; one that is endless is cut
 
@@ -43,11 +43,9 @@ class Generated(NamedTuple):
 
 
 def longest_answer(model_dir: Path | str, prompt: str | Protocol = "bare") -> int:
-    """Most new tokens that a model is given by default: its family's usual length, or what its training needs.
-
-    The latter is `answer_tokens` of the stage.json beside the folder, and a quarter more. The lengths of the released
-    scripts are facts and stay as they are; they have none for the mini VLM.
-    """
+    """Most new tokens that a model is given by default: its family's usual length, or what its training needs, which
+    is `answer_tokens` of the stage.json beside the folder, and a quarter more. The lengths of the released scripts are
+    facts and stay as they are; they have none for the mini VLM."""
     if isinstance(prompt, Protocol) and prompt.name == "released" and prompt.family != "mini":
         return prompt.max_new_tokens
     trained = stage_note(model_dir).get("answer_tokens", 0)
@@ -56,8 +54,7 @@ def longest_answer(model_dir: Path | str, prompt: str | Protocol = "bare") -> in
 
 def grid_of(model_dir: Path | str) -> int:
     """Rows and columns of the grid of places that a model was trained with."""
-    grid: int = stage_note(model_dir).get("grid", GRID)
-    return grid
+    return int(stage_note(model_dir).get("grid", GRID))
 
 
 def _inputs(
@@ -79,11 +76,8 @@ def _yes_no_ids(processor: ProcessorMixin) -> tuple[list[int], list[int]]:
 def _p_yes(ids: torch.Tensor, logits: torch.Tensor, yes: list[int], no: list[int], tag: int | None) -> float | None:
     """P(Yes) / (P(Yes) + P(No)) where the answer's word is chosen; None if the output never gets there.
 
-    Args:
-        ids: generated tokens, (length,).
-        logits: what they were chosen from, (length, vocabulary).
-        yes, no: ids of the tokens that begin the words.
-        tag: id of `<answer>`; if it is in the output, the word after its last occurrence counts, else the first word.
+    `ids` (length,) are the generated tokens, `logits` (length, vocabulary) what they were chosen from, `tag` is the id
+    of `<answer>`: after its last occurrence stands the word that counts; without it the first yes or no does.
     """
     tagged = (ids == tag).nonzero().flatten() if tag is not None else ids.new_empty(0)
     if len(tagged):
@@ -140,11 +134,10 @@ def answer_only(
 ) -> list[Generated]:
     """Yes or No and P(Yes) for one batch from a single forward pass, without reasoning and without generation.
 
-    A model that is asked for a word is read at its first token: P(Yes) against P(No). A tuned model decides elsewhere:
-    in both its patterns reasoning comes first, then `<location>` begins a Yes and `<answer>` ends a No. So an empty
-    `<think></think>` is written for it, and P(Yes) is P(`<location>`) against P(`<answer>`). (Its word inside
-    `<answer>` would say nothing: without a location before it, the pattern leaves only No.) Either way this is another
-    measurement than a generated answer: the tuned model has been kept from thinking.
+    A model that is asked for a word is read at its first token: P(Yes) against P(No). A tuned model decides after its
+    reasoning, where `<location>` begins a Yes and `<answer>` a No: an empty `<think></think>` is written for it, and
+    P(Yes) is P(`<location>`) against P(`<answer>`). This is another measurement than a generated answer: the tuned
+    model has been kept from thinking.
     """
     tagged = prompt.kind == "tuned" if isinstance(prompt, Protocol) else prompt == "bare"
     prefix, yes, no = _choice(processor, tagged)
@@ -155,15 +148,12 @@ def answer_only(
 
 
 def _choice(processor: ProcessorMixin, tagged: bool) -> tuple[str, list[int], list[int]]:
-    """Text to be written for the model, and the token ids that then begin a Yes and a No.
-
-    Where a tokenizer splits the tags, what both have in common ("<") is written, too.
-    """
+    """Text to be written for the model, and the token ids that then begin a Yes and a No."""
     if not tagged:
         return "", *_yes_no_ids(processor)
     encode, decode = processor.tokenizer.encode, processor.tokenizer.decode
     yes, no = (encode(f"<think></think>{tag}", add_special_tokens=False) for tag in ("<location>", "<answer>"))
-    common = len(os.path.commonprefix([yes, no]))
+    common = len(os.path.commonprefix([yes, no]))  # with the "<" of a tokenizer that splits the tags
     return decode(yes[:common]), [yes[common]], [no[common]]
 
 
@@ -235,9 +225,8 @@ def predict(
 ) -> Path:
     """Answer every sample and append to `out` (predictions.jsonl); images already there are not asked again.
 
-    Rows are those of `prediction_row`: `prompt` is the mode, or all that a protocol says. They come batch by batch,
-    small pictures first. A model that was trained with another grid of places is asked and judged by that grid: then
-    the rows have `grid`.
+    Rows are those of `prediction_row`, small pictures first. A model that was trained with another grid of places is
+    judged by that grid: then the rows have `grid`.
 
     Args:
         prompt: mode of PROMPTS, asked greedily; not looked at where `protocol` is a `Protocol`.
@@ -245,8 +234,7 @@ def predict(
             inside a batch samples the rest of it anew.
         max_new_tokens: None means `longest_answer`; of answers that it cuts the rows have it as `cut`.
         answer_only: generate nothing (see `answer_only`).
-        references: image -> a normal picture. Every question then shows two pictures, the reference first, and the row
-            holds it as `reference`.
+        references: image -> a normal picture, which is then shown before the image, and is the row's `reference`.
 
     Raises:
         UserError: there is no model, a picture cannot be read, or a sample has no reference.
@@ -265,16 +253,19 @@ def predict(
         samples = [replace(sample, location=place) for sample, place in zip(samples, places, strict=True)]
     length = max_new_tokens or longest_answer(model_dir, question)
     done = finished_images(samples, out, origin, references, length)
-    # Batches are those of all samples, so that a run that goes on samples its answers as one that was not stopped.
+    # Batches of all samples, so that a run that goes on samples as one that was not stopped.
     todo = [[s for s in batch if s.image not in done] for batch in batches_of(samples, batch_size)]
     if not (count := sum(map(len, todo))):
         return out
     model, processor = load_model(model_dir)
 
-    def pictures(batch: list[Sample]) -> list[list[Image.Image]]:
-        max_side = asked.max_side if asked else None
-        shown = [[str(references[s.image]), s.image] if references else [s.image] for s in batch]
-        return [[_open(path, max_side) for path in paths] for paths in shown]
+    def pictures(sample: Sample) -> list[Image.Image]:
+        before = [open_image(references[sample.image])] if references else []
+        shown = [*before, open_image(sample.image)]
+        if asked and asked.max_side:
+            for picture in shown:
+                picture.thumbnail((asked.max_side, asked.max_side))
+        return shown
 
     journal, start, answered = Journal(out, ascii_only=True), time.time(), 0
     for number, (batch, images) in enumerate(_decoded([batch for batch in todo if batch], pictures)):
@@ -305,10 +296,7 @@ def batches_of(samples: Sequence[Sample], size: int) -> list[list[Sample]]:
 
 
 def _area(path: str) -> int:
-    """Pixels by the file's header, which orders batches by the length of their prompts.
-
-    What is no picture comes last, so that all others are answered before open_image says what is wrong.
-    """
+    """Pixels by the file's header; what is no picture comes last, so that all others are answered before the error."""
     try:
         with Image.open(path) as picture:
             return picture.width * picture.height
@@ -317,18 +305,52 @@ def _area(path: str) -> int:
 
 
 def _decoded(
-    batches: Sequence[list[Sample]], pictures: Callable[[list[Sample]], list[list[Image.Image]]]
+    batches: Sequence[list[Sample]], pictures: Callable[[Sample], list[Image.Image]]
 ) -> Iterator[tuple[list[Sample], list[list[Image.Image]]]]:
     """Each batch with its pictures; threads decode those of the next ones while the model is busy."""
-    with ThreadPoolExecutor(AHEAD) as pool:
-        decoding = [pool.submit(pictures, batch) for batch in batches[:AHEAD]]
+    with ThreadPoolExecutor(DECODERS) as pool:
+        decoding = [pool.map(pictures, batch) for batch in batches[:AHEAD]]
         for number, batch in enumerate(batches):
-            decoding += [pool.submit(pictures, later) for later in batches[number + AHEAD : number + AHEAD + 1]]
-            yield batch, decoding.pop(0).result()
+            decoding += [pool.map(pictures, later) for later in batches[number + AHEAD : number + AHEAD + 1]]
+            yield batch, list(decoding.pop(0))
 
 
-def _open(path: str, max_side: int | None) -> Image.Image:
-    picture = open_image(path)
-    if max_side is not None:
-        picture.thumbnail((max_side, max_side))
-    return picture
+class Speed(NamedTuple):
+    """Pictures, tokens written, and seconds: decode (pictures from files, one after another), answer (the model)."""
+
+    images: int
+    tokens: int
+    seconds: dict[str, float]
+
+    @property
+    def images_per_second(self) -> float:
+        return self.images / sum(self.seconds.values())
+
+    @property
+    def tokens_per_second(self) -> float:
+        return self.tokens / self.seconds["answer"]
+
+
+def measure_speed(
+    model_dir: Path | str,
+    samples: Sequence[Sample],
+    *,
+    prompt: str | Protocol = "bare",
+    batch_size: int = 64,
+    max_new_tokens: int | None = None,
+    answer_only: bool = False,
+) -> Speed:
+    """Answer `samples` once and write nothing; the first batch is asked once before the clock starts."""
+    model, processor = load_model(model_dir)
+    length = max_new_tokens or longest_answer(model_dir, prompt)
+    seconds, tokens, batches = {"decode": 0.0, "answer": 0.0}, 0, batches_of(samples, batch_size)
+    for number, batch in enumerate([batches[0], *batches]):
+        start = time.perf_counter()
+        images = [[open_image(sample.image)] for sample in batch]
+        decoded = time.perf_counter()
+        answers = ask(model, processor, images, prompt, length, only=answer_only)  # texts: a GPU has finished
+        if number:
+            seconds["decode"] += decoded - start
+            seconds["answer"] += time.perf_counter() - decoded
+            tokens += sum(len(processor.tokenizer.encode(one.raw, add_special_tokens=False)) for one in answers)
+    return Speed(len(samples), tokens, seconds)

@@ -48,9 +48,8 @@ def prediction_row(
 ) -> dict[str, Any]:
     """A sample with its truth, the model's text, and how it was asked; keys as PREDICTION_KEYS.
 
-    `origin` holds prompt, protocol, model and seed (and the grid, where it is not the usual one), which are the same in
-    all rows of a file. An answer that the limit of length ended has that limit as `cut` (true, where only the model's
-    provider knows it).
+    `origin` holds prompt, protocol, model and seed (and grid, where it is not the usual one), the same in all rows of a
+    file. An answer that the limit of length ended has that limit as `cut` (true, where only the provider knows it).
     """
     return _truth(sample) | {"raw": raw, "p_yes": p_yes} | origin | ({"cut": cut} if cut else {})
 
@@ -62,9 +61,8 @@ def _truth(sample: Sample) -> dict[str, Any]:
 def read_predictions(path: str | Path) -> pd.DataFrame:
     """One row per answered image, from JSON Lines with the keys PREDICTION_KEYS.
 
-    Raises:
-        UserError: a missing or empty file, a line that is cut off or damaged (with its number), an image that is
-            answered twice, or answers that name places on different grids.
+    UserError for a missing or empty file, a line that is cut off or damaged (with its number), an image that is
+    answered twice, and answers that name places on different grids.
     """
     if not Path(path).is_file():
         raise UserError(f"There are no predictions at {path}: run the evaluation that writes them first.")

@@ -116,8 +116,7 @@ def protocol(name: str, family: str, kind: str) -> Protocol:
     as unparsed and is shown. A request for yes or no would pull tuned models away from the words they were trained on
     (measured on dev, LAB_LOG.md). One prompt for all is the point: no cell of a table is flattered by its wording.
 
-    Raises:
-        UserError: an unknown name, family or kind, or a kind that the released scripts do not have.
+    UserError for an unknown name, family or kind, and for a kind that the released scripts do not have.
     """
     for what, given, known in (("protocol", name, NAMES), ("family", family, FAMILIES), ("kind", kind, KINDS)):
         if given not in known:

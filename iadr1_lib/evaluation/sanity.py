@@ -1,9 +1,5 @@
 """What a benchmark measures before any model has looked: simple predictors, copies between training and test.
 
-    table = baselines(samples, train)      # benchmark x baseline with interval
-    readings(table)                        # what a benchmark measures where a simple predictor does well
-    duplicate_report(train, samples)       # training pictures among the test pictures, by file and by picture
-
 Two of the predictors are constant, two look at no defect (file size, brightness), one is a classical detector of odd
 patches.
 """
@@ -52,10 +48,9 @@ _FOLDS = 5
 def baselines(samples: Sequence[Sample], train: Sequence[Sample] = (), seed: int = 0) -> pd.DataFrame:
     """Balanced accuracy in percent of BASELINES on each benchmark's test pictures, with its 95 % interval.
 
-    Columns COLUMNS, one row per benchmark and baseline. See `label_only_baselines` for what each one does. A
-    benchmark without normal or without defective pictures has NaN, and so has the detector where no category has
-    enough normal pictures to learn from: training pictures, or else its own. UserError for a picture that cannot be
-    read.
+    Columns COLUMNS, one row per benchmark and baseline. A benchmark without normal or without defective pictures has
+    NaN, and so has the detector where no category has enough normal pictures to learn from: training pictures, or else
+    its own. UserError for a picture that cannot be read.
     """
     table = label_only_baselines(train, samples, seed)
     table = table.assign(baseline=table["metric"].str.removesuffix("/balanced_accuracy"))
@@ -124,10 +119,7 @@ def label_only_baselines(train: Sequence[Sample], test: Sequence[Sample], seed: 
     with those of the category's normal `train` pictures: an image's score is the distance of its oddest
     patches to their nearest neighbours, and one above the 90th percentile of held-out normal pictures is
     called defective. Where a category has no normal train picture, its normal test pictures serve, each
-    judged by the others of its folds.
-
-    Raises:
-        UserError: a picture cannot be read, or there are no test pictures.
+    judged by the others of its folds. UserError if a picture cannot be read or there is none.
     """
     if not test:
         raise UserError("There are no test pictures to measure the baselines on: check the data folder.")
