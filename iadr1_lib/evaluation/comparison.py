@@ -83,8 +83,6 @@ def paired_difference(
     if metric not in PAIRED:
         raise ValueError(f"no paired metric is called {metric!r}; choose from {', '.join(PAIRED)}")
     models, baselines = ([given] if isinstance(given, pd.DataFrame) else list(given) for given in (model, baseline))
-    if len(models) != len(baselines) or not models:
-        raise ValueError(f"{len(models)} sets of predictions cannot be paired with {len(baselines)}")
     require_one_protocol({"model": pd.concat(models), "baseline": pd.concat(baselines)})
     pairs = [
         _side_by_side({"model": a, "baseline": b}, (parser, parser), _COLUMN_OF_METRIC[metric]).dropna()

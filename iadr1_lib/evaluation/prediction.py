@@ -315,22 +315,6 @@ def _decoded(
             yield batch, list(decoding.pop(0))
 
 
-class Speed(NamedTuple):
-    """Pictures, tokens written, and seconds: decode (pictures from files, one after another), answer (the model)."""
-
-    images: int
-    tokens: int
-    seconds: dict[str, float]
-
-    @property
-    def images_per_second(self) -> float:
-        return self.images / sum(self.seconds.values())
-
-    @property
-    def tokens_per_second(self) -> float:
-        return self.tokens / self.seconds["answer"]
-
-
 def measure_speed(
     model_dir: Path | str,
     samples: Sequence[Sample],
@@ -339,8 +323,9 @@ def measure_speed(
     batch_size: int = 64,
     max_new_tokens: int | None = None,
     answer_only: bool = False,
-) -> Speed:
-    """Answer `samples` once and write nothing; the first batch is asked once before the clock starts."""
+) -> tuple[dict[str, float], int]:
+    """Answer `samples` once and write nothing: seconds of decode (pictures from files, one after another) and answer
+    (the model), and the number of tokens written. The first batch is asked once before the clock starts."""
     model, processor = load_model(model_dir)
     length = max_new_tokens or longest_answer(model_dir, prompt)
     seconds, tokens, batches = {"decode": 0.0, "answer": 0.0}, 0, batches_of(samples, batch_size)
@@ -353,4 +338,4 @@ def measure_speed(
             seconds["decode"] += decoded - start
             seconds["answer"] += time.perf_counter() - decoded
             tokens += sum(len(processor.tokenizer.encode(one.raw, add_special_tokens=False)) for one in answers)
-    return Speed(len(samples), tokens, seconds)
+    return seconds, tokens
