@@ -90,7 +90,7 @@ def test_one_and_two_pictures_of_any_mode_may_share_a_batch(folder: Path) -> Non
     alone = [generate(model, processor, [g], max_new_tokens=6)[0] for g in ([picture], [picture, picture])]
     assert [answer.raw for answer in together] == [answer.raw for answer in alone]
     modes = [Image.new(mode, (30, 40)) for mode in ("L", "1", "RGBA", "P", "CMYK")]
-    assert len(prediction.answer_images(folder, modes)) == 5
+    assert len(prediction.answerer(folder)(modes)) == 5
 
 
 @pytest.mark.parametrize(

@@ -112,7 +112,7 @@ def score(predictions: pd.DataFrame, parser: str = "fair", seed: int = 0) -> pd.
     judged["is_yes"], judged["is_unparsed"] = answers == "yes", answers.isna()
     judged["wrong"] = answers.map({"yes": "no", "no": "yes"}) == judged["label"]
     rng, more = np.random.default_rng(seed), np.random.default_rng([seed, 1])
-    shares = estimate_table(judged, lambda group: _shares(group, rng) | _error_shares(group, more))
+    shares = estimate_table(judged, lambda group: _shares(group, rng, more))
     counts = [
         {"benchmark": name, "metric": metric, "value": float(count), "n": len(group), "unit": "images", "note": ""}
         for name, group in judged.groupby("benchmark", sort=True)
@@ -121,8 +121,8 @@ def score(predictions: pd.DataFrame, parser: str = "fair", seed: int = 0) -> pd.
     return pd.concat([shares, pd.DataFrame(counts)], ignore_index=True)
 
 
-def _shares(group: pd.DataFrame, rng: np.random.Generator) -> dict[str, Estimate]:
-    """The metrics of one benchmark that are shares of its images."""
+def _shares(group: pd.DataFrame, rng: np.random.Generator, more: np.random.Generator) -> dict[str, Estimate]:
+    """The metrics of one benchmark that are shares of its images; `more` is for those that came later."""
     right = label_means(group, "correct", rng)
     shares = {"balanced_accuracy": average(right), "accuracy_normal": right[0], "accuracy_defective": right[1]}
     of_labels = [float((group["label"] == label).mean()) for label in _LABELS]
@@ -130,19 +130,11 @@ def _shares(group: pd.DataFrame, rng: np.random.Generator) -> dict[str, Estimate
         shares[f"share_{metric}"] = average(label_means(group, f"is_{metric}", rng), of_labels)
     for tag in ("location", "type"):
         shares[tag] = bootstrap_mean(group[f"{tag}_right"], f"defective images with a {tag}", rng)
-    return shares
-
-
-def _error_shares(group: pd.DataFrame, rng: np.random.Generator) -> dict[str, Estimate]:
-    """Errors by their kind, and balanced accuracy averaged over the categories that have both labels."""
-    overkill, miss = label_means(group, "wrong", rng)
-    categories = [
-        average(label_means(category, "correct", rng))
-        for _, category in group.groupby("category", sort=True)
-        if category["label"].nunique() == 2
-    ]
-    averaged = average(categories) if categories else bootstrap_mean([], "category of both", rng)
-    return {"balanced_accuracy_by_category": averaged, "overkill": overkill, "miss": miss}
+    overkill, miss = label_means(group, "wrong", more)
+    by_category = [own for _, own in group.groupby("category", sort=True) if own["label"].nunique() == 2]
+    accuracies = [average(label_means(own, "correct", more)) for own in by_category]
+    averaged = average(accuracies) if accuracies else bootstrap_mean([], "category of both", more)
+    return shares | {"balanced_accuracy_by_category": averaged, "overkill": overkill, "miss": miss}
 
 
 def _counts(group: pd.DataFrame) -> dict[str, int]:

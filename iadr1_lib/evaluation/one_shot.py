@@ -1,10 +1,5 @@
 """One-shot: a normal picture of the same category for each picture that is asked about.
 
-    table = load_samples("test_DTD_format.json", root="data")
-    references(table, templates=table.templates)                    # those that the index names
-    table = load_samples("MVTec-AD")
-    references([s for s in table if s.split == "test"], table)      # from the normal training pictures
-
 Every picture gets one or the call fails: a picture that is asked about without a reference would be zero-shot.
 """
 

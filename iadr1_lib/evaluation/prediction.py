@@ -179,15 +179,10 @@ def ask(
 
 
 def answerer(model_dir: Path | str, prompt: str = "bare") -> Callable[[Sequence[Image.Image]], list[Generated]]:
-    """Load a model once, for answers to any number of batches of pictures of any size and mode."""
+    """A function that answers a batch of pictures of any size and mode; the model is loaded once."""
     model, processor = load_model(model_dir)
     length = longest_answer(model_dir)
     return lambda images: ask(model, processor, [[to_rgb(image)] for image in images], prompt, length)
-
-
-def answer_images(model_dir: Path | str, images: Sequence[Image.Image], prompt: str = "bare") -> list[str]:
-    """Raw answers for pictures of any size and mode."""
-    return [answer.raw for answer in answerer(model_dir, prompt)(images)]
 
 
 def sample_answers(
