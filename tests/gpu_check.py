@@ -40,7 +40,7 @@ from PIL import Image  # noqa: E402
 from transformers import AutoModelForImageTextToText  # noqa: E402
 from trl import GRPOConfig, SFTConfig  # noqa: E402
 
-from iadr1_lib.evaluation import prediction, speed  # noqa: E402
+from iadr1_lib.evaluation import prediction  # noqa: E402
 from iadr1_lib.models import MODELS, ModelSettings, configuration, load_model, load_processor  # noqa: E402
 from iadr1_lib.runs import base_model_dir, hardware, load_profile  # noqa: E402
 from iadr1_lib.training import PaSftSettings, ScGrpoSettings, trainers  # noqa: E402
@@ -311,14 +311,13 @@ def evaluation(folder: Path) -> dict[str, Any]:
     result: dict[str, Any] = {}
     for device in ("cuda", "cpu") if torch.cuda.is_available() else ("cpu", "cpu "):
         place = partial(load_model, device=device.strip())
-        for module in (prediction, speed):
-            setattr(module, "load_model", place)  # noqa: B010
+        setattr(prediction, "load_model", place)  # noqa: B010
         out = prediction.predict(base_model_dir(), samples, folder / f"{device}.jsonl", batch_size=20, quiet=True)
         rows = [json.loads(line) for line in out.read_text().splitlines()]
         answers.append({row["image"]: row for row in rows})
-        measured = speed.measure(base_model_dir(), samples, batch_size=20)
-        seconds = {part: round(spent, 3) for part, spent in measured.seconds.items()}
-        result[device] = {"images_per_second": round(measured.images_per_second, 1), "seconds": seconds}
+        parts, _ = prediction.measure_speed(base_model_dir(), samples, batch_size=20)
+        seconds = {part: round(spent, 3) for part, spent in parts.items()}
+        result[device] = {"images_per_second": round(len(samples) / sum(parts.values()), 1), "seconds": seconds}
     one, other = answers
     result["same_answers"] = sum(one[image]["raw"] == other[image]["raw"] for image in one) / len(one)
     p_yes = [(one[image]["p_yes"], other[image]["p_yes"]) for image in one]

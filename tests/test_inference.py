@@ -28,7 +28,6 @@ from iadr1_lib.evaluation import (
     protocol,
     read_predictions,
     score,
-    speed,
 )
 from iadr1_lib.evaluation.prediction import generate, predict, prompt_messages
 from iadr1_lib.models import load_model, save_model
@@ -80,22 +79,18 @@ def test_a_batch_of_mixed_sizes_gets_an_answer_each_the_same_twice(folder: Path)
     model, processor = load_model(folder)
     images = [[Image.new("RGB", size, "grey")] for size in ((20, 200), (96, 96), (640, 480), (1, 1))]
     once = generate(model, processor, images, max_new_tokens=8)
-    assert once == generate(model, processor, images, max_new_tokens=8)
-    assert len(once) == 4
+    assert once == generate(model, processor, images, max_new_tokens=8) and len(once) == 4
     assert all(isinstance(text, str) and (p is None or 0 <= p <= 1) for text, p, _ in once)
 
 
-def test_one_and_two_pictures_may_share_a_batch(folder: Path) -> None:
+def test_one_and_two_pictures_of_any_mode_may_share_a_batch(folder: Path) -> None:
     model, processor = load_model(folder)
     picture = Image.new("RGB", (96, 96), "red")
     together = generate(model, processor, [[picture], [picture, picture]], max_new_tokens=6)
     alone = [generate(model, processor, [g], max_new_tokens=6)[0] for g in ([picture], [picture, picture])]
     assert [answer.raw for answer in together] == [answer.raw for answer in alone]
-
-
-def test_pictures_of_any_mode_are_answered(folder: Path) -> None:
     modes = [Image.new(mode, (30, 40)) for mode in ("L", "1", "RGBA", "P", "CMYK")]
-    assert len(prediction.answer_images(folder, modes)) == 5
+    assert len(prediction.answerer(folder)(modes)) == 5
 
 
 @pytest.mark.parametrize(
@@ -117,8 +112,8 @@ def test_p_yes_is_read_where_the_word_is_chosen(ids: list[int], expected: float 
 def test_prompts_hold_pictures_first_then_the_question() -> None:
     [message] = prompt_messages("bare", images=2)
     assert [p["type"] for p in message["content"]] == ["image", "image", "text"]
-    assert message["content"][-1]["text"] == QUESTION
-    assert prompt_messages("yes-no")[0]["content"][-1]["text"].startswith(QUESTION)
+    for mode, end in (("bare", ""), ("yes-no", " Answer yes or no .")):
+        assert prompt_messages(mode)[0]["content"][-1]["text"] == QUESTION + end
     with pytest.raises(UserError, match="bare, yes-no"):
         prompt_messages("polite")
 
@@ -143,11 +138,9 @@ def test_answer_only_reads_p_yes_where_generation_would_choose(
 
 
 def test_speed_says_where_the_time_goes(folder: Path, samples: list[Sample]) -> None:
-    result = speed.measure(folder, samples, batch_size=3, max_new_tokens=5)
-    assert set(result.seconds) == {"decode", "answer"} and min(result.seconds.values()) > 0
-    assert result.images == 6 and 0 <= result.tokens <= 30
-    assert result.images_per_second == pytest.approx(6 / sum(result.seconds.values()))
-    assert speed.measure(folder, samples, answer_only=True).tokens_per_second > 0
+    for options in ({"batch_size": 3, "max_new_tokens": 5}, {"answer_only": True}):
+        seconds, tokens = prediction.measure_speed(folder, samples, **options)
+        assert set(seconds) == {"decode", "answer"} and min(seconds.values()) > 0 and 0 <= tokens <= 30
 
 
 # --- predict --------------------------------------------------------------------------------------------
@@ -238,13 +231,11 @@ def test_sampling_follows_the_seed(folder: Path, samples: list[Sample], tmp_path
     assert texts[0] == texts[1] != texts[2]
 
 
-def test_batches_go_from_small_to_large_pictures(folder: Path, tmp_path: Path) -> None:
-    mixed = []
+def test_batches_go_from_small_to_large_pictures(tmp_path: Path) -> None:
     for number, side in enumerate((60, 20, 40, 20)):
         Image.new("RGB", (side, side)).save(tmp_path / f"{number}.png")
-        mixed.append(sample_of(tmp_path / f"{number}.png"))
-    rows = rows_of(predict(folder, mixed, tmp_path / "p.jsonl", **QUICK))
-    assert [Path(r["image"]).stem for r in rows] == ["1", "3", "2", "0"]
+    batches = prediction.batches_of([sample_of(tmp_path / f"{number}.png") for number in range(4)], 2)
+    assert [[Path(s.image).stem for s in batch] for batch in batches] == [["1", "3"], ["2", "0"]]
 
 
 def test_answers_without_their_end_are_marked_as_cut(folder: Path, samples: list[Sample], tmp_path: Path) -> None:
@@ -312,36 +303,26 @@ def test_a_model_of_another_grid_is_judged_by_its_own_places(folder: Path, tmp_p
 # --- what a file still holds ------------------------------------------------------------------------------
 
 ORIGIN = {"prompt": "bare", "protocol": "course", "model": "stage/model@1", "seed": 0}
-BESIDE = {"reference": "a.png"}
 
 
 @pytest.mark.parametrize(
-    "change",
+    ("change", "beside"),
     [
-        {"model": "stage/model@2"},
-        {"prompt": "yes-no"},
-        {"seed": 1},
-        {"label": "yes"},
-        {"image": "gone.png"},
-        {"cut": 5},
-        {"grid": 2},
-        BESIDE,
-        None,  # asked beside a reference, answered without one
-        {"reference": "b.png"},
+        *((change, False) for change in ({"model": "stage/model@2"}, {"prompt": "yes-no"}, {"seed": 1}, {"grid": 2})),
+        *((change, False) for change in ({"label": "yes"}, {"image": "gone.png"}, {"cut": 5}, {"reference": "a.png"})),
+        ({"reference": None}, True),  # asked beside a reference, answered without one
+        ({"reference": "b.png"}, True),
     ],
 )
 def test_answers_to_another_question_are_set_aside(
-    samples: list[Sample], tmp_path: Path, change: dict[str, Any] | None
+    samples: list[Sample], tmp_path: Path, change: dict[str, Any], beside: bool
 ) -> None:
     one, other = samples[0], samples[2]
     assert one.label == other.label == "no"
-    asked_beside = change is None or (change != BESIDE and "reference" in change)
-    references = {s.image: Path("a.png") for s in (one, other)} if asked_beside else None
-    kept, changed = (prediction_row(s, "Yes", 0.5, ORIGIN) | (BESIDE if asked_beside else {}) for s in (one, other))
-    changed |= change or {}
-    if change is None:
-        del changed["reference"]
-    out = write_rows(tmp_path / "p.jsonl", [kept, changed])
+    references = {s.image: Path("a.png") for s in (one, other)} if beside else None
+    more = {"reference": "a.png"} if beside else {}
+    kept, changed = (prediction_row(s, "Yes", 0.5, ORIGIN) | more for s in (one, other))
+    out = write_rows(tmp_path / "p.jsonl", [kept, changed | change])
     before = out.read_bytes()
     assert finished_images([one, other], out, ORIGIN, references, longest=6) == {one.image}
     assert rows_of(out) == [kept] and out.with_name("p.jsonl.old").read_bytes() == before

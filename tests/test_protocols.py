@@ -9,8 +9,8 @@ import pytest
 
 from iadr1_lib.answer import QUESTION
 from iadr1_lib.errors import UserError
-from iadr1_lib.evaluation import KINDS, PARSERS, Protocol, protocol
-from iadr1_lib.evaluation.protocols import FAMILIES, family_of
+from iadr1_lib.evaluation import PARSERS, prompt_messages, protocol
+from iadr1_lib.evaluation.protocols import FAMILIES, KINDS, family_of
 
 TEST = QUESTION.replace("query", "test")
 TAGGED, WORDS, LOWERED = "released-tagged", "released-free-text", "released-free-text-ci"
@@ -45,13 +45,12 @@ def test_released_says_what_the_scripts_do(pair: tuple[str, str]) -> None:
 
 
 def test_where_the_words_stand() -> None:
-    bare = {pair for pair in RELEASED if not (p := protocol("released", *pair)).system and p.text in (QUESTION, TEST)}
+    asked = {pair: protocol("released", *pair) for pair in RELEASED}
+    bare = {pair for pair, p in asked.items() if not p.system and p.text in (QUESTION, TEST)}
     assert bare == {(family, "tuned") for family in FAMILIES if family not in UNTUNED}
-    assert protocol("released", "qwen", "base").system and not protocol("released", "qwen", "tuned").system
-    before = [pair for pair in RELEASED if protocol("released", *pair).before_image]
-    assert before == [("llava-1.5", "tuned")]
-    for pair in RELEASED:
-        assert QUESTION in protocol("released", *pair).text.replace("test image", "query image")
+    assert [pair for pair, p in asked.items() if p.system] == [("qwen", "base")]
+    assert [pair for pair, p in asked.items() if p.before_image] == [("llava-1.5", "tuned")]
+    assert all(QUESTION in p.text.replace("test image", "query image") for p in asked.values())
 
 
 def test_fair_is_the_same_for_every_model() -> None:
@@ -74,18 +73,20 @@ def test_what_is_not_there_is_a_user_error(words: str, message: str) -> None:
         protocol(*words.split())
 
 
-def kinds_of_parts(p: Protocol, images: int = 1) -> list[tuple[str, list[str]]]:
-    return [(m["role"], [part["type"] for part in m["content"]]) for m in p.messages(images)]
-
-
-def test_messages_hold_system_lead_in_image_and_question_in_this_order() -> None:
-    assert kinds_of_parts(protocol("released", "qwen", "base")) == [("system", ["text"]), ("user", ["image", "text"])]
-    assert kinds_of_parts(protocol("released", "llava-1.5", "tuned")) == [("user", ["text", "image", "text"])]
-    assert kinds_of_parts(protocol("fair", "mini", "base")) == [("user", ["image", "text"])]
-    two = protocol("fair", "mini", "base").messages(2)[0]["content"]
-    assert [part["type"] for part in two] == ["text", "image", "image", "text"]
-    p = protocol("released", "qwen", "base")
-    assert p.prompt.index(p.system) < p.prompt.index("<image>") < p.prompt.index(p.text)
+@pytest.mark.parametrize(
+    ("names", "images", "parts"),
+    [
+        ("released qwen base", 1, [("system", ["text"]), ("user", ["image", "text"])]),
+        ("released llava-1.5 tuned", 1, [("user", ["text", "image", "text"])]),
+        ("fair mini base", 1, [("user", ["image", "text"])]),
+        ("fair mini base", 2, [("user", ["text", "image", "image", "text"])]),
+    ],
+)
+def test_messages_hold_system_lead_in_image_and_question_in_this_order(names: str, images: int, parts: list) -> None:
+    p = protocol(*names.split())
+    messages = prompt_messages(p, images)
+    assert [(m["role"], [part["type"] for part in m["content"]]) for m in messages] == parts
+    assert p.prompt.index(p.system) <= p.prompt.index("<image>") < p.prompt.index(p.text)
 
 
 def test_family_is_read_from_the_models_config(root: Path) -> None:

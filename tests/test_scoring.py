@@ -19,7 +19,6 @@ from iadr1_lib.evaluation import (
     PARSERS,
     SEED_RANGE,
     agreement,
-    areas,
     grounding,
     interval_text,
     metric_rows,
@@ -30,6 +29,7 @@ from iadr1_lib.evaluation import (
     score,
     unknown_types,
 )
+from iadr1_lib.evaluation.metrics import areas
 from iadr1_lib.records import Sample
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -108,16 +108,10 @@ def test_built_answers_read_back_whatever_case_and_white_space(reasoning, place,
             assert read_answer(text, parser) == read_answer(changed, parser) == word
 
 
-plain = st.text(st.characters(codec="ascii", exclude_characters="<>"), max_size=20)
-
-
-@given(st.lists(st.one_of(plain, st.sampled_from(["Yes", "no", "snout", " NO."])), max_size=6).map("".join))
-def test_case_changes_nothing_where_case_is_ignored(text):
-    for parser in ("fair", "released-free-text-ci"):
-        assert read_answer(text.swapcase(), parser) == read_answer(text, parser)
-
-
 # --- reading predictions --------------------------------------------------------------------------------
+
+
+table = pd.DataFrame
 
 
 def row(image, label="yes", raw=YES, benchmark="bench", location="left", kind="scratch", **more):
@@ -127,42 +121,24 @@ def row(image, label="yes", raw=YES, benchmark="bench", location="left", kind="s
     return where | truth | {"raw": raw} | asked | more
 
 
-def table(rows):
-    return pd.DataFrame(rows)
-
-
 def test_predictions_round_trip(tmp_path):
     rows = [row(f"{i}.png", raw="line\u2028end") for i in range(3)]
     (tmp_path / "p.jsonl").write_text("".join(json.dumps(r, ensure_ascii=False) + "\n" for r in rows), "utf-8")
     pd.testing.assert_frame_equal(read_predictions(tmp_path / "p.jsonl"), table(rows))
 
 
+LINE = json.dumps(row("a.png")) + "\n"
 WRONG = [{"label": "maybe"}, {"raw": None}, {"benchmark": " "}, {"category": None}, {"category": 7}, {"grid": 6}]
 WRONG += [{"location": ["left"]}, {"p_yes": 1.5}, {"p_yes": "high"}, {"p_yes": float("nan")}]
-
-
-@pytest.mark.parametrize(
-    "second",
-    [
-        json.dumps(row("b.png"))[:40],
-        "[1]",
-        '{"image": "b.png"}',
-        *(json.dumps(row("b.png") | wrong) for wrong in WRONG),
-    ],
-)
-def test_a_damaged_line_is_named(tmp_path, second):
-    path = tmp_path / "p.jsonl"
-    path.write_text(json.dumps(row("a.png")) + "\n" + second)
-    with pytest.raises(UserError, match="line 2"):
-        read_predictions(path)
+DAMAGED = [LINE[:40], "[1]", '{"image": "b.png"}', *(json.dumps(row("b.png") | wrong) for wrong in WRONG)]
 
 
 @pytest.mark.parametrize(
     ("content", "message"),
-    [(None, "no predictions"), ("\n", "no prediction"), (2 * (json.dumps(row("a.png")) + "\n"), "a.png")],
-    ids=["missing", "empty", "doubled"],
+    [(LINE + second, "line 2") for second in DAMAGED]
+    + [(None, "no predictions"), ("\n", "no prediction"), (2 * LINE, "a.png twice")],
 )
-def test_files_that_cannot_be_scored(tmp_path, content, message):
+def test_what_is_wrong_with_a_file_is_named(tmp_path, content, message):
     if content is not None:
         (tmp_path / "p.jsonl").write_text(content)
     with pytest.raises(UserError, match=message):
@@ -214,18 +190,17 @@ def test_kinds_of_errors_and_categories_by_hand():
     assert value(scores, "balanced_accuracy_by_category") == pytest.approx((100 / 6 + 100) / 2)
 
 
-def test_a_type_is_read_as_the_reward_reads_it_and_a_folder_s_bad_is_none():
+def test_a_type_is_read_as_the_reward_reads_it_and_unknown_truths_are_left_out():
     rows = [
         row(kind, raw=YES.replace(">scratch<", f">{kind}<")) for kind in ("scratches", "a scratch", "Scratch.", "hole")
     ]
     assert value(score(table(rows)), "type", "bench") == 75
     assert np.isnan(value(score(table([r | {"type": "ko"} for r in rows])), "type", "bench"))
-
-
-def test_truths_that_are_not_known_are_left_out():
     scores = score(table([row("1"), row("2", location=None), row("3", kind="manipulated front")]))
     assert value(scores, "location", "bench", "n") == 2
     assert value(scores, "type") == pytest.approx(200 / 3)
+    named = [row("1"), row("2", kind="Stain"), row("3", kind="bubble"), row("4", "no")]
+    assert unknown_types(table(named)) == ["bubble"]
 
 
 def test_balanced_accuracy_is_sklearns():
@@ -294,12 +269,8 @@ def test_scores_are_reproducible_within_bounds_and_have_the_form_of_the_record()
 def test_a_value_with_its_interval_as_text(numbers, level, difference):
     row = numbers and dict(zip(("value", "low", "high"), numbers, strict=True))
     assert interval_text(row) == level and interval_text(row, signed=True) == difference
-
-
-def test_the_range_of_seeds_has_round_brackets():
-    row = {"value": 50, "low": 40, "high": 60, "interval": SEED_RANGE}
-    assert interval_text(row, decimals=0) == "50 (40 to 60)"
-    assert interval_text(row | {"interval": "95 %, mean of the seeds"}) == "50.0 [40.0, 60.0]"
+    seeds = {"value": 50, "low": 40, "high": 60, "interval": SEED_RANGE}
+    assert interval_text(seeds, decimals=0) == "50 (40 to 60)"  # not a confidence interval: round brackets
 
 
 # --- parsers side by side -------------------------------------------------------------------------------
@@ -312,11 +283,6 @@ def test_points_that_each_parser_moves():
     assert result.loc["released-free-text", "balanced accuracy"] == 50  # 1 as No, 4 not at all
     assert result.loc["strict", "unparsed"] == 75 and result.loc["released-tagged", "read otherwise"] == 75
     assert result.loc["released-free-text-ci", "points against fair"] == 0
-
-
-def test_types_out_of_the_vocabulary_are_named():
-    rows = [row("1"), row("2", kind="Stain"), row("3", kind="bubble"), row("4", "no")]
-    assert unknown_types(table(rows)) == ["bubble"]
 
 
 # --- P(Yes) ---------------------------------------------------------------------------------------------
@@ -336,6 +302,8 @@ def test_ranking_is_sklearns_and_counts_what_has_no_p_yes():
         assert value(result, "share_without_p_yes", name) == pytest.approx(100 * group["p_yes"].isna().mean())
     assert value(result, "auroc", column="low") < value(result, "auroc") < value(result, "auroc", column="high")
     pd.testing.assert_frame_equal(result, ranking(frame))
+    without = ranking(frame.assign(p_yes=None))
+    assert np.isnan(value(without, "auroc")) and value(without, "share_without_p_yes") == 100
 
 
 def test_areas_are_sklearns_under_any_weights():
@@ -345,11 +313,6 @@ def test_areas_are_sklearns_under_any_weights():
     for own, auroc, precision in zip(weights, *areas(truth, p, weights), strict=True):
         assert auroc == pytest.approx(roc_auc_score(truth, p, sample_weight=own))
         assert precision == pytest.approx(average_precision_score(truth, p, sample_weight=own))
-
-
-def test_ranking_without_any_p_yes_is_undefined():
-    result = ranking(table([row(str(i), "yes" if i else "no", p_yes=None) for i in range(4)]))
-    assert np.isnan(value(result, "auroc", "bench")) and value(result, "share_without_p_yes", "bench") == 100
 
 
 # --- reasoning against tags, places against masks -------------------------------------------------------
@@ -365,9 +328,6 @@ def test_agreement_of_reasoning_and_tags():
     assert {metric: value(result, metric) for metric in expected} == expected
     assert value(result, "place_agrees", column="n") == 4
     assert np.isnan(value(agreement(table([row("1", raw=NO)])), "place_agrees"))
-
-
-def test_reasoning_that_names_the_tags_and_says_that_all_is_well_opposes():
     denies = "A line at the left . It is a scratch . The whole surface looks normal . There is no defect ."
     result = agreement(table([row("1"), row("2", raw=build_answer(denies, "yes", "left", "scratch"))]))
     assert value(result, "reasoning_opposes") == 50 and value(result, "reasoning_agrees") == 50

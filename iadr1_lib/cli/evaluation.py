@@ -226,9 +226,9 @@ def _print_speed(model: Path, samples: list[Sample], prompt: Protocol | str, how
     """Print seconds and share of each part of answering, and what they make per image."""
     import pandas as pd
 
-    from iadr1_lib.evaluation import speed
+    from iadr1_lib.evaluation import prediction
 
-    measured = speed.measure(
+    seconds, tokens = prediction.measure_speed(
         model,
         samples,
         prompt=prompt,
@@ -236,9 +236,9 @@ def _print_speed(model: Path, samples: list[Sample], prompt: Protocol | str, how
         answer_only=how.answer_only,
         max_new_tokens=how.max_new_tokens,
     )
-    whole = sum(measured.seconds.values())
-    rows = [(name, f"{spent:.2f}", f"{100 * spent / whole:.0f} %") for name, spent in measured.seconds.items()]
-    total = f"{measured.images_per_second:.1f} images/s, {measured.tokens_per_second:.0f} tokens/s"
+    whole = sum(seconds.values())
+    rows = [(name, f"{spent:.2f}", f"{100 * spent / whole:.0f} %") for name, spent in seconds.items()]
+    total = f"{len(samples) / whole:.1f} images/s, {tokens / seconds['answer']:.0f} tokens/s"
     print_table(pd.DataFrame([*rows, (total, f"{whole:.2f}", "100 %")], columns=["part", "seconds", "share"]))
 
 

@@ -7,7 +7,6 @@ torch. Files in reading order: protocols, prediction, prediction_file, parsers, 
 
 from iadr1_lib.evaluation.agreement import agreement, grounding
 from iadr1_lib.evaluation.comparison import (
-    MARK,
     PAIRED,
     compare,
     paired_difference,
@@ -16,19 +15,16 @@ from iadr1_lib.evaluation.comparison import (
     require_one_protocol,
 )
 from iadr1_lib.evaluation.intervals import MEAN, SEED_RANGE, interval_text, metric_rows
-from iadr1_lib.evaluation.metrics import METRICS, balanced_accuracy, judge, parser_table, score, unknown_types
-from iadr1_lib.evaluation.one_shot import references, require_references
+from iadr1_lib.evaluation.metrics import METRICS, balanced_accuracy, judge, parser_table, ranking, score, unknown_types
+from iadr1_lib.evaluation.one_shot import references
 from iadr1_lib.evaluation.parsers import PARSERS, read_answer
 from iadr1_lib.evaluation.prediction_file import PREDICTION_KEYS, finished_images, prediction_row, read_predictions
-from iadr1_lib.evaluation.protocols import COURSE, KINDS, NAMES, PROMPTS, Protocol, prompt_messages, protocol
-from iadr1_lib.evaluation.ranking import areas, ranking
-from iadr1_lib.evaluation.simple_predictors import BASELINES, label_only_baselines
+from iadr1_lib.evaluation.protocols import COURSE, NAMES, PROMPTS, Protocol, prompt_messages, protocol
+from iadr1_lib.evaluation.sanity import BASELINES, label_only_baselines
 
 __all__ = [
     "BASELINES",
     "COURSE",
-    "KINDS",
-    "MARK",
     "MEAN",
     "METRICS",
     "NAMES",
@@ -39,7 +35,6 @@ __all__ = [
     "Protocol",
     "SEED_RANGE",
     "agreement",
-    "areas",
     "balanced_accuracy",
     "compare",
     "finished_images",
@@ -60,7 +55,6 @@ __all__ = [
     "read_predictions",
     "references",
     "require_one_protocol",
-    "require_references",
     "score",
     "unknown_types",
 ]

@@ -7,14 +7,14 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from iadr1_lib.answer import Answer, cell_box, cell_of_words, parse_answer, place_in_reasoning, type_in_reasoning
+from iadr1_lib.answer import cell_box, cell_of_words, parse_answer, place_in_reasoning, type_in_reasoning
 from iadr1_lib.data import read_mask, says_where
-from iadr1_lib.evaluation.intervals import mean_rows
+from iadr1_lib.evaluation.intervals import mean_table
 from iadr1_lib.evaluation.metrics import answers_of, grid_of, judge, type_name
 from iadr1_lib.expert_ad import MOST_CHARACTERS, RULES
 from iadr1_lib.records import Record, Sample
 
-AGREEMENT = ("place_agrees", "place_differs", "type_agrees", "type_differs", "reasoning_agrees", "reasoning_opposes")
+_COLUMNS = ("place_agrees", "place_differs", "type_agrees", "type_differs", "reasoning_agrees", "reasoning_opposes")
 
 
 def agreement(predictions: pd.DataFrame, parser: str = "fair", seed: int = 0) -> pd.DataFrame:
@@ -27,32 +27,25 @@ def agreement(predictions: pd.DataFrame, parser: str = "fair", seed: int = 0) ->
     """
     grid = grid_of(predictions)
     rows = [
-        _agreement(parse_answer(raw), grid) if answer == "yes" else [np.nan] * len(AGREEMENT)
+        _agrees(raw, grid) if answer == "yes" else [np.nan] * len(_COLUMNS)
         for raw, answer in zip(predictions["raw"], answers_of(predictions, parser), strict=True)
     ]
-    table = pd.DataFrame(rows, columns=AGREEMENT).assign(benchmark=predictions["benchmark"].to_numpy())
-    return pd.DataFrame(mean_rows(table, AGREEMENT, "answers yes", seed))
+    table = pd.DataFrame(rows, columns=_COLUMNS).assign(benchmark=predictions["benchmark"].to_numpy())
+    return mean_table(table, _COLUMNS, "answers yes", seed)
 
 
-def _agreement(answer: Answer, grid: int) -> list[float]:
-    """AGREEMENT of one answer."""
-    reasoning = answer.reasoning or ""
+def _agrees(raw: str, grid: int) -> list[bool]:
+    """_COLUMNS of one answer; whether an endless reasoning contradicts is not looked at."""
+    answer = parse_answer(raw)
+    reasoning, cell = answer.reasoning or "", cell_of_words(answer.location or "", grid)
     place, kind = place_in_reasoning(reasoning, grid), type_in_reasoning(reasoning)
-    same_place = place is not None and place == cell_of_words(answer.location or "", grid)
+    same_place = place is not None and place == cell
     same_type = kind is not None and kind == type_name(answer.type or "")
-    differs = (place is not None and not same_place, kind is not None and not same_type)
-    opposes = _opposes(answer, grid)
-    agrees = same_place and same_type and not opposes
-    return [same_place, differs[0], same_type, differs[1], agrees, opposes]
-
-
-def _opposes(answer: Answer, grid: int) -> bool:
-    """Whether the reasoning before a yes says that nothing is wrong; an endless text is not read."""
-    reasoning = answer.reasoning or ""
-    if not reasoning or len(reasoning) > MOST_CHARACTERS:
-        return False
-    record = Record("", "yes", cell_of_words(answer.location or "", grid), answer.type, "", reasoning, grid=grid)
-    return RULES["no contradiction"].check(record, None) is not None
+    record = Record("", "yes", cell, answer.type, "", reasoning, grid=grid)
+    short = 0 < len(reasoning) <= MOST_CHARACTERS
+    opposes = short and RULES["no contradiction"].check(record, None) is not None
+    differ = (place is not None and not same_place, kind is not None and not same_type)
+    return [same_place, differ[0], same_type, differ[1], same_place and same_type and not opposes, opposes]
 
 
 def grounding(
@@ -74,7 +67,7 @@ def grounding(
         else np.nan
         for row in judged.to_dict("records")
     ]
-    return pd.DataFrame(mean_rows(judged, ["grounding"], "defective images with a mask", seed))
+    return mean_table(judged, ["grounding"], "defective images with a mask", seed)
 
 
 def _grounded(raw: str, answer: str | None, mask: str | None, grid: int) -> float:

@@ -19,14 +19,7 @@ SEED_RANGE = "lowest and highest seed"  # the `interval` of a row over several s
 
 
 class Estimate(NamedTuple):
-    """A share from 0 to 1.
-
-    Attributes:
-        value: the share; NaN where it is undefined.
-        draws: the same share in each bootstrap draw, (DRAWS,).
-        n: number of images.
-        note: why it is undefined, or "".
-    """
+    """A share from 0 to 1, the same in each bootstrap draw, (DRAWS,), and the number of images; NaN with a note why."""
 
     value: float
     draws: NDArray[np.float64]
@@ -34,47 +27,36 @@ class Estimate(NamedTuple):
     note: str = ""
 
 
-def bootstrap_mean(values: Sequence[float] | NDArray[Any], what: str, rng: np.random.Generator) -> Estimate:
-    """Mean of one stratum with its bootstrap draws; NaN values are left out. `what` names the images for the note.
-
-    A resampled mean depends only on how often each distinct value is drawn, and those counts are multinomial: one call
-    per stratum gives exactly the bootstrap's distribution.
-    """
+def bootstrap_mean(values: Any, what: str, rng: np.random.Generator) -> Estimate:
+    """Mean of one stratum without its NaN values; `what` names the images for the note."""
     known = np.asarray(values, dtype=float)
     known = known[~np.isnan(known)]
     if not len(known):
         return Estimate(np.nan, np.full(DRAWS, np.nan), 0, f"no {what}")
+    # How often a resample draws each distinct value is multinomial: one call gives the bootstrap's distribution.
     distinct, counts = np.unique(known, return_counts=True)
     drawn = rng.multinomial(len(known), counts / len(known), size=DRAWS)
     return Estimate(float(known.mean()), drawn @ distinct / len(known), len(known))
 
 
-def weighted_sum(parts: Sequence[tuple[float, Estimate]]) -> Estimate:
-    """Weighted sum of independent strata; undefined, with the reason, if one of them is."""
-    parts = [(weight, part) for weight, part in parts if weight]
-    value = sum(weight * part.value for weight, part in parts)
-    draws = np.sum([weight * part.draws for weight, part in parts], axis=0)
-    note = next((part.note for _, part in parts if part.note), "")
-    return Estimate(float(value), draws, sum(part.n for _, part in parts), note)
+def average(parts: Sequence[Estimate], weights: Sequence[float] | None = None) -> Estimate:
+    """Weighted mean of independent strata, by default with equal weights; undefined if one that has a weight is."""
+    weighted = [(w, part) for w, part in zip(weights or [1 / len(parts)] * len(parts), parts, strict=True) if w]
+    value = sum(weight * part.value for weight, part in weighted)
+    draws = np.sum([weight * part.draws for weight, part in weighted], axis=0)
+    note = next((part.note for _, part in weighted if part.note), "")
+    return Estimate(float(value), draws, sum(part.n for _, part in weighted), note)
 
 
 def benchmark_mean(estimates: Mapping[str, Estimate]) -> Estimate:
     """Mean over benchmarks, each with the same weight; undefined if one of them is, so that means stay comparable."""
-    noted = [e._replace(note=f"{name}: {e.note}" if e.note else "") for name, e in estimates.items()]
-    return weighted_sum([(1 / len(noted), estimate) for estimate in noted])
+    return average([e._replace(note=f"{name}: {e.note}" if e.note else "") for name, e in estimates.items()])
 
 
-def label_means(group: pd.DataFrame, column: str, rng: np.random.Generator) -> dict[str, Estimate]:
-    """Mean of a column over the normal ("no") and over the defective ("yes") images."""
-    return {
-        label: bootstrap_mean(group.loc[group["label"] == label, column].to_numpy(float), f"{word} images", rng)
-        for label, word in (("no", "normal"), ("yes", "defective"))
-    }
-
-
-def mean_of_labels(means: Mapping[str, Estimate]) -> Estimate:
-    """Mean of both labels' estimates with equal weights: of accuracies, the balanced accuracy."""
-    return weighted_sum([(0.5, means["no"]), (0.5, means["yes"])])
+def label_means(group: pd.DataFrame, column: str, rng: np.random.Generator) -> list[Estimate]:
+    """Mean of a column over the normal ("no") and over the defective ("yes") images, in this order."""
+    labels = (("no", "normal"), ("yes", "defective"))
+    return [bootstrap_mean(group.loc[group["label"] == label, column], f"{word} images", rng) for label, word in labels]
 
 
 def percent(estimate: Estimate) -> dict[str, float]:
@@ -83,33 +65,27 @@ def percent(estimate: Estimate) -> dict[str, float]:
     return {"value": 100 * estimate.value, "low": 100 * float(low), "high": 100 * float(high)}
 
 
-def estimate_rows(
-    table: pd.DataFrame, estimate: Callable[[pd.DataFrame], Mapping[str, Estimate]]
-) -> list[dict[str, Any]]:
-    """Rows benchmark, metric, value, low, high, n, unit, note: `estimate` of each benchmark's rows, and their MEAN."""
-    found = {str(name): estimate(group) for name, group in table.groupby("benchmark", sort=True)}
-    metrics = next(iter(found.values()))
-    means = {metric: benchmark_mean({name: own[metric] for name, own in found.items()}) for metric in metrics}
-    return [
+def estimate_table(table: pd.DataFrame, estimate: Callable[[pd.DataFrame], Mapping[str, Estimate]]) -> pd.DataFrame:
+    """`estimate` of each benchmark's rows, and their MEAN: benchmark, metric, value, low, high, n, unit, note."""
+    by_benchmark = {str(name): estimate(group) for name, group in table.groupby("benchmark", sort=True)}
+    metrics = next(iter(by_benchmark.values()))
+    means = {metric: benchmark_mean({name: own[metric] for name, own in by_benchmark.items()}) for metric in metrics}
+    return pd.DataFrame(
         {"benchmark": name, "metric": metric, **percent(own), "n": own.n, "unit": "%", "note": own.note}
-        for name, estimates in [*found.items(), (MEAN, means)]
+        for name, estimates in [*by_benchmark.items(), (MEAN, means)]
         for metric, own in estimates.items()
-    ]
-
-
-def mean_rows(table: pd.DataFrame, columns: Sequence[str], what: str, seed: int) -> list[dict[str, Any]]:
-    """`estimate_rows` of the means of these columns, whose NaN values are left out; `what` names the images."""
-    rng = np.random.default_rng(seed)
-    return estimate_rows(
-        table, lambda group: {name: bootstrap_mean(group[name].to_numpy(float), what, rng) for name in columns}
     )
 
 
-def metric_rows(table: pd.DataFrame, prefix: str) -> list[dict[str, Any]]:
-    """A table such as `score` returns as rows for metrics.json.
+def mean_table(table: pd.DataFrame, columns: Sequence[str], what: str, seed: int) -> pd.DataFrame:
+    """`estimate_table` of the means of these columns, whose NaN values are left out; `what` names the images."""
+    rng = np.random.default_rng(seed)
+    return estimate_table(table, lambda group: {name: bootstrap_mean(group[name], what, rng) for name in columns})
 
-    Names are `prefix/metric/benchmark`, as "sc_grpo/balanced_accuracy/mean"; undefined values become None.
-    """
+
+def metric_rows(table: pd.DataFrame, prefix: str) -> list[dict[str, Any]]:
+    """A table such as `score` returns as rows for metrics.json, named as "sc_grpo/balanced_accuracy/mean" with
+    `prefix` at the beginning; undefined values become None."""
     return [
         {
             "name": f"{prefix}/{row['metric']}/{row['benchmark']}",
@@ -125,12 +101,8 @@ def interval_text(row: Mapping[Any, Any] | None, signed: bool = False, decimals:
     """A value with its interval as text, such as "57.2 [51.0, 63.1]"; a dash where there is no value.
 
     Square brackets hold a 95 % interval. Round ones, "57.2 (51.0 to 63.1)", hold the lowest and the highest seed, for
-    a row whose `interval` is SEED_RANGE. An interval without width is not printed.
-
-    Args:
-        row: keys value, low and high, of which any may be None or NaN, and possibly interval.
-        signed: print every number with its sign, as differences need it: "+2.1 [−0.4, +4.6]".
-        decimals: digits after the point.
+    a `row` whose `interval` is SEED_RANGE. An interval without width is not printed. With `signed` every number has its
+    sign, as differences need it: "+2.1 [−0.4, +4.6]".
     """
     if row is None or pd.isna(row["value"]):
         return "–"

@@ -2,24 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from functools import partial
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from sklearn.metrics import confusion_matrix, recall_score
+from sklearn.metrics import average_precision_score, confusion_matrix, recall_score, roc_auc_score
 
 from iadr1_lib.answer import GRID, Label, category_of_words, cell_of_words, parse_answer, tidy
 from iadr1_lib.data import says
-from iadr1_lib.evaluation.intervals import (
-    Estimate,
-    bootstrap_mean,
-    estimate_rows,
-    label_means,
-    mean_of_labels,
-    weighted_sum,
-)
+from iadr1_lib.evaluation.intervals import DRAWS, Estimate, average, bootstrap_mean, estimate_table, label_means
 from iadr1_lib.evaluation.parsers import PARSERS, read_answer
 
 # The metrics that tables show, in their order, with their titles.
@@ -36,15 +29,16 @@ METRICS = {
     "auroc": "AUROC of P(Yes)",
 }
 _LABELS, _UNPARSED = ["no", "yes"], "unparsed"
+_AT_ONCE = 100  # bootstrap draws of the curves held in memory at a time
 
 
-def balanced_accuracy(labels: Sequence[str], answers: Sequence[str | None]) -> float:
+def balanced_accuracy(labels: Iterable[str], answers: Iterable[str | None]) -> float:
     """Mean of the shares of normal and of defective images answered correctly, in percent; unparsed counts as wrong.
 
     NaN without images of both labels.
     """
     classes = [answer or _UNPARSED for answer in answers]
-    return float(100 * np.mean(recall_score(labels, classes, labels=_LABELS, average=None, zero_division=np.nan)))
+    return float(100 * np.mean(recall_score(list(labels), classes, labels=_LABELS, average=None, zero_division=np.nan)))
 
 
 def judge(predictions: pd.DataFrame, parser: str = "fair") -> pd.DataFrame:
@@ -60,12 +54,11 @@ def judge(predictions: pd.DataFrame, parser: str = "fair") -> pd.DataFrame:
     judged["correct"] = (judged["answer"] == judged["label"]).astype(float)
     parsed = [parse_answer(raw) for raw in judged["raw"]]
     for tag, read in (("location", partial(cell_of_words, grid=grid_of(judged))), ("type", type_name)):
-        truths = judged[tag] if tag in judged else [None] * len(judged)
         judged[f"{tag}_right"] = [
             float(answer == "yes" and read(getattr(tags, tag) or "") == read(truth))
             if label == "yes" and isinstance(truth, str) and read(truth)
             else np.nan
-            for truth, tags, answer, label in zip(truths, parsed, judged["answer"], judged["label"], strict=True)
+            for truth, tags, answer, label in zip(judged[tag], parsed, judged["answer"], judged["label"], strict=True)
         ]
     return judged
 
@@ -83,9 +76,8 @@ def answers_of(predictions: pd.DataFrame, parser: str) -> list[Label | None]:
 
 def _flagged(predictions: pd.DataFrame, key: str) -> NDArray[np.bool_]:
     """Which predictions carry a key that only some rows have at all, "refused" or "cut"."""
-    if key not in predictions:
-        return np.zeros(len(predictions), dtype=bool)
-    return np.array([pd.notna(value) and bool(value) for value in predictions[key]], dtype=bool)
+    values = predictions[key] if key in predictions else [None] * len(predictions)
+    return np.array([pd.notna(value) and bool(value) for value in values], dtype=bool)
 
 
 def type_name(text: str) -> str | None:
@@ -120,43 +112,29 @@ def score(predictions: pd.DataFrame, parser: str = "fair", seed: int = 0) -> pd.
     judged["is_yes"], judged["is_unparsed"] = answers == "yes", answers.isna()
     judged["wrong"] = answers.map({"yes": "no", "no": "yes"}) == judged["label"]
     rng, more = np.random.default_rng(seed), np.random.default_rng([seed, 1])
-    rows = estimate_rows(judged, lambda group: _shares(group, rng) | _error_shares(group, more))
-    for name, group in judged.groupby("benchmark", sort=True):
-        rows += [
-            {"benchmark": str(name), "metric": metric, "value": float(count)}
-            | {"low": np.nan, "high": np.nan, "n": len(group), "unit": "images", "note": ""}
-            for metric, count in _counts(group).items()
-        ]
-    return pd.DataFrame(rows)
-
-
-def _shares(group: pd.DataFrame, rng: np.random.Generator) -> dict[str, Estimate]:
-    """The metrics of one benchmark that are shares of its images."""
-    right = label_means(group, "correct", rng)
-    shares = {
-        "balanced_accuracy": mean_of_labels(right),
-        "accuracy_normal": right["no"],
-        "accuracy_defective": right["yes"],
-    }
-    for metric in ("yes", "unparsed"):
-        means = label_means(group, f"is_{metric}", rng)
-        shares[f"share_{metric}"] = weighted_sum([(float((group["label"] == k).mean()), e) for k, e in means.items()])
-    for tag in ("location", "type"):
-        shares[tag] = bootstrap_mean(group[f"{tag}_right"].to_numpy(float), f"defective images with a {tag}", rng)
-    return shares
-
-
-def _error_shares(group: pd.DataFrame, rng: np.random.Generator) -> dict[str, Estimate]:
-    """Errors by their kind, and balanced accuracy averaged over the categories that have both labels."""
-    wrong = label_means(group, "wrong", rng)
-    categories = [
-        mean_of_labels(label_means(category, "correct", rng))
-        for _, category in group.groupby("category", sort=True)
-        if category["label"].nunique() == 2
+    shares = estimate_table(judged, lambda group: _shares(group, rng, more))
+    counts = [
+        {"benchmark": name, "metric": metric, "value": float(count), "n": len(group), "unit": "images", "note": ""}
+        for name, group in judged.groupby("benchmark", sort=True)
+        for metric, count in _counts(group).items()
     ]
-    parts = [(1 / len(categories), category) for category in categories]
-    averaged = weighted_sum(parts) if parts else bootstrap_mean([], "category of both", rng)
-    return {"balanced_accuracy_by_category": averaged, "overkill": wrong["no"], "miss": wrong["yes"]}
+    return pd.concat([shares, pd.DataFrame(counts)], ignore_index=True)
+
+
+def _shares(group: pd.DataFrame, rng: np.random.Generator, more: np.random.Generator) -> dict[str, Estimate]:
+    """The metrics of one benchmark that are shares of its images; `more` is for those that came later."""
+    right = label_means(group, "correct", rng)
+    shares = {"balanced_accuracy": average(right), "accuracy_normal": right[0], "accuracy_defective": right[1]}
+    of_labels = [float((group["label"] == label).mean()) for label in _LABELS]
+    for metric in ("yes", "unparsed"):
+        shares[f"share_{metric}"] = average(label_means(group, f"is_{metric}", rng), of_labels)
+    for tag in ("location", "type"):
+        shares[tag] = bootstrap_mean(group[f"{tag}_right"], f"defective images with a {tag}", rng)
+    overkill, miss = label_means(group, "wrong", more)
+    by_category = [own for _, own in group.groupby("category", sort=True) if own["label"].nunique() == 2]
+    accuracies = [average(label_means(own, "correct", more)) for own in by_category]
+    averaged = average(accuracies) if accuracies else bootstrap_mean([], "category of both", more)
+    return shares | {"balanced_accuracy_by_category": averaged, "overkill": overkill, "miss": miss}
 
 
 def _counts(group: pd.DataFrame) -> dict[str, int]:
@@ -170,21 +148,74 @@ def _counts(group: pd.DataFrame) -> dict[str, int]:
 def parser_table(predictions: pd.DataFrame) -> pd.DataFrame:
     """One row per parser, in percent: balanced accuracy (mean of benchmarks), the points it moves away from `fair`,
     share unparsed, and the share of answers that it reads differently from `fair`."""
-    read = {parser: answers_of(predictions, parser) for parser in PARSERS}
-    groups = predictions.reset_index(drop=True).groupby("benchmark", sort=False)["label"]
-    accuracy = {
-        parser: float(
-            np.mean([balanced_accuracy(list(labels), [answers[i] for i in labels.index]) for _, labels in groups])
-        )
+    read = {parser: np.array([a or _UNPARSED for a in answers_of(predictions, parser)]) for parser in PARSERS}
+    benchmarks = predictions.groupby("benchmark", sort=False).indices.values()
+    labels = predictions["label"].to_numpy()
+    rows = {
+        parser: {
+            "balanced accuracy": float(np.mean([balanced_accuracy(labels[i], answers[i]) for i in benchmarks])),
+            "unparsed": 100 * np.mean(answers == _UNPARSED),
+            "read otherwise": 100 * np.mean(answers != read["fair"]),
+        }
         for parser, answers in read.items()
     }
-    columns = {
-        "balanced accuracy": accuracy,
-        "points against fair": {parser: value - accuracy["fair"] for parser, value in accuracy.items()},
-        "unparsed": {parser: 100 * float(np.mean([a is None for a in answers])) for parser, answers in read.items()},
-        "read otherwise": {
-            parser: 100 * float(np.mean([a != b for a, b in zip(answers, read["fair"], strict=True)]))
-            for parser, answers in read.items()
-        },
+    table = pd.DataFrame.from_dict(rows, orient="index").rename_axis("parser")
+    accuracy = table["balanced accuracy"].astype(float)
+    table.insert(1, "points against fair", accuracy - accuracy["fair"])
+    return table
+
+
+def ranking(predictions: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
+    """How well P(Yes) orders the images, whatever was answered; table as from `score`.
+
+    `auroc`, `average_precision` (chance level: the share of defective images) and `share_without_p_yes`: images whose
+    output never got to a word have no P(Yes), stand in neither curve, and are counted here. Hence a high value beside a
+    high share says little.
+    """
+    rng = np.random.default_rng(seed)
+
+    def estimates(group: pd.DataFrame) -> dict[str, Estimate]:
+        p_yes = group["p_yes"].to_numpy(np.float64)
+        known = ~np.isnan(p_yes)
+        curves = _curves((group["label"] == "yes").to_numpy()[known], p_yes[known], rng)
+        return curves | {"share_without_p_yes": bootstrap_mean(~known, "images", rng)}
+
+    return estimate_table(predictions, estimates)
+
+
+def _curves(defective: NDArray[np.bool_], p_yes: NDArray[np.float64], rng: np.random.Generator) -> dict[str, Estimate]:
+    strata = {"normal": np.flatnonzero(~defective), "defective": np.flatnonzero(defective)}
+    for word, rows in strata.items():
+        if not len(rows):
+            return dict.fromkeys(("auroc", "average_precision"), bootstrap_mean([], f"{word} images with P(Yes)", rng))
+    draws = []
+    for _ in range(0, DRAWS, _AT_ONCE):
+        weights = np.zeros((_AT_ONCE, len(p_yes)))
+        for rows in strata.values():
+            weights[:, rows] = rng.multinomial(len(rows), np.full(len(rows), 1 / len(rows)), size=_AT_ONCE)
+        draws.append(areas(defective, p_yes, weights))
+    aurocs, precisions = np.concatenate(draws, axis=1)
+    return {
+        "auroc": Estimate(float(roc_auc_score(defective, p_yes)), aurocs, len(p_yes)),
+        "average_precision": Estimate(float(average_precision_score(defective, p_yes)), precisions, len(p_yes)),
     }
-    return pd.DataFrame(columns).rename_axis("parser")
+
+
+def areas(
+    defective: NDArray[np.bool_], p_yes: NDArray[np.float64], weights: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """AUROC and average precision for many weightings at once: (2, draws), from weights of (draws, images).
+
+    scikit-learn's values with `sample_weight` (a test compares them), at a fraction of the time of a call per draw.
+    """
+    order = np.argsort(-p_yes, kind="stable")
+    last = np.append(np.flatnonzero(np.diff(p_yes[order])), len(p_yes) - 1)  # where each run of equal values ends
+    true_positives, false_positives = (
+        np.insert(np.cumsum(weights[:, order] * side, axis=1)[:, last], 0, 0.0, axis=1)
+        for side in (defective[order], ~defective[order])
+    )
+    positives, negatives = true_positives[:, -1], false_positives[:, -1]
+    auroc = np.trapezoid(true_positives, false_positives, axis=1) / (positives * negatives)
+    called = np.maximum(true_positives + false_positives, np.finfo(float).tiny)[:, 1:]
+    precision = (np.diff(true_positives, axis=1) * true_positives[:, 1:] / called).sum(axis=1) / positives
+    return np.stack([auroc, precision])

@@ -1,10 +1,5 @@
 """One-shot: a normal picture of the same category for each picture that is asked about.
 
-    table = load_samples("test_DTD_format.json", root="data")
-    references(table, templates=table.templates)                    # those that the index names
-    table = load_samples("MVTec-AD")
-    references([s for s in table if s.split == "test"], table)      # from the normal training pictures
-
 Every picture gets one or the call fails: a picture that is asked about without a reference would be zero-shot.
 """
 
@@ -47,41 +42,46 @@ def references(
     if kind not in KINDS:
         raise UserError(f"no kind of reference is called {kind}: choose from {', '.join(KINDS)}")
     require_present(samples)
-    templates = templates or {}
-    named = {s.image: paths for s in samples if (paths := templates.get(s.image, {}).get(kind))}
-    _require_on_disk(named)
+    named = {s.image: paths for s in samples if (paths := (templates or {}).get(s.image, {}).get(kind))}
+    files = list(dict.fromkeys(path for paths in named.values() for path in paths))
+    if missing := [path for path in files if not path.is_file()]:
+        raise UserError(
+            f"{len(missing)} of the {len(files)} reference pictures that the index names are not on disk, the first is "
+            f"{missing[0]}: put them there, or ask without references."
+        )
     unnamed = _by_category(sample for sample in samples if sample.image not in named)
     normal = _by_category(sample for sample in pool if sample.split == "train" and sample.label == "no")
     by_category = dict(zip(unnamed, normal.values(), strict=True)) if len(unnamed) == len(normal) == 1 else normal
     choices = dict(named)
     for category, group in unnamed.items():
         candidates = by_category.get(category, [])
-        orders: Iterable[Iterable[int]] = [range(len(candidates))] * len(group)
+        paths = [Path(candidate.image) for candidate in candidates]
+        orders: Sequence[Sequence[int]] = [range(len(paths))] * len(group)
         if kind == "similar" and candidates:
             orders = np.argsort(-likeness(group, candidates), axis=1, kind="stable").tolist()
-        choices |= {s.image: [Path(candidates[i].image) for i in o] for s, o in zip(group, orders, strict=True)}
-    if kind == "random":
-        choices = {sample.image: _shuffled(choices[sample.image], sample, seed) for sample in samples}
-    found: dict[str, Path] = {}
+        choices |= {sample.image: [paths[i] for i in order] for sample, order in zip(group, orders, strict=True)}
+    chosen = {}
     for sample in samples:
-        others = (path for path in choices[sample.image] if not filecmp.cmp(path, sample.image, shallow=False))
+        paths = choices[sample.image]
+        if kind == "random":  # depends on the seed and the end of the picture's path alone
+            tail = "/".join(Path(sample.image).parts[-3:])
+            paths = random.Random(f"{seed}/{sample.category}/{tail}").sample(paths, len(paths))
+        others = (path for path in paths if not filecmp.cmp(path, sample.image, shallow=False))
         if path := next(others, None):
-            found[sample.image] = path
-    without = [sample for sample in samples if sample.image not in found]
-    if without:
+            chosen[sample.image] = path
+    if without := [sample for sample in samples if sample.image not in chosen]:
         there = f"only of {', '.join(sorted(normal))}" if normal else "none at all"
         raise UserError(
             f"One-shot is not possible: {len(without)} of {len(samples)} pictures have no reference, their categories "
             f"are {', '.join(_by_category(without))}. An index names none for them, and of normal training pictures "
             f"there are {there}: name a folder with theirs, or ask without references."
         )
-    return found
+    return chosen
 
 
 def require_references(samples: Iterable[Sample], given: Mapping[str, Path]) -> None:
     """Raise UserError if a sample has none: it must not be asked zero-shot among one-shot ones."""
-    without = [sample.image for sample in samples if sample.image not in given]
-    if without:
+    if without := [sample.image for sample in samples if sample.image not in given]:
         raise UserError(f"{len(without)} pictures have no reference, the first is {without[0]}: give each one or none.")
 
 
@@ -90,19 +90,3 @@ def _by_category(samples: Iterable[Sample]) -> dict[str, list[Sample]]:
     for sample in samples:
         groups[sample.category].append(sample)
     return groups
-
-
-def _shuffled(paths: Sequence[Path], sample: Sample, seed: int) -> list[Path]:
-    """The paths in a random order, which depends on the seed and the end of the picture's path alone."""
-    tail = "/".join(Path(sample.image).parts[-3:])
-    return random.Random(f"{seed}/{sample.category}/{tail}").sample(list(paths), len(paths))
-
-
-def _require_on_disk(named: Mapping[str, Iterable[Path]]) -> None:
-    paths = list(dict.fromkeys(path for own in named.values() for path in own))
-    missing = [path for path in paths if not path.is_file()]
-    if missing:
-        raise UserError(
-            f"{len(missing)} of the {len(paths)} reference pictures that the index names are not on disk, the first is "
-            f"{missing[0]}: put them there, or ask without references."
-        )

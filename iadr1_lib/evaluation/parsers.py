@@ -8,10 +8,6 @@ from collections.abc import Callable
 from iadr1_lib.answer import Label, matches_format, parse_answer
 
 
-def _fair(text: str) -> Label | None:
-    return parse_answer(text).answer
-
-
 def _released_tagged(text: str) -> Label | None:
     tag = re.search(r"<answer>(.*?)</answer>", text)
     return _first_option(tag.group(1).strip().lower()) if tag else None
@@ -22,10 +18,6 @@ def _released_free_text(text: str) -> Label | None:
     return _first_option(word if word in ("yes", "no") else text)
 
 
-def _released_free_text_ci(text: str) -> Label | None:
-    return _released_free_text(text.lower().strip())
-
-
 def _first_option(text: str) -> Label | None:
     """The option that the text equals, else the first, yes before no, where one contains the other."""
     options: tuple[Label, Label] = ("no", "yes") if text == "no" else ("yes", "no")
@@ -34,10 +26,10 @@ def _first_option(text: str) -> Label | None:
 
 PARSERS: dict[str, Callable[[str], Label | None]] = {
     "strict": matches_format,
-    "fair": _fair,
+    "fair": lambda text: parse_answer(text).answer,
     "released-tagged": _released_tagged,
     "released-free-text": _released_free_text,
-    "released-free-text-ci": _released_free_text_ci,
+    "released-free-text-ci": lambda text: _released_free_text(text.lower().strip()),
 }
 
 

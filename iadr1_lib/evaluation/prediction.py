@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import math
 import os
 import sys
 import time
-from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -25,9 +22,12 @@ from iadr1_lib.data import labelled, open_image, to_rgb
 from iadr1_lib.evaluation.one_shot import require_references
 from iadr1_lib.evaluation.prediction_file import finished_images, prediction_row
 from iadr1_lib.evaluation.protocols import COURSE, Protocol, prompt_messages, usual_length
+from iadr1_lib.files import Journal
 from iadr1_lib.models import load_model, model_config, require_weights
 from iadr1_lib.records import Sample
 from iadr1_lib.training import stage_note
+
+Questions = Sequence[Sequence[Image.Image]]  # the pictures of each question, one or two
 
 AHEAD, DECODERS = 2, 2  # batches whose pictures are decoded ahead, and threads that do it
 ANSWER_ONLY = ", answer only"  # added to the protocol's name: such rows are not to be compared with generated ones
@@ -43,11 +43,9 @@ class Generated(NamedTuple):
 
 
 def longest_answer(model_dir: Path | str, prompt: str | Protocol = "bare") -> int:
-    """Most new tokens that a model is given by default: its family's usual length, or what its training needs.
-
-    The latter is `answer_tokens` of the stage.json beside the folder, and a quarter more. The lengths of the released
-    scripts are facts and stay as they are; they have none for the mini VLM.
-    """
+    """Most new tokens that a model is given by default: its family's usual length, or what its training needs, which
+    is `answer_tokens` of the stage.json beside the folder, and a quarter more. The lengths of the released scripts are
+    facts and stay as they are; they have none for the mini VLM."""
     if isinstance(prompt, Protocol) and prompt.name == "released" and prompt.family != "mini":
         return prompt.max_new_tokens
     trained = stage_note(model_dir).get("answer_tokens", 0)
@@ -56,16 +54,11 @@ def longest_answer(model_dir: Path | str, prompt: str | Protocol = "bare") -> in
 
 def grid_of(model_dir: Path | str) -> int:
     """Rows and columns of the grid of places that a model was trained with."""
-    grid: int = stage_note(model_dir).get("grid", GRID)
-    return grid
+    return int(stage_note(model_dir).get("grid", GRID))
 
 
 def _inputs(
-    model: PreTrainedModel,
-    processor: ProcessorMixin,
-    images: Sequence[Sequence[Image.Image]],
-    prompt: str | Protocol,
-    prefix: str = "",
+    model: PreTrainedModel, processor: ProcessorMixin, images: Questions, prompt: str | Protocol, prefix: str = ""
 ) -> Any:
     """What the model reads for one batch; `prefix` is the beginning of its answer, written for it."""
     chats = (prompt_messages(prompt, len(group)) for group in images)
@@ -83,11 +76,8 @@ def _yes_no_ids(processor: ProcessorMixin) -> tuple[list[int], list[int]]:
 def _p_yes(ids: torch.Tensor, logits: torch.Tensor, yes: list[int], no: list[int], tag: int | None) -> float | None:
     """P(Yes) / (P(Yes) + P(No)) where the answer's word is chosen; None if the output never gets there.
 
-    Args:
-        ids: generated tokens, (length,).
-        logits: what they were chosen from, (length, vocabulary).
-        yes, no: ids of the tokens that begin the words.
-        tag: id of `<answer>`; if it is in the output, the word after its last occurrence counts, else the first word.
+    `ids` (length,) are the generated tokens, `logits` (length, vocabulary) what they were chosen from, `tag` is the id
+    of `<answer>`: after its last occurrence stands the word that counts; without it the first yes or no does.
     """
     tagged = (ids == tag).nonzero().flatten() if tag is not None else ids.new_empty(0)
     if len(tagged):
@@ -106,7 +96,7 @@ def _p_yes(ids: torch.Tensor, logits: torch.Tensor, yes: list[int], no: list[int
 def generate(
     model: PreTrainedModel,
     processor: ProcessorMixin,
-    images: Sequence[Sequence[Image.Image]],
+    images: Questions,
     *,
     prompt: str | Protocol = "bare",
     max_new_tokens: int,
@@ -140,19 +130,14 @@ def generate(
 
 @torch.inference_mode()
 def answer_only(
-    model: PreTrainedModel,
-    processor: ProcessorMixin,
-    images: Sequence[Sequence[Image.Image]],
-    *,
-    prompt: str | Protocol = "bare",
+    model: PreTrainedModel, processor: ProcessorMixin, images: Questions, *, prompt: str | Protocol = "bare"
 ) -> list[Generated]:
     """Yes or No and P(Yes) for one batch from a single forward pass, without reasoning and without generation.
 
-    A model that is asked for a word is read at its first token: P(Yes) against P(No). A tuned model decides elsewhere:
-    in both its patterns reasoning comes first, then `<location>` begins a Yes and `<answer>` ends a No. So an empty
-    `<think></think>` is written for it, and P(Yes) is P(`<location>`) against P(`<answer>`). (Its word inside
-    `<answer>` would say nothing: without a location before it, the pattern leaves only No.) Either way this is another
-    measurement than a generated answer: the tuned model has been kept from thinking.
+    A model that is asked for a word is read at its first token: P(Yes) against P(No). A tuned model decides after its
+    reasoning, where `<location>` begins a Yes and `<answer>` a No: an empty `<think></think>` is written for it, and
+    P(Yes) is P(`<location>`) against P(`<answer>`). This is another measurement than a generated answer: the tuned
+    model has been kept from thinking.
     """
     tagged = prompt.kind == "tuned" if isinstance(prompt, Protocol) else prompt == "bare"
     prefix, yes, no = _choice(processor, tagged)
@@ -163,49 +148,41 @@ def answer_only(
 
 
 def _choice(processor: ProcessorMixin, tagged: bool) -> tuple[str, list[int], list[int]]:
-    """Text to be written for the model, and the token ids that then begin a Yes and a No.
-
-    Where a tokenizer splits the tags, what both have in common ("<") is written, too.
-    """
+    """Text to be written for the model, and the token ids that then begin a Yes and a No."""
     if not tagged:
         return "", *_yes_no_ids(processor)
-    opening = "<think></think>"
     encode, decode = processor.tokenizer.encode, processor.tokenizer.decode
-    yes, no = (encode(opening + tag, add_special_tokens=False) for tag in ("<location>", "<answer>"))
-    common = len(os.path.commonprefix([yes, no]))
+    yes, no = (encode(f"<think></think>{tag}", add_special_tokens=False) for tag in ("<location>", "<answer>"))
+    common = len(os.path.commonprefix([yes, no]))  # with the "<" of a tokenizer that splits the tags
     return decode(yes[:common]), [yes[common]], [no[common]]
 
 
-def asking(prompt: str | Protocol, max_new_tokens: int, seed: int, only: bool) -> Callable[..., list[Generated]]:
-    """A function (model, processor, images) -> an answer for each; `only` means `answer_only`."""
+def ask(
+    model: PreTrainedModel,
+    processor: ProcessorMixin,
+    images: Questions,
+    prompt: str | Protocol,
+    max_new_tokens: int,
+    seed: int = 0,
+    only: bool = False,
+) -> list[Generated]:
+    """Answers to one batch as the prompt mode or protocol asks for them; `only` means `answer_only`."""
     if only:
-        return partial(answer_only, prompt=prompt)
-    temperature, top_p = (prompt.temperature or 0.0, prompt.top_p) if isinstance(prompt, Protocol) else (0.0, None)
-    sampling: dict[str, Any] = {"temperature": temperature, "top_p": top_p}
-
-    def ask(
-        model: PreTrainedModel, processor: ProcessorMixin, images: Sequence[Sequence[Image.Image]]
-    ) -> list[Generated]:
-        if temperature:  # each batch has a seed of its own, whatever was asked before it
-            pixels = hashlib.sha256(b"".join(image.tobytes() for group in images for image in group))
-            torch.manual_seed(seed + int.from_bytes(pixels.digest()[:4]))
-        return generate(model, processor, images, prompt=prompt, max_new_tokens=max_new_tokens, **sampling)
-
-    return ask
+        return answer_only(model, processor, images, prompt=prompt)
+    sampling: dict[str, Any] = {}
+    if isinstance(prompt, Protocol) and prompt.temperature:
+        sampling = {"temperature": prompt.temperature, "top_p": prompt.top_p}
+        # Each batch has a seed of its own, whatever was asked before it.
+        pixels = hashlib.sha256(b"".join(image.tobytes() for group in images for image in group))
+        torch.manual_seed(seed + int.from_bytes(pixels.digest()[:4]))
+    return generate(model, processor, images, prompt=prompt, max_new_tokens=max_new_tokens, **sampling)
 
 
 def answerer(model_dir: Path | str, prompt: str = "bare") -> Callable[[Sequence[Image.Image]], list[Generated]]:
-    """Load a model once, for answers to any number of batches of pictures of any size and mode."""
+    """A function that answers a batch of pictures of any size and mode; the model is loaded once."""
     model, processor = load_model(model_dir)
     length = longest_answer(model_dir)
-    return lambda images: generate(
-        model, processor, [[to_rgb(image)] for image in images], prompt=prompt, max_new_tokens=length
-    )
-
-
-def answer_images(model_dir: Path | str, images: Sequence[Image.Image], prompt: str = "bare") -> list[str]:
-    """Raw answers for pictures of any size and mode."""
-    return [answer.raw for answer in answerer(model_dir, prompt)(images)]
+    return lambda images: ask(model, processor, [[to_rgb(image)] for image in images], prompt, length)
 
 
 def sample_answers(
@@ -243,9 +220,8 @@ def predict(
 ) -> Path:
     """Answer every sample and append to `out` (predictions.jsonl); images already there are not asked again.
 
-    Rows are those of `prediction_row`: `prompt` is the mode, or all that a protocol says. They come batch by batch,
-    small pictures first. A model that was trained with another grid of places is asked and judged by that grid: then
-    the rows have `grid`.
+    Rows are those of `prediction_row`, small pictures first. A model that was trained with another grid of places is
+    judged by that grid: then the rows have `grid`.
 
     Args:
         prompt: mode of PROMPTS, asked greedily; not looked at where `protocol` is a `Protocol`.
@@ -253,8 +229,7 @@ def predict(
             inside a batch samples the rest of it anew.
         max_new_tokens: None means `longest_answer`; of answers that it cuts the rows have it as `cut`.
         answer_only: generate nothing (see `answer_only`).
-        references: image -> a normal picture. Every question then shows two pictures, the reference first, and the row
-            holds it as `reference`.
+        references: image -> a normal picture, which is then shown before the image, and is the row's `reference`.
 
     Raises:
         UserError: there is no model, a picture cannot be read, or a sample has no reference.
@@ -262,40 +237,41 @@ def predict(
     if references is not None:
         require_references(samples, references)
     require_weights(model_dir)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    question = protocol if isinstance(protocol, Protocol) else prompt
-    name, words = (protocol.name, protocol.prompt) if isinstance(protocol, Protocol) else (protocol, prompt)
-    origin: dict[str, Any] = {"prompt": words, "protocol": name + (ANSWER_ONLY if answer_only else "")}
+    asked = protocol if isinstance(protocol, Protocol) else None
+    question = asked or prompt
+    origin: dict[str, Any] = {"prompt": asked.prompt if asked else prompt}
+    origin["protocol"] = (asked.name if asked else str(protocol)) + (ANSWER_ONLY if answer_only else "")
     origin |= {"model": model_name(model_dir), "seed": seed}
     if (grid := grid_of(model_dir)) != GRID:
         origin["grid"] = grid
-        samples = [replace(sample, location=_place(sample, grid)) for sample in samples]
+        places = [labelled(s, grid).location if s.mask and s.location else None for s in samples]
+        samples = [replace(sample, location=place) for sample, place in zip(samples, places, strict=True)]
     length = max_new_tokens or longest_answer(model_dir, question)
     done = finished_images(samples, out, origin, references, length)
+    # Batches of all samples, so that a run that goes on samples as one that was not stopped.
     todo = [[s for s in batch if s.image not in done] for batch in batches_of(samples, batch_size)]
     if not (count := sum(map(len, todo))):
         return out
     model, processor = load_model(model_dir)
-    ask = asking(question, length, seed, answer_only)
 
-    def pictures(batch: list[Sample]) -> list[list[Image.Image]]:
-        max_side = protocol.max_side if isinstance(protocol, Protocol) else None
-        shown = [[str(references[s.image]), s.image] if references else [s.image] for s in batch]
-        return [[_open(path, max_side) for path in paths] for paths in shown]
+    def pictures(sample: Sample) -> list[Image.Image]:
+        before = [open_image(references[sample.image])] if references else []
+        shown = [*before, open_image(sample.image)]
+        if asked and asked.max_side:
+            for picture in shown:
+                picture.thumbnail((asked.max_side, asked.max_side))
+        return shown
 
-    start, answered = time.time(), 0
-    with out.open("a") as file:
-        for number, (batch, images) in enumerate(_decoded([batch for batch in todo if batch], pictures)):
-            for sample, answer in zip(batch, ask(model, processor, images), strict=True):
-                row = prediction_row(sample, answer.raw, answer.p_yes, origin, cut=length if answer.cut else False)
-                file.write(
-                    json.dumps(row | ({"reference": str(references[sample.image])} if references else {})) + "\n"
-                )
-            file.flush()
-            answered += len(batch)
-            if not quiet and (number % 5 == 4 or answered == count):
-                rate = answered / (time.time() - start)
-                print(f"answered {answered + len(done)} of {len(samples)} images, {rate:.0f} a second", flush=True)
+    journal, start, answered = Journal(out, ascii_only=True), time.time(), 0
+    for number, (batch, images) in enumerate(_decoded([batch for batch in todo if batch], pictures)):
+        answers = ask(model, processor, images, question, length, seed, answer_only)
+        for sample, answer in zip(batch, answers, strict=True):
+            row = prediction_row(sample, answer.raw, answer.p_yes, origin, cut=answer.cut and length)
+            journal.append(row | ({"reference": str(references[sample.image])} if references else {}))
+        answered += len(batch)
+        if not quiet and (number % 5 == 4 or answered == count):
+            rate = answered / (time.time() - start)
+            print(f"answered {answered + len(done)} of {len(samples)} images, {rate:.0f} a second", flush=True)
     return out
 
 
@@ -308,11 +284,6 @@ def model_name(model_dir: Path | str) -> str:
     return f"{Path(model_dir).parent.name}/{Path(model_dir).name}@{digest.hexdigest()[:8]}"
 
 
-def _place(sample: Sample, grid: int) -> str | None:
-    """The cell of a defect in a grid of its own; None where no mask says where it is."""
-    return labelled(sample, grid).location if sample.mask and sample.location else None
-
-
 def batches_of(samples: Sequence[Sample], size: int) -> list[list[Sample]]:
     """Batches of pictures of like size, so that little is padded; pictures of one size stay in order."""
     ordered = sorted(samples, key=lambda sample: _area(sample.image))
@@ -320,10 +291,7 @@ def batches_of(samples: Sequence[Sample], size: int) -> list[list[Sample]]:
 
 
 def _area(path: str) -> int:
-    """Pixels by the file's header, which orders batches by the length of their prompts.
-
-    What is no picture comes last, so that all others are answered before open_image says what is wrong.
-    """
+    """Pixels by the file's header; what is no picture comes last, so that all others are answered before the error."""
     try:
         with Image.open(path) as picture:
             return picture.width * picture.height
@@ -332,25 +300,37 @@ def _area(path: str) -> int:
 
 
 def _decoded(
-    batches: Sequence[list[Sample]], pictures: Callable[[list[Sample]], list[list[Image.Image]]]
+    batches: Sequence[list[Sample]], pictures: Callable[[Sample], list[Image.Image]]
 ) -> Iterator[tuple[list[Sample], list[list[Image.Image]]]]:
-    """Each batch with its pictures, which threads decode while the model is busy."""
-    ahead: deque[tuple[list[Sample], Future[list[list[Image.Image]]]]] = deque()
-    pool = ThreadPoolExecutor(DECODERS)
-    try:
-        for batch in batches:
-            ahead.append((batch, pool.submit(pictures, batch)))
-            if len(ahead) > AHEAD:
-                ready, decoding = ahead.popleft()
-                yield ready, decoding.result()
-        for ready, decoding in ahead:
-            yield ready, decoding.result()
-    finally:
-        pool.shutdown(wait=False, cancel_futures=True)
+    """Each batch with its pictures; threads decode those of the next ones while the model is busy."""
+    with ThreadPoolExecutor(DECODERS) as pool:
+        decoding = [pool.map(pictures, batch) for batch in batches[:AHEAD]]
+        for number, batch in enumerate(batches):
+            decoding += [pool.map(pictures, later) for later in batches[number + AHEAD : number + AHEAD + 1]]
+            yield batch, list(decoding.pop(0))
 
 
-def _open(path: str, max_side: int | None) -> Image.Image:
-    picture = open_image(path)
-    if max_side is not None:
-        picture.thumbnail((max_side, max_side))
-    return picture
+def measure_speed(
+    model_dir: Path | str,
+    samples: Sequence[Sample],
+    *,
+    prompt: str | Protocol = "bare",
+    batch_size: int = 64,
+    max_new_tokens: int | None = None,
+    answer_only: bool = False,
+) -> tuple[dict[str, float], int]:
+    """Answer `samples` once and write nothing: seconds of decode (pictures from files, one after another) and answer
+    (the model), and the number of tokens written. The first batch is asked once before the clock starts."""
+    model, processor = load_model(model_dir)
+    length = max_new_tokens or longest_answer(model_dir, prompt)
+    seconds, tokens, batches = {"decode": 0.0, "answer": 0.0}, 0, batches_of(samples, batch_size)
+    for number, batch in enumerate([batches[0], *batches]):
+        start = time.perf_counter()
+        images = [[open_image(sample.image)] for sample in batch]
+        decoded = time.perf_counter()
+        answers = ask(model, processor, images, prompt, length, only=answer_only)  # texts: a GPU has finished
+        if number:
+            seconds["decode"] += decoded - start
+            seconds["answer"] += time.perf_counter() - decoded
+            tokens += sum(len(processor.tokenizer.encode(one.raw, add_special_tokens=False)) for one in answers)
+    return seconds, tokens

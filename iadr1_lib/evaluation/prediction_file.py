@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from iadr1_lib.answer import GRID, Label
 from iadr1_lib.errors import UserError
-from iadr1_lib.files import read_json_lines, write_text
+from iadr1_lib.files import json_lines, read_json_lines, write_text
 from iadr1_lib.records import Sample
 
 _Name = Annotated[str, Field(pattern=r"\S")]
@@ -48,9 +48,8 @@ def prediction_row(
 ) -> dict[str, Any]:
     """A sample with its truth, the model's text, and how it was asked; keys as PREDICTION_KEYS.
 
-    `origin` holds prompt, protocol, model and seed (and the grid, where it is not the usual one), which are the same in
-    all rows of a file. An answer that the limit of length ended has that limit as `cut` (true, where only the model's
-    provider knows it).
+    `origin` holds prompt, protocol, model and seed (and grid, where it is not the usual one), the same in all rows of a
+    file. An answer that the limit of length ended has that limit as `cut` (true, where only the provider knows it).
     """
     return _truth(sample) | {"raw": raw, "p_yes": p_yes} | origin | ({"cut": cut} if cut else {})
 
@@ -62,15 +61,13 @@ def _truth(sample: Sample) -> dict[str, Any]:
 def read_predictions(path: str | Path) -> pd.DataFrame:
     """One row per answered image, from JSON Lines with the keys PREDICTION_KEYS.
 
-    Raises:
-        UserError: a missing or empty file, a line that is cut off or damaged (with its number), an image that is
-            answered twice, or answers that name places on different grids.
+    UserError for a missing or empty file, a line that is cut off or damaged (with its number), an image that is
+    answered twice, and answers that name places on different grids.
     """
-    path = Path(path)
-    if not path.is_file():
+    if not Path(path).is_file():
         raise UserError(f"There are no predictions at {path}: run the evaluation that writes them first.")
-    rows = []
-    for number, row in read_json_lines(path):
+    rows = read_json_lines(path)
+    for number, row in rows:
         try:
             _Prediction.model_validate(row)
         except ValidationError as error:
@@ -80,13 +77,12 @@ def read_predictions(path: str | Path) -> pd.DataFrame:
                 f"{path}, line {number} is no prediction ({key}: {fault['msg']}): delete the line and run the "
                 "evaluation again, which answers only what is missing."
             ) from None
-        rows.append(row)
     if not rows:
         raise UserError(f"{path} holds no prediction: delete it and run the evaluation again.")
-    frame = pd.DataFrame(rows)
-    twice = frame[frame.duplicated(["benchmark", "image"])]
+    frame = pd.DataFrame([row for _, row in rows])
+    twice = frame.loc[frame.duplicated(["benchmark", "image"]), "image"]
     if len(twice):
-        raise UserError(f"{path} answers {twice['image'].iloc[0]} twice: keep one line of each image.")
+        raise UserError(f"{path} answers {twice.iloc[0]} twice: keep one line of each image.")
     if "grid" in frame and frame["grid"].nunique(dropna=False) > 1:
         raise UserError(f"{path} holds answers on different grids of places: keep one file for each grid.")
     return frame
@@ -124,7 +120,7 @@ def finished_images(
             kept[image] = row
     if len(kept) < len(rows):
         shutil.copyfile(out, out.with_name(out.name + ".old"))
-    content = "".join(json.dumps(row) + "\n" for row in kept.values())
+    content = json_lines(kept.values(), ascii_only=True)
     if content.encode() != out.read_bytes():
         write_text(out, content)
     return set(kept)

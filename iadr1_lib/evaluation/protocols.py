@@ -5,7 +5,7 @@
 - `fair`: one protocol for every model, base, tuned or behind an API.
 
 The course's own headline is a third, `course`: prompt modes of PROMPTS, the question alone for a tuned model and
-"yes-no" for the base, read by the parser `fair`. Nothing here knows of models or files.
+"yes-no" for the base, read by the parser `fair`.
 """
 
 from __future__ import annotations
@@ -24,9 +24,6 @@ KINDS = ("base", "tuned")
 # "bare" is the question alone, as the tuned models were asked in training. "yes-no" asks for one of two words.
 PROMPTS = {"bare": QUESTION, "yes-no": f"{QUESTION} Answer yes or no ."}
 
-_TEST_QUESTION = QUESTION.replace("query image", "test image")
-_LEAD_IN = "You are an experienced inspector of products. Your task is to tell whether the picture shows a defect."
-_YES_OR_NO = "Answer with one word, yes or no."
 _REFERENCE = "The first picture shows a product without defects, for comparison; the second is the one to judge."
 _LONG, _MINI = 512, 96  # new tokens; the mini VLM's longest record has about 50
 
@@ -36,13 +33,9 @@ class Protocol:
     """One way of asking one kind of model.
 
     Attributes:
-        name: of NAMES.
-        family: of FAMILIES.
-        kind: of KINDS: "base" as published by its makers, "tuned" by PA-SFT or SC-GRPO.
-        text: what follows the image, the question included.
+        name, family, kind: of NAMES, FAMILIES and KINDS; "tuned" is by PA-SFT or SC-GRPO.
+        text: what follows the image, the question included; before it come `system` and `before_image`, if any.
         parser: of PARSERS.
-        before_image: words in front of the image, or "".
-        system: system message, or "".
         temperature, top_p: sampling; temperature 0 is greedy, None leaves it to the provider.
         max_side: longest side of the image in pixels, a larger one is shrunk; None leaves it to the processor.
         max_new_tokens: length of an answer at most.
@@ -65,51 +58,52 @@ class Protocol:
         """Everything that the model is sent, `<image>` for the picture; the column `prompt` of predictions."""
         return "\n".join(part for part in (self.system, self.before_image, "<image>", self.text) if part)
 
-    def messages(self, images: int = 1) -> list[dict[str, Any]]:
-        """The chat messages; of two images the first is the reference, which a sentence before it says."""
-        before = [self.before_image, _REFERENCE if images > 1 else ""]
-        parts = [*(_text(words) for words in before if words), *[{"type": "image"}] * images, _text(self.text)]
-        system = [{"role": "system", "content": [_text(self.system)]}] if self.system else []
-        return [*system, {"role": "user", "content": parts}]
+
+def prompt_messages(prompt: str | Protocol, images: int = 1) -> list[dict[str, Any]]:
+    """The chat messages of a prompt mode or protocol; of two images the first is the reference.
+
+    A protocol says in a sentence before the images which is which.
+    """
+    pictures = [{"type": "image"}] * images
+    if isinstance(prompt, Protocol):
+        before = [_text(words) for words in (prompt.before_image, _REFERENCE if images > 1 else "") if words]
+        system = [{"role": "system", "content": [_text(prompt.system)]}] if prompt.system else []
+        return [*system, {"role": "user", "content": [*before, *pictures, _text(prompt.text)]}]
+    if prompt not in PROMPTS:
+        raise UserError(f"unknown prompt mode {prompt!r}: choose one of {', '.join(PROMPTS)}")
+    return [{"role": "user", "content": [*pictures, _text(PROMPTS[prompt])]}]
 
 
 def _text(words: str) -> dict[str, Any]:
     return {"type": "text", "text": words}
 
 
-def prompt_messages(prompt: str | Protocol, images: int = 1) -> list[dict[str, Any]]:
-    """The chat messages of a prompt mode or protocol; of two images the first is the reference."""
-    if isinstance(prompt, Protocol):
-        return prompt.messages(images)
-    if prompt not in PROMPTS:
-        raise UserError(f"unknown prompt mode {prompt!r}: choose one of {', '.join(PROMPTS)}")
-    return [{"role": "user", "content": [*[{"type": "image"}] * images, _text(PROMPTS[prompt])]}]
-
-
-_TAGGED, _WORDS, _WORDS_CI = "released-tagged", "released-free-text", "released-free-text-ci"
-_OPEN_LEAD_IN = f"{_LEAD_IN} {QUESTION}"  # says what the task is, asks for no form of answer
+_TEST_QUESTION = QUESTION.replace("query image", "test image")
+_LEAD_IN = "You are an experienced inspector of products. Your task is to tell whether the picture shows a defect."
+_OPEN = f"{_LEAD_IN} {QUESTION}"  # says what the task is, asks for no form of answer
+_YES_OR_NO = "Answer with one word, yes or no."
 _ASKS_FOR_WORD = f"{_TEST_QUESTION} {_YES_OR_NO}"
-_PROVIDER: dict[str, Any] = {"temperature": None, "top_p": None, "max_side": 512, "max_new_tokens": 600}
+_TAGGED, _WORDS, _WORDS_CI = "released-tagged", "released-free-text", "released-free-text-ci"
 
-# The scripts' facts: family, kind, text, parser, other settings. LLaVA-1.5's base is read lowered and not stripped,
-# which differs from the parser named here only for an answer of nothing but white space. The mini VLM is asked as
-# OneVision.
-_RELEASED = {
-    (family, kind): Protocol("released", family, kind, text, parser, **settings)
-    for family, kind, text, parser, settings in (
-        ("qwen", "tuned", _TEST_QUESTION, _TAGGED, {"top_p": 0.8}),
-        ("qwen", "base", _TEST_QUESTION, _WORDS, {"system": _YES_OR_NO, "temperature": 0.7, "top_p": 0.8}),
-        ("llava-onevision", "tuned", QUESTION, _TAGGED, {}),
-        ("llava-onevision", "base", _OPEN_LEAD_IN, _TAGGED, {}),
-        ("llava-1.6", "tuned", QUESTION, _TAGGED, {}),
-        ("llava-1.6", "base", _OPEN_LEAD_IN, _TAGGED, {}),
-        ("llava-1.5", "tuned", _TEST_QUESTION, _TAGGED, {"before_image": _LEAD_IN}),
-        ("llava-1.5", "base", _ASKS_FOR_WORD, _WORDS_CI, {}),
-        ("internvl", "base", f"{_OPEN_LEAD_IN} {_YES_OR_NO}", _WORDS_CI, {"max_new_tokens": 128}),
-        ("commercial", "base", _ASKS_FOR_WORD, _WORDS, _PROVIDER),
-        ("mini", "tuned", QUESTION, _TAGGED, {"max_new_tokens": _MINI}),
-        ("mini", "base", _OPEN_LEAD_IN, _TAGGED, {"max_new_tokens": _MINI}),
-    )
+# The scripts' facts: family and kind -> text, parser, other settings. LLaVA-1.5's base is read lowered and not
+# stripped, which differs from the parser named here only for an answer of nothing but white space. The mini VLM is
+# asked as OneVision.
+_RELEASED: dict[tuple[str, str], tuple[str, str, dict[str, Any]]] = {
+    ("qwen", "tuned"): (_TEST_QUESTION, _TAGGED, {"top_p": 0.8}),
+    ("qwen", "base"): (_TEST_QUESTION, _WORDS, {"system": _YES_OR_NO, "temperature": 0.7, "top_p": 0.8}),
+    ("llava-onevision", "tuned"): (QUESTION, _TAGGED, {}),
+    ("llava-onevision", "base"): (_OPEN, _TAGGED, {}),
+    ("llava-1.6", "tuned"): (QUESTION, _TAGGED, {}),
+    ("llava-1.6", "base"): (_OPEN, _TAGGED, {}),
+    ("llava-1.5", "tuned"): (_TEST_QUESTION, _TAGGED, {"before_image": _LEAD_IN}),
+    ("llava-1.5", "base"): (_ASKS_FOR_WORD, _WORDS_CI, {}),
+    ("internvl", "base"): (f"{_OPEN} {_YES_OR_NO}", _WORDS_CI, {"max_new_tokens": 128}),
+    ("commercial", "base"): (
+        *(_ASKS_FOR_WORD, _WORDS),
+        {"temperature": None, "top_p": None, "max_side": 512, "max_new_tokens": 600},
+    ),
+    ("mini", "tuned"): (QUESTION, _TAGGED, {"max_new_tokens": _MINI}),
+    ("mini", "base"): (_OPEN, _TAGGED, {"max_new_tokens": _MINI}),
 }
 FAMILIES = tuple(dict.fromkeys(family for family, _ in _RELEASED))  # as the released scripts tell models apart
 
@@ -122,8 +116,7 @@ def protocol(name: str, family: str, kind: str) -> Protocol:
     as unparsed and is shown. A request for yes or no would pull tuned models away from the words they were trained on
     (measured on dev, docs/lab_log.md). One prompt for all is the point: no cell of a table is flattered by its wording.
 
-    Raises:
-        UserError: an unknown name, family or kind, or a kind that the released scripts do not have.
+    UserError for an unknown name, family or kind, and for a kind that the released scripts do not have.
     """
     for what, given, known in (("protocol", name, NAMES), ("family", family, FAMILIES), ("kind", kind, KINDS)):
         if given not in known:
@@ -131,9 +124,10 @@ def protocol(name: str, family: str, kind: str) -> Protocol:
     if (family, kind) not in _RELEASED:
         raise UserError(f"the released scripts test no tuned model of the family {family}: ask for kind base")
     if name == "released":
-        return _RELEASED[family, kind]
+        text, parser, settings = _RELEASED[family, kind]
+        return Protocol(name, family, kind, text, parser, **settings)
     length = _MINI if family == "mini" else _LONG
-    return Protocol("fair", family, kind, QUESTION, "fair", max_side=512, max_new_tokens=length)
+    return Protocol(name, family, kind, QUESTION, "fair", max_side=512, max_new_tokens=length)
 
 
 _FAMILY_OF_TYPE = {
