@@ -7,8 +7,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from iadr1_lib.data.folder_names import GOOD
-from iadr1_lib.data.folders import list_pictures
+from iadr1_lib.data.folders import GOOD, list_pictures
 from iadr1_lib.data.images import open_image
 from iadr1_lib.data.index import read_index, slashes
 from iadr1_lib.data.layouts import LAYOUTS
@@ -35,22 +34,19 @@ def cut_kolektor(native: str | Path, target: str | Path, index: str | Path | Non
     Raises:
         UserError: `native` is no such folder, a picture or label cannot be read, or the index wants a missing picture.
     """
-    native, folder = Path(native), Path(target) / "SDD"
+    folder = Path(target) / "SDD"
     filed = {name.stem: name.parent.name for name in map(Path, map(slashes, read_index(index)))} if index else None
     if filed and set(filed.values()) - {GOOD, "defect"}:
         raise UserError(f"{index} files pictures in other folders than good and defect: name the released SDD index")
     cut = set()
-    for name, image, mask in _thirds(native):
-        marked = mask.getbbox() is not None
-        kind = filed.get(name) if filed is not None else "defect" if marked else GOOD
-        if kind is None:
-            continue
-        cut.add(name)
-        _save(image, folder / "test" / kind / f"{name}.png")
-        if kind != GOOD:
-            _save(mask, folder / "ground_truth" / kind / f"{name}_mask.png")
-    missing = sorted(set(filed or ()) - cut)
-    if missing:
+    for name, image, mask in _thirds(Path(native)):
+        kind = filed.get(name) if filed else "defect" if mask.getbbox() else GOOD
+        if kind:
+            cut.add(name)
+            _save(image, folder / "test" / kind / f"{name}.png")
+            if kind != GOOD:
+                _save(mask, folder / "ground_truth" / kind / f"{name}_mask.png")
+    if missing := sorted(set(filed or ()) - cut):
         raise UserError(f"{native} lacks the pictures of {len(missing)} entries of {index}, such as {missing[0]}")
     if not cut:
         raise UserError(f"{native} holds no kosNN/PartN.jpg with PartN_label.bmp: name KolektorSDD's folder")
@@ -67,11 +63,8 @@ def _thirds(native: Path) -> Iterator[tuple[str, Image.Image, Image.Image]]:
             if f"{stem}_label" not in files:
                 raise UserError(f"{picture} has no {stem}_label beside it: download the data set again")
             image, mask = open_image(picture).convert("L"), Image.fromarray(read_mask(files[f"{stem}_label"]))
-            if mask.size != image.size:
-                raise UserError(f"the label of {picture} has another size: download the data set again")
             for third in range(3):
-                top, bottom = (round(image.height * step / 3) for step in (third, third + 1))
-                box = (0, top, image.width, bottom)
+                box = (0, round(image.height * third / 3), image.width, round(image.height * (third + 1) / 3))
                 yield f"{folder.name}_{stem}_{third}", image.crop(box), mask.crop(box)
 
 

@@ -12,7 +12,6 @@ looked for beside it: VisA's split_csv lies next to the folder of a class.)
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NoReturn
 
@@ -57,18 +56,9 @@ def load_samples(
     """
     path = Path(path)
     if os.path.isfile(path):
-        base = Path(root) if root else path.parent
-        source, entries, templates = read_file(path, base)
-        named = [getattr(entry, "benchmark", None) or path.stem for entry in entries]
-        names = [benchmark] * len(entries) if benchmark else named
-        table = table_of(_row(e, base, source, name, "") for e, name in zip(entries, names, strict=True))
-        if source == "index":
-            table.passed_over += unknown_categories((sample.benchmark, sample.category) for sample in table)
-        table.templates = templates
+        table = _load_file(path, Path(root) if root else path.parent, benchmark)
     else:
-        name = layout or find_layout(path)
-        table = table_of(_read_folder(path, name, benchmark))
-        table.passed_over += survey(path, table)
+        table = _load_folder(path, layout or find_layout(path), benchmark)
     if strict:
         refuse(table.passed_over)
         require_sound(table)
@@ -88,14 +78,11 @@ def load_mvtec(root: str | Path, benchmark: str | None = None, *, strict: bool =
 def find_layout(root: str | Path) -> str:
     """The name of the first layout that fits a folder; UserError that lists what is known."""
     root = Path(root)
-    if os.path.isdir(root):
-        for name, layout in LAYOUTS.items():
-            if layout.parts(root):
-                return name
-    _no_layout(root, LAYOUTS)
+    name = next((name for name, layout in LAYOUTS.items() if os.path.isdir(root) and layout.parts(root)), None)
+    return name or _no_layout(root, list(LAYOUTS))
 
 
-def _no_layout(root: Path, names: Iterable[str]) -> NoReturn:
+def _no_layout(root: Path, names: list[str]) -> NoReturn:
     """Say why a folder has none of the layouts."""
     if not os.path.isdir(root):
         raise UserError(f"There is no folder {root}: check the path of the data set.")
@@ -111,20 +98,33 @@ def _no_layout(root: Path, names: Iterable[str]) -> NoReturn:
     )
 
 
-def _read_folder(root: Path, layout: str, benchmark: str | None) -> Iterator[Sample | Problem]:
+def _load_file(path: Path, root: Path, benchmark: str | None) -> Table:
+    source, entries, templates = read_file(path, root)
+    table = table_of(_row(entry, root, source, benchmark, path.stem, "") for entry in entries)
+    if source == "index":
+        table.passed_over += unknown_categories((sample.benchmark, sample.category) for sample in table)
+    table.templates = templates
+    return table
+
+
+def _load_folder(root: Path, layout: str, benchmark: str | None) -> Table:
     if layout not in LAYOUTS:
         raise UserError(f"no layout is called {layout}: choose from {', '.join(LAYOUTS)}")
-    parts = LAYOUTS[layout].parts(root)
-    if not parts:
-        _no_layout(root, [layout])
+    parts = LAYOUTS[layout].parts(root) or _no_layout(root, [layout])
     is_category = parts == [root] and not LAYOUTS[layout].whole
-    name = benchmark or folder_name(root / ".." if is_category else root)
-    for part in parts:
-        for entry in LAYOUTS[layout].read(part, root):
-            yield _row(entry, root, layout, name, folder_name(part))
+    name = folder_name(root / ".." if is_category else root)
+    table = table_of(
+        _row(entry, root, layout, benchmark, name, folder_name(part))
+        for part in parts
+        for entry in LAYOUTS[layout].read(part, root)
+    )
+    table.passed_over += survey(root, table)
+    return table
 
 
-def _row(entry: Entry | Problem, root: Path, source: str, benchmark: str, category: str) -> Sample | Problem:
+def _row(
+    entry: Entry | Problem, root: Path, source: str, benchmark: str | None, folder: str, category: str
+) -> Sample | Problem:
     """An entry as a sample, as long as picture and mask lie below the root."""
     if isinstance(entry, Problem):
         return entry
@@ -132,9 +132,15 @@ def _row(entry: Entry | Problem, root: Path, source: str, benchmark: str, catego
         if path is not None and not is_inside(path, root):
             message = f"{path} lies outside of {root}: correct the index file, or name another root."
             return Problem("outside", str(path), message)
-    image, split = str(entry.image), entry.split
-    category = entry.category or category
-    if entry.label == "no":
-        return Sample(image, "no", None, None, None, category, benchmark, split, source)
-    mask, place = (str(entry.mask), mask_location(entry.mask)) if entry.mask else (None, None)
-    return Sample(image, "yes", mask, entry.type, place, category, benchmark, split, source)
+    mask, kind = (entry.mask, entry.type) if entry.label == "yes" else (None, None)
+    return Sample(
+        image=str(entry.image),
+        label=entry.label,
+        mask=str(mask) if mask else None,
+        type=kind,
+        location=mask_location(mask) if mask else None,
+        category=entry.category or category,
+        benchmark=benchmark or entry.benchmark or folder,
+        split=entry.split,
+        source=source,
+    )

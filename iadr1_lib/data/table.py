@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -74,10 +74,7 @@ class Entry(NamedTuple):
 
 
 class Table(list[Sample]):
-    """A reader's rows; in `passed_over`, what it met and could make no row of; in `templates`, an index's references.
-
-    A selection of rows is a plain list: give the whole table to :func:`check_health`.
-    """
+    """A reader's rows; in `passed_over`, what it could make no row of; in `templates`, an index's references."""
 
     def __init__(self, samples: Iterable[Sample] = (), passed_over: Iterable[Problem] = ()) -> None:
         super().__init__(samples)
@@ -102,12 +99,12 @@ def refuse(problems: Iterable[Problem]) -> None:
 
 def samples_table(samples: Iterable[Sample]) -> pd.DataFrame:
     """One row per sample, one column per field of :class:`Sample`."""
-    return pd.DataFrame([asdict(sample) for sample in samples], columns=[field.name for field in fields(Sample)])
+    return pd.DataFrame(list(samples), columns=[field.name for field in fields(Sample)])
 
 
 def counts(samples: Iterable[Sample]) -> pd.DataFrame:
     """Pictures per benchmark, category and split (columns good, defective, with mask), in order."""
-    table, keys = samples_table(samples), ["benchmark", "category", "split"]
-    good = (table["label"] == "no").astype(int)
-    table = table.assign(good=good, defective=1 - good, **{"with mask": table["mask"].notna().astype(int)})
-    return table.groupby(keys, sort=False)[["good", "defective", "with mask"]].sum().reset_index()
+    table = samples_table(samples)
+    flags = {"good": table["label"] == "no", "defective": table["label"] == "yes", "with mask": table["mask"].notna()}
+    groups = table.assign(**flags).groupby(["benchmark", "category", "split"], sort=False)
+    return groups[list(flags)].sum().reset_index()
