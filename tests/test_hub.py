@@ -153,8 +153,6 @@ def test_another_shape_is_told_in_one_sentence(tmp_path: Path, content: Any, com
 def test_folders_without_records(tmp_path: Path) -> None:
     one_sentence(lambda: read_snapshot(tmp_path / "nowhere"), "no folder")
     one_sentence(lambda: read_snapshot(tmp_path), "copy is whole")
-    (tmp_path / "images.zip").touch()
-    one_sentence(lambda: read_snapshot(tmp_path), "unpack images.zip")
 
 
 @pytest.mark.parametrize("place", ["test_X.json", "index/test_X.json"])

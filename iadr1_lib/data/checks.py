@@ -19,10 +19,9 @@ from iadr1_lib.records import Sample
 
 
 def check_health(samples: Iterable[Sample]) -> list[Problem]:
-    """Decode every picture and mask and list what is wrong. Reads the samples' files, so it takes a while.
+    """Decode every picture and mask and list what is wrong, with what the reader of a :class:`Table` passed over.
 
-    Pictures are opened one at a time and only hashes are kept. A :class:`Table` brings along what its reader passed
-    over. KINDS says which kinds there are, :func:`health_table` counts them. Nothing is raised.
+    KINDS says which kinds there are, :func:`health_table` counts them. Nothing is raised.
     """
     problems = list(samples.passed_over) if isinstance(samples, Table) else []
     samples = list(samples)
@@ -78,11 +77,7 @@ def _size_message(sample: Sample, size: tuple[int, int], mask_size: tuple[int, i
 
 
 def _path_problems(sample: Sample) -> list[Problem]:
-    """The word "good" in the path against the label.
-
-    The released evaluation takes the label from that word alone, wherever it stands. The readers here compare whole
-    folder names, but rows from elsewhere may owe their label to a part of a word ("goodyear").
-    """
+    """The word "good" in the path against the label: the released evaluation takes the label from that word alone."""
     parts = tuple(part.casefold() for part in Path(sample.image).parts)
     for name in (sample.benchmark.casefold(), sample.category.casefold()):
         if name in parts[:-1]:  # what stands above the data set's or the category's folder is the user's affair

@@ -33,10 +33,7 @@ _PLAIN_FOLDERS = frozenset({"image", "images", "img", "imgs", "data", "dataset",
 
 
 def load_hub(name: str, revision: str | None = None, cache: str | Path | None = None) -> Table:
-    """A data set of the Hugging Face hub, downloaded once and read as `read_snapshot` does.
-
-    Arguments and errors as `download_once`, and UserError if the folder has none of the released formats.
-    """
+    """A data set of the Hugging Face hub; arguments and errors as of `download_once` and `read_snapshot`."""
     return read_snapshot(download_once(name, revision, cache), name.split("/")[-1])
 
 
@@ -65,8 +62,8 @@ def download_once(
 
     Args:
         name: such as "yanhui01/Expert-AD".
-        revision: branch, tag or commit. None takes the commit of the first download, which revision.json names. A
-            branch or tag also stays at the commit it was downloaded at: delete revision.json to look again.
+        revision: branch, tag or commit; by default that of the first download, which revision.json names. A branch
+            stays at the commit it was downloaded at: delete revision.json to look again.
         cache: folder for what comes from the hub; by default runs/hub in the project.
         patterns: only files that match one of them.
 
@@ -121,11 +118,8 @@ def read_snapshot(folder: str | Path, name: str | None = None) -> Table:
 
     Rows of records are "train", with label, place and type from the answer's tags; of two pictures (reference, query)
     the query counts; `source` is "pa-sft" or "sc-grpo". Rows of an index are as `load_samples` gives them. Paths start
-    from the folder or from the file that names them. Pictures that are missing stay in the table: `check_health` lists
-    them, and rows that say too little.
-
-    Args:
-        name: of the data set, for records; by default the folder's name.
+    from the folder or from the file that names them. `check_health` lists missing pictures and rows that say too
+    little. `name` is that of the data set, for records; by default the folder's.
 
     Raises:
         UserError: there is no such folder, or no JSON file in it has a released format.
@@ -147,11 +141,7 @@ def read_snapshot(folder: str | Path, name: str | None = None) -> Table:
 
 
 def released_records(source: str) -> dict[Stage, list[dict[str, Any]]]:
-    """Training records of a hub data set or a copy of it, by stage, checked and with whole picture paths.
-
-    Raises:
-        UserError: as `download_once`, or a record is faulty (`checked_rows`).
-    """
+    """Training records of a hub data set or a copy of it, by stage, checked (see `checked_rows`)."""
     folder = (Path(source) if Path(source).is_dir() else download_once(source)).absolute()
     records: dict[Stage, list[dict[str, Any]]] = {}
     for path in _json_files(folder):

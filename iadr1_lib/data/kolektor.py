@@ -19,17 +19,16 @@ def cut_kolektor(native: str | Path, target: str | Path, index: str | Path | Non
     """Cut native KolektorSDD pictures into the thirds that the released test index names.
 
     Every picture and its label picture are cut at a third and two thirds of their height (they stand about 500 x 1250
-    pixels); 0 is the top. The index names the files, the released crops were not at hand: direction and rounding are
-    ours. A third is defective if its part of the mask marks anything.
+    pixels); 0 is the top. The released crops were not at hand: direction and rounding are ours.
 
     Args:
         native: folder with kosNN/PartN.jpg and PartN_label.bmp.
-        target: folder to write to, as SDD/test/{good,defect}/kosNN_PartM_K.png and
-            SDD/ground_truth/defect/kosNN_PartM_K_mask.png. ``load_samples(index, root=target)`` finds them there.
-        index: released index; then only its crops are cut, and lie where it files them whatever the mask says.
+        target: folder to write to; ``load_samples(index, root=target)`` finds the thirds there.
+        index: released index; then only its crops are cut, and lie where it files them. Without it a third is defective
+            if its part of the mask marks anything.
 
     Returns:
-        The folder SDD, which `load_samples` reads too (layout kolektor-crops).
+        The folder SDD in MVTec-AD's layout: ``load_samples(folder, benchmark="SDD")`` reads it, too.
 
     Raises:
         UserError: `native` is no such folder, a picture or label cannot be read, or the index wants a missing picture.

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import csv
 import os
-import re
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -19,15 +18,13 @@ from iadr1_lib.data.folders import folder_name, is_inside, list_folders, list_pi
 from iadr1_lib.data.index import read_real_iad, real_iad_indexes
 from iadr1_lib.data.masks import read_mask
 from iadr1_lib.data.pairing import kinds_in, label_of, mask_folders, match_masks, read_kinds, type_of
-from iadr1_lib.data.table import SPLITS, Entry, Problem, Split
+from iadr1_lib.data.table import Entry, Problem, Split
 from iadr1_lib.errors import UserError
 
 Entries = Iterable[Entry | Problem]
 
 # The last: MVTec AD 2, which keeps its public test apart.
 _SPLIT_FOLDERS: dict[str, Split] = {"train": "train", "test": "test", "test_public": "test"}
-# KolektorSDD cut into thirds, as the released index names them: kos01_Part1_2 is the lowest third of kos01/Part1.
-_CROP_NAME = re.compile(r"kos\d+_Part\d+_[0-2]", re.IGNORECASE)
 
 
 def _is_mvtec(folder: Path) -> bool:
@@ -99,12 +96,11 @@ def _read_dagm(folder: Path, root: Path) -> Iterator[Entry | Problem]:
         pictures = list_pictures(kind, root)
         masks, unclear = match_masks(pictures, list_pictures(kind / "Label", root))
         yield from unclear
-        defective = {*map(str, masks), *(problem.image for problem in unclear)}
-        if "defect" in kind.name.casefold() and label_of(kind.name) == "yes":
-            defective.update(map(str, pictures))
+        split: Split = "train" if kind.name.casefold() == "train" else "test"
+        unlabelled = "defect" in kind.name.casefold() and label_of(kind.name) == "yes"
+        defective = {*map(str, pictures if unlabelled else masks), *(problem.image for problem in unclear)}
         for picture in pictures:
             label: Label = "yes" if str(picture) in defective else "no"
-            split: Split = "train" if kind.name.casefold() == "train" else "test"
             yield Entry(picture, label, masks.get(picture), None, split)
 
 
@@ -112,38 +108,19 @@ def _is_kolektor(folder: Path) -> bool:
     return folder.name.startswith("kos") and any(p.stem.endswith("_label") for p in list_pictures(folder, folder))
 
 
-def _read_kolektor(folder: Path, root: Path, split: Split = "test") -> Iterator[Entry | Problem]:
+def _read_kolektor(folder: Path, root: Path) -> Iterator[Entry | Problem]:
     """KolektorSDD: pictures with <name>_label beside them, defective where it marks anything."""
     files = list_pictures(folder, root)
     pictures = [file for file in files if not file.stem.endswith("_label")]
     masks, _ = match_masks(pictures, (file for file in files if file.stem.endswith("_label")))
     for picture in pictures:
         try:
-            if (mask := masks.get(picture)) is None:
-                beside = f"has no one {picture.stem}_label beside it"
-                raise UserError(f"{picture} {beside}, so nobody knows whether it is normal: add it.")
-            label: Label = "yes" if read_mask(mask).any() else "no"
-            yield Entry(picture, label, mask, None, split, "commutator")
+            if picture not in masks:
+                raise UserError(f"{picture} has no one {picture.stem}_label beside it: add the one that belongs to it.")
+            label: Label = "yes" if read_mask(masks[picture]).any() else "no"
+            yield Entry(picture, label, masks[picture], category="commutator")
         except UserError as error:
             yield Problem("no label", str(picture), str(error))
-
-
-def _crop_folders(root: Path) -> list[tuple[Path, Split]]:
-    """Folders of KolektorSDD's thirds with their split: test/good, test/defect, good, defect, or the root itself."""
-    kinds: list[tuple[Path, Split]] = [(kind, split) for split in SPLITS for kind in kinds_in(root / split, [], root)]
-    kinds += [(kind, "test") for kind in list_folders(root, root) if says(kind.name) in {"good", "bad"}]
-    kinds.append((root, "test"))
-    return [kind for kind in kinds if any(_CROP_NAME.fullmatch(file.stem) for file in list_pictures(kind[0], root))]
-
-
-def _read_crops(folder: Path, root: Path) -> Iterator[Entry | Problem]:
-    """KolektorSDD's thirds: in good and defect folders (masks in ground_truth/<folder>), or with labels beside them."""
-    for kind, split in _crop_folders(folder):
-        if kind == folder:
-            yield from _read_kolektor(kind, root, split)
-            continue
-        for entry in read_kinds([kind], mask_folders(folder, root), root, split):
-            yield entry._replace(category="commutator") if isinstance(entry, Entry) else entry
 
 
 def _read_tiles(folder: Path, root: Path) -> Iterator[Entry | Problem]:
@@ -194,7 +171,6 @@ LAYOUTS = {
         _read_dagm,
     ),
     "kolektor-sdd": Layout("kosNN/PartN.jpg with PartN_label.bmp", _is_kolektor, _read_kolektor),
-    "kolektor-crops": Layout("{good,defect}/kosNN_PartN_{0,1,2}.png", lambda f: bool(_crop_folders(f)), _read_crops),
     "magnetic-tile": Layout(
         "MT_<type>/Imgs", lambda f: f.name.startswith("MT_") and os.path.isdir(f / "Imgs"), _read_tiles
     ),

@@ -35,21 +35,16 @@ def load_samples(
 ) -> Table:
     """The table of a data set's folder, or of an index or meta file.
 
-    Rows come in natural order (2 before 10), the same on every machine. A data set that files no training split is all
-    "test". Types keep the data set's own names.
+    Rows come in natural order, the same on every machine. A data set that files no training split is all "test". Types
+    keep the data set's own names. Pictures are opened no further than their header.
 
     Args:
-        path: a folder in one of LAYOUTS (a data set or one category of it), or a JSON file in the released index or
-            meta format.
+        path: a data set, one category of it, or a JSON file in the released index or meta format.
         layout: its name in LAYOUTS; by default the first that fits.
         benchmark: name of the data set; by default the folder's or the file's.
         root: of a JSON file, the folder that its paths start from; by default the file's own.
         strict: raise at the first link or entry that leads out of the folder, unreadable picture, ill-fitting mask or
-            broken row; False leaves them to :func:`check_health`, which lists them. Pictures are opened no further than
-            their header: :func:`check_health` finds those that are cut off.
-
-    Returns:
-        The rows; in `passed_over` what no row could be made of; in `templates` the reference pictures of an index.
+            broken row; False leaves them to :func:`check_health`, which lists them.
 
     Raises:
         UserError: nothing is there, no layout fits, the layout is unknown, or (strict) something is not sound.
@@ -75,11 +70,9 @@ def load_mvtec(root: str | Path, benchmark: str | None = None, *, strict: bool =
     return load_samples(root, "mvtec", benchmark, strict=strict)
 
 
-def find_layout(root: str | Path) -> str:
+def find_layout(root: Path) -> str:
     """The name of the first layout that fits a folder; UserError that lists what is known."""
-    root = Path(root)
-    name = next((name for name, layout in LAYOUTS.items() if os.path.isdir(root) and layout.parts(root)), None)
-    return name or _no_layout(root, list(LAYOUTS))
+    return next((name for name, layout in LAYOUTS.items() if layout.parts(root)), "") or _no_layout(root, list(LAYOUTS))
 
 
 def _no_layout(root: Path, names: list[str]) -> NoReturn:
@@ -90,12 +83,10 @@ def _no_layout(root: Path, names: list[str]) -> NoReturn:
     if not visible(root):
         raise UserError(f"The folder {root} is empty: put a data set there or name another.")
     known = "; ".join(f"{name}: {LAYOUTS[name].looks_like}" for name in names)
-    deeper = next((f for f in list_folders(root, root) for name in names if LAYOUTS[name].parts(f)), None)
-    if deeper:
-        raise UserError(f"{root} has none of the layouts that can be read, but {deeper} has: name that folder.")
-    raise UserError(
-        f"{root} has none of the layouts that can be read ({known}): name a folder that has, or sort it so."
-    )
+    for folder in list_folders(root, root):
+        if any(LAYOUTS[name].parts(folder) for name in names):
+            raise UserError(f"{root} has none of the layouts that can be read, but {folder} has: name that folder.")
+    raise UserError(f"{root} has none of the layouts that can be read ({known}): name another or sort it so.")
 
 
 def _load_file(path: Path, root: Path, benchmark: str | None) -> Table:

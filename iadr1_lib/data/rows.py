@@ -59,7 +59,7 @@ def checked_rows(rows: Sequence[Any], stage: Stage, path: Path, *folders: Path) 
     with ThreadPoolExecutor() as pool:
         broken = dict(zip(images, pool.map(_fault, images), strict=True))
     for number, row in checked.items():
-        if messages := [message for image in row[pictures] if (message := broken[image])]:
+        if messages := list(filter(None, map(broken.get, row[pictures]))):
             faults[number] = messages[0]
     if faults:
         first, *others = sorted(faults)
@@ -78,10 +78,10 @@ def find_picture(image: str, *folders: Path) -> Path:
     return next((path for path in named if os.path.isfile(path)), folders[0] / image)
 
 
-def _fault(image: str) -> str | None:
-    """Why a picture cannot be opened, or None."""
+def _fault(image: str) -> str:
+    """Why a picture cannot be opened; "" where it can."""
     try:
         open_image(image)
     except UserError as error:
         return str(error)
-    return None
+    return ""

@@ -40,7 +40,7 @@ DATA_SETS = {
     "MPDD": "mpdd",
     "DTD-Synthetic": "dtd dtdsynthetic",
     "DAGM": "dagm dagm2007",
-    "KolektorSDD": "sdd ksdd kolektor kolektorsdd kolektorcrops",
+    "KolektorSDD": "sdd ksdd kolektor kolektorsdd",
     "MagneticTile": "magnetictile magnetictiles magnetictiledefect magnetictiledefectdatasets",
     "ELPV": "elpv elpvnotofthepaper",
 }
@@ -78,10 +78,8 @@ def data_set_named(name: str) -> str | None:
 def categories_of(benchmark: str) -> list[str]:
     """The categories of one of the paper's data sets that has several; none for another name."""
     data_set = data_set_named(benchmark) or ""
-    if data_set in _CATEGORIES:
-        return _CATEGORIES[data_set].split()
-    table = [key[1].replace(" ", "_") for key in type_table() if key[0] == data_set in _BY_CATEGORY]
-    return list(dict.fromkeys(table))
+    in_table = {category.replace(" ", "_") for name, category, _ in type_table() if name == data_set in _BY_CATEGORY}
+    return sorted(in_table) or _CATEGORIES.get(data_set, "").split()
 
 
 def type_table(path: Path | None = None) -> dict[tuple[str, str, str], str]:
