@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from pictures import draw, draw_mask, one_sentence, problem_kinds
+from pictures import index_entry as entry
 from PIL import Image
 
 from iadr1_lib.answer import CELLS
@@ -349,9 +350,6 @@ def test_kolektor_is_cut_into_thirds_with_their_masks(tmp_path: Path) -> None:
 
 def test_an_index_chooses_and_files_the_thirds(tmp_path: Path) -> None:
     """The index's labels count: it may call a sliver of a mark good."""
-
-    def entry(path: str, answer: str) -> dict[str, object]:
-        return {"image_path": path, "conversation": [{"Answer": answer, "Options": {"A": "Yes.", "B": "No."}}]}
 
     native, out, index = kolektor(tmp_path / "native"), tmp_path / "out", tmp_path / "test_SDD_format.json"
     entries = {

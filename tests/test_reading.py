@@ -154,6 +154,8 @@ def test_links_that_run_in_a_circle_are_passed_over_and_listed(tree: Path) -> No
     (tree / "bolt/test/good/gone.png").symlink_to(tree / "bolt/test/good/99.png")
     table = load_mvtec(tree)
     assert table == expected and [problem.kind for problem in table.passed_over] == ["broken link"] * 4
+    (tree.parent / "shortcut").symlink_to(tree)
+    assert len(load_mvtec(tree.parent / "shortcut")) == len(expected)  # the root itself may be a link
 
 
 @pytest.mark.parametrize(
@@ -186,11 +188,6 @@ def test_a_hub_cache_s_links_to_its_own_files_are_followed(tree: Path, tmp_path:
         (snapshot / "bolt/test/good/out.png").symlink_to(draw(place))
         one_sentence(lambda: load_mvtec(snapshot / category), "leads out")
         (snapshot / "bolt/test/good/out.png").unlink()
-
-
-def test_the_root_itself_may_be_a_link(tree: Path, tmp_path: Path) -> None:
-    (tmp_path / "shortcut").symlink_to(tree)
-    assert len(load_mvtec(tmp_path / "shortcut")) == len(load_mvtec(tree))
 
 
 def test_folders_that_cannot_be_read(tree: Path, tmp_path: Path) -> None:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,6 @@ from iadr1_lib.answer import Label
 from iadr1_lib.data.folders import is_inside, list_folders
 from iadr1_lib.data.pairing import type_of
 from iadr1_lib.data.table import SPLITS, Entry, Problem, Split, Templates
-from iadr1_lib.data.type_names import categories_of
 from iadr1_lib.errors import UserError
 from iadr1_lib.files import read_text
 
@@ -92,16 +90,6 @@ def _index_entry(entry: dict[str, Any], root: Path) -> Entry:
     return Entry(
         root / image, _label(entry), _mask(entry, root), type_of(image.parent.name), "test", category, benchmark
     )
-
-
-def unknown_categories(names: Iterable[tuple[str, str]]) -> Iterator[Problem]:
-    """One problem per (benchmark, category) of an index that the data set does not have."""
-    for (benchmark, category), count in Counter(names).items():
-        known = categories_of(benchmark)
-        if known and category not in known:
-            message = f"{count} entries are of {benchmark}/{category}, but its categories are {', '.join(known)}"
-            message += ": correct the index or name its data set anew."
-            yield Problem("unknown category", f"{benchmark}/{category}", message)
 
 
 def _templates(entries: dict[str, dict[str, Any]], path: Path, root: Path) -> Templates:

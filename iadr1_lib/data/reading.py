@@ -17,7 +17,7 @@ from typing import NoReturn
 
 from iadr1_lib.data.checks import require_sound
 from iadr1_lib.data.folders import folder_name, is_inside, list_folders, survey, visible
-from iadr1_lib.data.index import read_file, unknown_categories
+from iadr1_lib.data.index import read_file
 from iadr1_lib.data.layouts import LAYOUTS
 from iadr1_lib.data.masks import mask_location
 from iadr1_lib.data.table import Entry, Problem, Table, refuse, table_of
@@ -92,8 +92,6 @@ def _no_layout(root: Path, names: list[str]) -> NoReturn:
 def _load_file(path: Path, root: Path, benchmark: str | None) -> Table:
     source, entries, templates = read_file(path, root)
     table = table_of(_row(entry, root, source, benchmark, path.stem, "") for entry in entries)
-    if source == "index":
-        table.passed_over += unknown_categories((sample.benchmark, sample.category) for sample in table)
     table.templates = templates
     return table
 

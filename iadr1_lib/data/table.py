@@ -29,7 +29,6 @@ KINDS = {
     "misplaced": "defective pictures among the training pictures; not read",
     "no label": "a picture of which the data set does not say whether it is normal; not read",
     "broken row": "a row of an index or table that does not say what it must; not read",
-    "unknown category": "entries of an index whose category its data set does not have",
     "in between": "a picture that its data set calls neither normal nor defective; not read",
     "unreadable": "a picture, mask or folder that cannot be read",
     "mask size": "a mask of another size than its picture",
@@ -46,7 +45,7 @@ KINDS = {
     "duplicate across data sets": "the same bytes as a picture of another data set",
 }
 # While these stand, a table would be wrong or lack pictures: a strict reader refuses them.
-_REFUSED = frozenset({"outside", "misplaced", "no label", "broken row", "unknown category", "unreadable"})
+_REFUSED = frozenset({"outside", "misplaced", "no label", "broken row", "unreadable"})
 
 
 @dataclass(frozen=True)

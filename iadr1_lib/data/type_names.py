@@ -27,12 +27,6 @@ OTHER = "other"
 COLUMNS = ["benchmark", "category", "name", "type", "note"]
 _ANY = "*"
 _BY_CATEGORY = ("MVTec-AD", "VisA", "MPDD")  # data sets whose rows name their categories
-# Those of other data sets that have several, so that an index with a slip in a path is noticed.
-_CATEGORIES = {
-    "DAGM": "Class1 Class2 Class3 Class4 Class5 Class6 Class7 Class8 Class9 Class10",
-    "DTD-Synthetic": "Blotchy_099 Fibrous_183 Marbled_078 Matted_069 Mesh_114 Perforated_037 Stratified_154 Woven_001"
-    " Woven_068 Woven_104 Woven_125 Woven_127",
-}
 # Names that folders, files and readers of a data set go by, as letters and digits only.
 DATA_SETS = {
     "MVTec-AD": "mvtec mvtecad mvtecanomalydetection dsmvtec",
@@ -73,13 +67,6 @@ def unmapped(samples: Iterable[Sample]) -> Counter[tuple[str, str]]:
 def data_set_named(name: str) -> str | None:
     """The table's name of a data set ("mvtec_ad" -> "MVTec-AD"), or None."""
     return _DATA_SET_OF.get(re.sub(r"[\W_]", "", name).casefold())
-
-
-def categories_of(benchmark: str) -> list[str]:
-    """The categories of one of the paper's data sets that has several; none for another name."""
-    data_set = data_set_named(benchmark) or ""
-    in_table = {category.replace(" ", "_") for name, category, _ in type_table() if name == data_set in _BY_CATEGORY}
-    return sorted(in_table) or _CATEGORIES.get(data_set, "").split()
 
 
 def type_table(path: Path | None = None) -> dict[tuple[str, str, str], str]:
