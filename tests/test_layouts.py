@@ -365,24 +365,6 @@ def test_an_index_chooses_and_files_the_thirds(tmp_path: Path) -> None:
     lost = "SDD/test/good/kos07_Part1_0.png"
     write_json(index, {**entries, lost: entry(lost, "B")})
     one_sentence(lambda: cut_kolektor(native, out, index), "lacks the pictures of 1")
-    one_sentence(lambda: cut_kolektor(out, tmp_path / "again"), "name KolektorSDD's folder")
+    one_sentence(lambda: cut_kolektor(out, tmp_path / "again"), "kosNN/PartN.jpg")
     write_json(index, {"x": entry("x", "B"), "SDD/../kos01_Part1_0.png": entry("x", "B")})
     one_sentence(lambda: cut_kolektor(native, out, index), "the released SDD index")
-
-
-def test_real_kolektor_pictures_are_cut(shared: Path, tmp_path: Path) -> None:
-    native = load_samples(shared / "samples" / "KolektorSDD")
-    chosen = [*[s for s in native if s.label == "yes"][:2], *[s for s in native if s.label == "no"][:1]]
-    (tmp_path / "kosXX").mkdir()
-    for image in (Path(sample.image) for sample in chosen):
-        for name in (image.name, f"{image.stem}_label.bmp"):
-            shutil.copy(image.with_name(name), tmp_path / "kosXX" / name)
-    folder = cut_kolektor(tmp_path, tmp_path / "out") / "test"
-    thirds = {path.stem: open_image(path).size for path in folder.rglob("*.png")}
-    for sample in chosen:
-        name = f"kosXX_{Path(sample.image).stem}"
-        sizes = [thirds.pop(f"{name}_{third}") for third in range(3)]
-        assert {width for width, _ in sizes} == {500}
-        assert sum(height for _, height in sizes) == open_image(sample.image).height
-        assert bool(list((folder / "defect").glob(f"{name}_*.png"))) == (sample.label == "yes")
-    assert not thirds

@@ -7,11 +7,11 @@ from pathlib import Path
 
 from PIL import Image
 
-from iadr1_lib.data.folders import GOOD, list_pictures
+from iadr1_lib.data.folders import GOOD
 from iadr1_lib.data.images import open_image
 from iadr1_lib.data.index import read_index, slashes
-from iadr1_lib.data.layouts import LAYOUTS
 from iadr1_lib.data.masks import read_mask
+from iadr1_lib.data.reading import load_samples
 from iadr1_lib.errors import UserError
 
 
@@ -47,24 +47,17 @@ def cut_kolektor(native: str | Path, target: str | Path, index: str | Path | Non
                 _save(mask, folder / "ground_truth" / kind / f"{name}_mask.png")
     if missing := sorted(set(filed or ()) - cut):
         raise UserError(f"{native} lacks the pictures of {len(missing)} entries of {index}, such as {missing[0]}")
-    if not cut:
-        raise UserError(f"{native} holds no kosNN/PartN.jpg with PartN_label.bmp: name KolektorSDD's folder")
     return folder
 
 
 def _thirds(native: Path) -> Iterator[tuple[str, Image.Image, Image.Image]]:
     """Name, picture and mask of every third."""
-    for folder in LAYOUTS["kolektor-sdd"].parts(native):
-        files = {path.stem: path for path in list_pictures(folder, native)}
-        for stem, picture in files.items():
-            if stem.endswith("_label"):
-                continue
-            if f"{stem}_label" not in files:
-                raise UserError(f"{picture} has no {stem}_label beside it: download the data set again")
-            image, mask = open_image(picture).convert("L"), Image.fromarray(read_mask(files[f"{stem}_label"]))
-            for third in range(3):
-                box = (0, round(image.height * third / 3), image.width, round(image.height * (third + 1) / 3))
-                yield f"{folder.name}_{stem}_{third}", image.crop(box), mask.crop(box)
+    for sample in load_samples(native, "kolektor-sdd"):
+        image, path = open_image(sample.image).convert("L"), Path(sample.image)
+        mask = Image.fromarray(read_mask(sample.mask)) if sample.mask else Image.new("1", image.size)
+        for third in range(3):
+            box = (0, round(image.height * third / 3), image.width, round(image.height * (third + 1) / 3))
+            yield f"{path.parent.name}_{path.stem}_{third}", image.crop(box), mask.crop(box)
 
 
 def _save(image: Image.Image, path: Path) -> None:
