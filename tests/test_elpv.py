@@ -12,7 +12,6 @@ from pictures import one_sentence
 from PIL import Image
 
 from iadr1_lib.data import elpv
-from iadr1_lib.evaluation import references
 from iadr1_lib.expert_ad.card import _licence
 
 # (module, probability, cells)
@@ -58,34 +57,17 @@ def test_cells_become_samples_and_unsure_ones_are_counted(package: Path, tmp_pat
         assert (package / "images" / Path(sample.image).name).read_bytes() == Path(sample.image).read_bytes()
 
 
-def test_all_cells_may_be_test_and_the_seed_decides_which_are_not(package: Path, tmp_path: Path) -> None:
-    assert {s.split for s in elpv.load(tmp_path / "all", train_share=0)} == {"test"}
-    drawn = [
-        {Path(s.image).name for s in elpv.load(tmp_path / str(seed), 0.5, seed) if s.split == "train"}
-        for seed in (0, 1)
-    ]
-    assert len(drawn[0]) == len(drawn[1]) == 15 and drawn[0] != drawn[1]
-
-
-def test_a_folder_is_written_once_and_anew_for_other_arguments(package: Path, tmp_path: Path) -> None:
+def test_a_folder_is_written_once_and_other_files_are_left_alone(package: Path, tmp_path: Path) -> None:
     folder = tmp_path / "cells"
     elpv.load(folder)
     before = (folder / "elpv.json").stat().st_mtime_ns
     elpv.load(folder)
     assert (folder / "elpv.json").stat().st_mtime_ns == before
-    elpv.load(folder, 0.5)
-    assert len(list(folder.rglob("train/good/*.png"))) == 15 and len(list(folder.rglob("*.png"))) == 41
+    assert len(list(folder.rglob("*.png"))) == 41
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("dear")
     one_sentence(lambda: elpv.load(tmp_path / "mine"), "other files")
     assert (tmp_path / "mine" / "thesis.txt").read_text() == "dear"
-
-
-def test_each_cell_in_question_gets_a_reference_of_its_kind(package: Path) -> None:
-    table = elpv.load(train_share=0.5)
-    asked = [s for s in table if s.split == "test"]
-    found = references(asked, table)
-    assert all(f"{s.category}/train/good" in found[s.image].as_posix() for s in asked)
 
 
 def test_without_a_sound_package_one_sentence_says_how_to_get_it(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -229,11 +228,3 @@ def test_unknown_names_full_disks_and_broken_notes(
     one_sentence(lambda: load_hub(NAME, cache=tmp_path), "revision.json", "delete it")
     go_offline(monkeypatch, OSError(28, "No space left on device"))
     one_sentence(lambda: load_hub(NAME, cache=tmp_path / "new"), "full")
-
-
-def test_the_default_place_is_in_the_runs(
-    hub: list[str], course: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    project = course()
-    load_hub(NAME)
-    assert (project / "runs" / "hub" / "yanhui01--Expert-AD" / "revision.json").is_file()

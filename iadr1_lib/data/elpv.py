@@ -22,21 +22,22 @@ import pandas as pd
 from iadr1_lib.data.reading import load_mvtec
 from iadr1_lib.data.table import Problem, Table
 from iadr1_lib.errors import UserError
-from iadr1_lib.files import read_json, write_json
+from iadr1_lib.files import write_json
 from iadr1_lib.runs import runs_folder
 
 WORD = "elpv"  # what `--data` takes for it
 NAME = "ELPV (not of the paper)"
 TRAIN_SHARE = 0.1  # of the normal cells: references and training pictures for baselines; never asked about
+SEED = 0
 
 
-def load(folder: Path | None = None, train_share: float = TRAIN_SHARE, seed: int = 0) -> Table:
+def load(folder: Path | None = None) -> Table:
     """Samples of benchmark NAME and of categories mono and poly; written to `folder` (runs/elpv) if not there yet.
 
     `passed_over` holds the cells that are neither normal nor defective. UserError if the package is not installed.
     """
     cells = _read_cells()
-    table = load_mvtec(_export(cells, folder or runs_folder() / WORD, train_share, seed), NAME)
+    table = load_mvtec(_export(cells, folder or runs_folder() / WORD), NAME)
     left_out = [
         Problem("in between", str(picture), f"{picture} is defective with probability {probability:.2f}.")
         for picture, probability in zip(cells["picture"], cells["probability"], strict=True)
@@ -45,24 +46,22 @@ def load(folder: Path | None = None, train_share: float = TRAIN_SHARE, seed: int
     return Table((replace(row, type=None, source=WORD) for row in table), [*table.passed_over, *left_out])
 
 
-def _export(cells: pd.DataFrame, folder: Path, train_share: float, seed: int) -> Path:
+def _export(cells: pd.DataFrame, folder: Path) -> Path:
     """Copy the cells to <folder>/{mono,poly}/{train/good,test/good,test/defect}; returns the folder.
 
-    A share of the normal cells of each category, sampled by the seed, goes to train/good; 0 leaves all cells to test. A
-    folder that was written with the same arguments is left alone, one that was not written by this is refused.
+    A share of the normal cells of each category, sampled at random, goes to train/good. A folder that was written
+    before is left alone, one that was not written by this is refused.
     """
-    stamp = {"train_share": train_share, "seed": seed}
-    done = folder / "elpv.json"
-    if read_json(done) == stamp:
+    if (folder / "elpv.json").is_file():
         return folder
-    if folder.exists() and not done.is_file() and any(folder.iterdir()):
+    if folder.exists() and any(folder.iterdir()):
         raise UserError(f"{folder} holds other files than ELPV's cells: name another folder.")
     unfinished = folder.with_name(folder.name + ".making")
     shutil.rmtree(unfinished, ignore_errors=True)
-    rng = random.Random(seed)
+    rng = random.Random(SEED)
     for module, group in cells.groupby("module"):
         normal = group.loc[group["probability"] == 0, "picture"].tolist()
-        train = rng.sample(normal, round(train_share * len(normal)))
+        train = rng.sample(normal, round(TRAIN_SHARE * len(normal)))
         defective = group.loc[group["probability"] == 1, "picture"]
         for place, pictures in (
             ("train/good", train),
@@ -73,7 +72,7 @@ def _export(cells: pd.DataFrame, folder: Path, train_share: float, seed: int) ->
             target.mkdir(parents=True)
             for picture in pictures:
                 shutil.copyfile(picture, target / picture.name)
-    write_json(unfinished / done.name, stamp)
+    write_json(unfinished / "elpv.json", {"train_share": TRAIN_SHARE, "seed": SEED})
     shutil.rmtree(folder, ignore_errors=True)
     unfinished.rename(folder)
     return folder

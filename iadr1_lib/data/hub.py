@@ -44,11 +44,10 @@ def hub_home(name: str, cache: str | Path | None = None) -> Path:
 
 def recorded_folder(name: str, revision: str | None = None, cache: str | Path | None = None) -> Path | None:
     """The folder of what was downloaded whole, or None. UserError for a revision.json that cannot be read."""
-    home = hub_home(name, cache)
-    known = read_object(home / "revision.json", {}, asked=dict)
-    commits: dict[str, str] = known.get("asked", {})
-    commit = known.get("revision") if revision is None else commits.get(revision, revision)
-    return home / commit if commit in commits.values() and (home / commit).is_dir() else None
+    known = read_object(hub_home(name, cache) / "revision.json", {"asked": {}}, asked=dict)
+    commit = known.get("revision") if revision is None else known["asked"].get(revision, revision)
+    folder = hub_home(name, cache) / str(commit)
+    return folder if commit in known["asked"].values() and folder.is_dir() else None
 
 
 def download_once(
@@ -73,13 +72,12 @@ def download_once(
     if folder := recorded_folder(name, revision, cache):
         return folder
     home = hub_home(name, cache)
-    known = read_json(home / "revision.json", {})
-    commits: dict[str, str] = known.get("asked", {})
-    wanted = (known.get("revision") if revision is None else commits.get(revision, revision)) or "main"
+    known = read_json(home / "revision.json", {"asked": {}})
+    wanted = (known.get("revision") if revision is None else known["asked"].get(revision, revision)) or "main"
     commit = _download(name, wanted, home, kind, patterns)
     # Written last: after a download that broke off, the next call goes on with it.
-    note = {kind: name, "revision": known.get("revision", commit), "asked": commits | {wanted: commit}}
-    write_json(home / "revision.json", note)
+    asked = known["asked"] | {wanted: commit}
+    write_json(home / "revision.json", {kind: name, "revision": known.get("revision", commit), "asked": asked})
     return home / commit
 
 

@@ -98,10 +98,8 @@ def _templates(entries: dict[str, dict[str, Any]], path: Path, root: Path) -> Te
     for entry in entries.values():
         image = entry["image_path"]
         for kind in ("similar", "random"):
-            try:
-                pictures = [root / slashes(name) for name in entry.get(f"{kind}_templates") or []]
-            except (AttributeError, TypeError):
-                pictures = [root / ".."]
+            names = entry.get(f"{kind}_templates") or []
+            pictures = [root / slashes(str(name)) for name in (names if isinstance(names, list) else [".."])]
             if not all(is_inside(picture, root) for picture in pictures):
                 raise UserError(f"{path}: {kind}_templates of {image} are no paths below {root}: correct the index")
             templates.setdefault(str(root / slashes(image)), {})[kind] = pictures

@@ -70,10 +70,7 @@ def data_set_named(name: str) -> str | None:
 
 
 def type_table(path: Path | None = None) -> dict[tuple[str, str, str], str]:
-    """(benchmark, category, name) -> type, as the file says it with names in plain form; by default the project's file.
-
-    Raises UserError for a missing or broken file, a type that is none of the eight or "other", and a repeated row.
-    """
+    """(benchmark, category, name in plain form) -> type, from the project's file; UserError where it is faulty."""
     return _read_table(path or project_root() / "data" / "type_names.csv")
 
 
