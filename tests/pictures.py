@@ -37,6 +37,11 @@ def draw_mask(
     return path
 
 
+def index_entry(path: str, answer: str, **more: object) -> dict[str, Any]:
+    """An entry of the released test index; answer "A" is Yes, "B" is No."""
+    return {"image_path": path, "conversation": [{"Answer": answer, "Options": {"A": "Yes.", "B": "No."}}], **more}
+
+
 def problem_kinds(samples: Iterable[Sample]) -> Counter[str]:
     return Counter(problem.kind for problem in check_health(samples))
 

@@ -12,19 +12,17 @@ from pictures import one_sentence
 from PIL import Image
 
 from iadr1_lib.data import elpv
-from iadr1_lib.errors import UserError
-from iadr1_lib.evaluation import references
 from iadr1_lib.expert_ad.card import _licence
 
-# module, probability -> cells
-CELLS = {
-    ("mono", 0.0): 20,
-    ("mono", 1.0): 5,
-    ("poly", 0.0): 10,
-    ("poly", 1.0): 6,
-    ("poly", 1 / 3): 3,
-    ("mono", 2 / 3): 2,
-}
+# (module, probability, cells)
+CELLS = [
+    ("mono", 0.0, 20),
+    ("mono", 1.0, 5),
+    ("mono", 2 / 3, 2),
+    ("poly", 0.0, 10),
+    ("poly", 1.0, 6),
+    ("poly", 1 / 3, 3),
+]
 
 
 @pytest.fixture
@@ -34,7 +32,7 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (data / "images").mkdir(parents=True)
     (data.parent / "__init__.py").write_text("")
     lines = []
-    for (module, probability), count in CELLS.items():
+    for module, probability, count in CELLS:
         for _ in range(count):
             name = f"images/cell{len(lines) + 1:04}.png"
             Image.new("L", (30, 30), len(lines)).save(data / name)
@@ -59,36 +57,17 @@ def test_cells_become_samples_and_unsure_ones_are_counted(package: Path, tmp_pat
         assert (package / "images" / Path(sample.image).name).read_bytes() == Path(sample.image).read_bytes()
 
 
-def test_all_cells_may_be_test_and_the_seed_decides_which_are_not(package: Path, tmp_path: Path) -> None:
-    assert {s.split for s in elpv.load(tmp_path / "all", train_share=0)} == {"test"}
-    drawn = [
-        {Path(s.image).name for s in elpv.load(tmp_path / str(seed), 0.5, seed) if s.split == "train"}
-        for seed in (0, 1)
-    ]
-    assert len(drawn[0]) == len(drawn[1]) == 15 and drawn[0] != drawn[1]
-    with pytest.raises(UserError, match="share"):
-        elpv.export(tmp_path / "x", 1.0)
-
-
-def test_a_folder_is_written_once_and_anew_for_other_arguments(package: Path, tmp_path: Path) -> None:
-    folder = elpv.export(tmp_path / "cells")
+def test_a_folder_is_written_once_and_other_files_are_left_alone(package: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "cells"
+    elpv.load(folder)
     before = (folder / "elpv.json").stat().st_mtime_ns
-    elpv.export(folder)
+    elpv.load(folder)
     assert (folder / "elpv.json").stat().st_mtime_ns == before
-    elpv.export(folder, 0.5)
-    assert len(list(folder.rglob("train/good/*.png"))) == 15 and len(list(folder.rglob("*.png"))) == 41
+    assert len(list(folder.rglob("*.png"))) == 41
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("dear")
-    with pytest.raises(UserError, match="other files"):
-        elpv.export(tmp_path / "mine")
+    one_sentence(lambda: elpv.load(tmp_path / "mine"), "other files")
     assert (tmp_path / "mine" / "thesis.txt").read_text() == "dear"
-
-
-def test_each_cell_in_question_gets_a_reference_of_its_kind(package: Path) -> None:
-    table = elpv.load(train_share=0.5)
-    asked = [s for s in table if s.split == "test"]
-    found = references(asked, table)
-    assert all(f"{s.category}/train/good" in found[s.image].as_posix() for s in asked)
 
 
 def test_without_a_sound_package_one_sentence_says_how_to_get_it(

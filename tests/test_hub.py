@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -12,13 +11,8 @@ from typing import Any
 import httpx
 import huggingface_hub
 import pytest
-from huggingface_hub.errors import (
-    GatedRepoError,
-    LocalEntryNotFoundError,
-    OfflineModeIsEnabled,
-    RepositoryNotFoundError,
-)
-from pictures import draw, one_sentence
+from huggingface_hub.errors import GatedRepoError, OfflineModeIsEnabled, RepositoryNotFoundError
+from pictures import draw, index_entry, one_sentence
 
 from iadr1_lib.answer import QUESTION, build_answer, build_solution
 from iadr1_lib.data import Table, check_health, health_table, load_hub, read_snapshot
@@ -112,10 +106,7 @@ def test_missing_pictures_and_broken_records_are_listed(expert_ad: Path) -> None
     draw(expert_ad.parent / "secret.png")
     (expert_ad / "link.png").symlink_to(expert_ad.parent / "secret.png")
     odd = [
-        pa_sft("bolt/gone.png", good),
-        pa_sft("../secret.png", good),
-        pa_sft("link.png", good),
-        pa_sft("/etc/hostname", good),
+        *(pa_sft(path, good) for path in ("bolt/gone.png", "../secret.png", "link.png", "/etc/hostname")),
         pa_sft("bolt/good/0.png", "<answer>maybe</answer>"),
         pa_sft([], good),
         pa_sft("bolt/good/0.png", good) | {"messages": []},
@@ -153,22 +144,19 @@ def test_another_shape_is_told_in_one_sentence(tmp_path: Path, content: Any, com
 def test_folders_without_records(tmp_path: Path) -> None:
     one_sentence(lambda: read_snapshot(tmp_path / "nowhere"), "no folder")
     one_sentence(lambda: read_snapshot(tmp_path), "copy is whole")
-    (tmp_path / "images.zip").touch()
-    one_sentence(lambda: read_snapshot(tmp_path), "unpack images.zip")
 
 
-@pytest.mark.parametrize("place", ["test_X.json", "index/test_X.json"])
-def test_industrial_test_holds_index_files(tmp_path: Path, place: str) -> None:
-    """Paths start from the data set's folder, wherever the index lies; two indexes are read as one table."""
-    options = {"A": "Yes.", "B": "No."}
+@pytest.mark.parametrize(
+    ("index", "folder"), [("test_X.json", ""), ("index/test_X.json", ""), ("data/test_X.json", "data")]
+)
+def test_industrial_test_holds_index_files(tmp_path: Path, index: str, folder: str) -> None:
+    """Paths start from the data set's folder or from the index's; two indexes are read as one table."""
     for data_set in ("DAGM", "SDD"):
-        entries = {}
-        for number, (kind, answer) in enumerate((("good", "B"), ("defect", "A"))):
-            name = f"{data_set}/Class1/{kind}/{number}.png"
-            draw(tmp_path / name)
-            question = {"Question": QUESTION, "Answer": answer, "Options": options, "type": "Anomaly Detection"}
-            entries[name] = {"image_path": name, "conversation": [question]}
-        write(tmp_path / place.replace("X", data_set), entries)
+        names = {f"{data_set}/Class1/good/0.png": "B", f"{data_set}/Class1/defect/1.png": "A"}
+        for name in names:
+            draw(tmp_path / folder / name)
+        content = {name: index_entry(name, answer) for name, answer in names.items()}
+        write(tmp_path / index.replace("X", data_set), content)
     table = read_snapshot(tmp_path)
     assert [(s.benchmark, s.category, s.label, s.split) for s in table] == [
         (name, "Class1", label, "test") for name in ("DAGM", "SDD") for label in ("no", "yes")
@@ -176,25 +164,13 @@ def test_industrial_test_holds_index_files(tmp_path: Path, place: str) -> None:
     assert {problem.kind for problem in check_health(table)} == {"defect without mask"}
 
 
-def test_pictures_may_lie_beside_the_index(tmp_path: Path) -> None:
-    draw(tmp_path / "data" / "X/good/0.png")
-    question = {"Answer": "B", "Options": {"A": "Yes.", "B": "No."}}
-    entries = {"X/good/0.png": {"image_path": "X/good/0.png", "conversation": [question]}}
-    write(tmp_path / "data" / "index.json", entries)
-    (sample,) = read_snapshot(tmp_path)
-    assert Path(sample.image) == tmp_path / "data" / "X/good/0.png"
-
-
 def test_the_commit_is_recorded_and_used_offline(
     hub: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first = load_hub(NAME, cache=tmp_path / "hub")
     note = tmp_path / "hub" / "yanhui01--Expert-AD" / "revision.json"
-    assert json.loads(note.read_text()) == {
-        "dataset": NAME,
-        "revision": COMMITS["main"],
-        "asked": {"main": COMMITS["main"]},
-    }
+    main = COMMITS["main"]
+    assert json.loads(note.read_text()) == {"dataset": NAME, "revision": main, "asked": {"main": main}}
     assert len(first) == 5 and isinstance(first, Table) and COMMITS["main"] in first[0].image
     assert {sample.benchmark for sample in first} == {"Expert-AD"}
     monkeypatch.setitem(COMMITS, "main", "c" * 40)  # the data set moves on
@@ -218,15 +194,13 @@ def test_a_first_download_of_another_revision_is_the_recorded_one(hub: list[str]
 def test_a_download_that_broke_off_is_not_taken_for_whole(
     hub: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole = huggingface_hub.snapshot_download
-
     def half(*_: object, local_dir: Path, **__: object) -> None:
         (local_dir / "bolt").mkdir(parents=True)
         raise httpx.ReadTimeout("the read timed out")
 
-    monkeypatch.setattr(huggingface_hub, "snapshot_download", half)
-    one_sentence(lambda: load_hub(NAME, cache=tmp_path), "timed out", "call again")
-    monkeypatch.setattr(huggingface_hub, "snapshot_download", whole)
+    with monkeypatch.context() as patch:
+        patch.setattr(huggingface_hub, "snapshot_download", half)
+        one_sentence(lambda: load_hub(NAME, cache=tmp_path), "timed out", "call again")
     assert len(load_hub(NAME, cache=tmp_path)) == 5 and hub == ["a" * 40]
 
 
@@ -234,9 +208,7 @@ def test_a_download_that_broke_off_is_not_taken_for_whole(
     "error",
     [
         httpx.ConnectError("[Errno -2] Name or service not known"),
-        httpx.ConnectTimeout("timed out"),
         OfflineModeIsEnabled("Cannot reach the hub: offline mode is enabled.\nTo disable it, unset HF_HUB_OFFLINE."),
-        LocalEntryNotFoundError("no snapshot"),
         ConnectionResetError(104, "Connection reset by peer"),
     ],
 )
@@ -256,11 +228,3 @@ def test_unknown_names_full_disks_and_broken_notes(
     one_sentence(lambda: load_hub(NAME, cache=tmp_path), "revision.json", "delete it")
     go_offline(monkeypatch, OSError(28, "No space left on device"))
     one_sentence(lambda: load_hub(NAME, cache=tmp_path / "new"), "full")
-
-
-def test_the_default_place_is_in_the_runs(
-    hub: list[str], course: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    project = course()
-    load_hub(NAME)
-    assert (project / "runs" / "hub" / "yanhui01--Expert-AD" / "revision.json").is_file()

@@ -7,10 +7,10 @@ import zlib
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 from pictures import draw, draw_mask, one_sentence, problem_kinds
+from pictures import index_entry as entry
 
 from iadr1_lib.answer import DEFECT_TYPES
 from iadr1_lib.data import load_samples
@@ -25,11 +25,6 @@ RELEASED = {"DAGM": (8050, 6996, 10), "DTD": (1304, 357, 12), "MPDD": (458, 176,
 
 def released(shared: Path, name: str) -> Path:
     return shared / "reference" / "benchmark_index" / f"test_{name}_format.json"
-
-
-def entry(path: str, answer: str, **more: object) -> dict[str, Any]:
-    question = {"Answer": answer, "Options": {"A": "Yes.", "B": "No."}}
-    return {"image_path": path, "conversation": [question], **more}
 
 
 def write_index(folder: Path, answers: dict[str, str]) -> Path:
@@ -93,15 +88,6 @@ def test_an_index_whose_pictures_lie_there_and_what_is_missing(mpdd: Path) -> No
     for sample in samples[5:8]:
         Path(sample.image).unlink()
     one_sentence(lambda: load_samples(mpdd), "3 of 458 pictures", samples[5].image)
-
-
-def test_a_category_that_the_data_set_lacks_is_named(mpdd: Path) -> None:
-    content = json.loads(mpdd.read_text())
-    content["MPDD/bolts/test/good/0.png"] = {**next(iter(content.values())), "image_path": "MPDD/bolts/test/good/0.png"}
-    mpdd.write_text(json.dumps(content))
-    one_sentence(lambda: load_samples(mpdd), "1 entries are of MPDD/bolts", "bracket_black")
-    assert [problem.kind for problem in load_samples(mpdd, strict=False).passed_over] == ["unknown category"]
-    assert load_samples(mpdd, benchmark="mine", strict=False).passed_over == []  # the user's own set
 
 
 def test_dtd_names_its_references(shared: Path, tmp_path: Path) -> None:

@@ -7,15 +7,17 @@ import json
 import os
 import shutil
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 from pictures import draw, draw_mask, one_sentence, problem_kinds
+from pictures import index_entry as entry
 from PIL import Image
 
 from iadr1_lib.answer import CELLS
-from iadr1_lib.data import check_health, cut_kolektor, health_table, load_samples, open_image, read_mask
+from iadr1_lib.data import category_of, check_health, cut_kolektor, health_table, load_samples, open_image, read_mask
 from iadr1_lib.data.layouts import LAYOUTS
 from iadr1_lib.data.masks import MOST
 from iadr1_lib.data.reading import find_layout
@@ -80,11 +82,6 @@ PLACES = {  # layout: normal picture, defective picture, its mask
     "visa": ("nut/Data/Images/Normal/1.png", "nut/Data/Images/Anomaly/2.png", "nut/Data/Masks/Anomaly/2.png"),
     "dagm": ("Class1/Train/1.png", "Class1/Train/2.png", "Class1/Train/Label/2_label.png"),
     "kolektor-sdd": ("kos01/Part1.png", "kos01/Part2.png", "kos01/Part2_label.png"),
-    "kolektor-crops": (
-        "test/good/kos01_Part1_0.png",
-        "test/defect/kos01_Part2_0.png",
-        "ground_truth/defect/kos01_Part2_0_mask.png",
-    ),
     "magnetic-tile": ("MT_Free/Imgs/1.jpg", "MT_Fray/Imgs/2.jpg", "MT_Fray/Imgs/2.png"),
     "real-iad": ("bolt/OK/S1/1.jpg", "bolt/HS/S1/2.jpg", "bolt/HS/S1/2.png"),
     "mvtec": ("nut/test/good/1.png", "nut/test/hole/2.png", "nut/ground_truth/hole/2_mask.png"),
@@ -125,49 +122,38 @@ def test_every_layout_is_read_and_sound(tmp_path: Path, layout: str) -> None:
     assert defective.source == layout
 
 
+DAMAGE: dict[str, tuple[Callable[[Path, Path, Path], object], list[str], dict[str, list[str]]]] = {
+    # what happens to (good, bad, mask), the kinds that a report then counts, and those of layouts that differ
+    "text": (lambda good, bad, mask: good.write_text("hello"), ["unreadable"], {}),
+    "emptied": (lambda good, bad, mask: bad.write_bytes(b""), ["unreadable"], {}),
+    "cut mask": (
+        lambda good, bad, mask: mask.write_bytes(mask.read_bytes()[:40]),
+        ["unreadable"],
+        {"kolektor-sdd": ["no label"]},  # there a mask that cannot be read leaves the label open
+    ),
+    "size": (lambda good, bad, mask: draw_mask(mask, size=(31, 20)), ["mask size"], {}),
+    "blank mask": (lambda good, bad, mask: draw_mask(mask, None), ["empty mask"], {"kolektor-sdd": []}),
+    "no mask": (
+        lambda good, bad, mask: mask.unlink(),
+        ["defect without mask"],
+        {"kolektor-sdd": ["no label"], "real-iad": ["unreadable"], "dagm": []},
+    ),
+    "twins": (lambda good, bad, mask: shutil.copy(good, bad), ["duplicate"], {}),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_every_kind_of_problem_is_listed_in_every_layout(tmp_path: Path, layout: str) -> None:
-    def broken(name: str) -> tuple[Path, Path, Path, Path]:
-        return tmp_path / name, *draw_layout(tmp_path / name, layout)
+def test_every_kind_of_problem_is_listed_in_every_layout(tmp_path: Path, layout: str, damage: str) -> None:
+    harm, usual, others = DAMAGE[damage]
+    harm(*draw_layout(tmp_path / "data", layout))
+    assert kinds(tmp_path / "data") == others.get(layout, usual)
 
-    by_label = layout == "kolektor-sdd"  # there a mask that cannot be read leaves the label open
 
-    root, good, _, _ = broken("text")
-    good.write_text("hello")
-    assert kinds(root) == ["unreadable"]
-
-    root, _, bad, _ = broken("emptied")
-    bad.write_bytes(b"")
-    assert kinds(root) == ["unreadable"]
-
-    root, _, _, mask = broken("mask")
-    mask.write_bytes(mask.read_bytes()[:40])
-    assert kinds(root) == (["no label"] if by_label else ["unreadable"])
-
-    root, _, _, mask = broken("size")
-    draw_mask(mask, size=(31, 20))
-    assert kinds(root) == ["mask size"]
-
-    root, _, _, mask = broken("blank")
-    draw_mask(mask, None)
-    assert kinds(root) == ([] if by_label else ["empty mask"])
-
-    root, _, _, mask = broken("bare")
-    mask.unlink()
-    if layout == "dagm":  # there a picture without a label picture is normal
-        mask.parent.mkdir(exist_ok=True)
-        assert labels(load_samples(root)) == {"no": 2}
-    else:
-        missing = {"kolektor-sdd": "no label", "real-iad": "unreadable"}.get(layout, "defect without mask")
-        assert kinds(root) == [missing]
-
-    root, good, bad, _ = broken("twins")
-    shutil.copy(good, bad)
-    assert "duplicate" in kinds(root)
-
-    root, _, _, _ = broken("good year")
-    _, bad, _ = draw_layout(root / "inner" / "goodyear", layout)
-    (problem,) = (p for p in check_health(load_samples(root / "inner" / "goodyear")) if p.kind == "good in path")
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_good_in_the_path_of_a_defect_is_listed_in_every_layout(tmp_path: Path, layout: str) -> None:
+    _, bad, _ = draw_layout(tmp_path / "goodyear", layout)
+    (problem,) = (p for p in check_health(load_samples(tmp_path / "goodyear")) if p.kind == "good in path")
     assert problem.image == str(bad)
 
 
@@ -190,7 +176,7 @@ def test_links_in_every_layout(tmp_path: Path, layout: str) -> None:
         (tmp_path / "kept").rename(path)
 
 
-@pytest.mark.parametrize("layout", ["visa", "mvtec", "dagm", "kolektor-sdd", "kolektor-crops", "magnetic-tile"])
+@pytest.mark.parametrize("layout", ["visa", "mvtec", "dagm", "kolektor-sdd", "magnetic-tile"])
 def test_two_pictures_of_one_stem_have_no_mask_in_any_layout(tmp_path: Path, layout: str) -> None:
     _, bad, _ = draw_layout(tmp_path, layout)
     draw(bad.with_suffix(".bmp"))
@@ -310,9 +296,7 @@ def test_visa_takes_types_and_splits_from_its_tables(tmp_path: Path) -> None:
     paths = [f"candle/Data/Images/{name}.JPG" for name in ("Normal/0", "Normal/1", "Anomaly/0")]
     for path in paths:
         draw(tmp_path / path)
-    mask = Image.fromarray(np.pad(np.full((4, 4), 3, np.uint8), ((2, 14), (2, 24))))  # a class number, not 255
-    (tmp_path / "candle" / "Data" / "Masks" / "Anomaly").mkdir(parents=True)
-    mask.save(tmp_path / "candle" / "Data" / "Masks" / "Anomaly" / "0.png")
+    draw_mask(tmp_path / "candle/Data/Masks/Anomaly/0.png")
     (tmp_path / "candle" / "image_anno.csv").write_text(
         f"image,label,mask\n{paths[0]},normal,\n{paths[1]},normal,\n{paths[2]},extra wax,x\n"
     )
@@ -349,16 +333,15 @@ def kolektor(root: Path) -> Path:
 
 def test_kolektor_is_cut_into_thirds_with_their_masks(tmp_path: Path) -> None:
     cut = cut_kolektor(kolektor(tmp_path / "native"), tmp_path / "out")
-    assert cut == tmp_path / "out" / "SDD" and find_layout(cut) == "kolektor-crops"
-    crops = load_samples(cut)
+    assert cut == tmp_path / "out" / "SDD"
+    crops = load_samples(cut, benchmark="SDD")
     assert {(Path(s.image).stem, s.label, s.location) for s in crops} == {
         ("kos01_Part1_0", "yes", "bottom left"),
         ("kos01_Part1_1", "yes", "top left"),
         ("kos01_Part1_2", "no", None),
         *((f"kos01_Part5_{third}", "no", None) for third in range(3)),
     }
-    assert {(s.category, s.type, s.split, s.source) for s in crops} == {("commutator", None, "test", "kolektor-crops")}
-    assert load_samples(cut.parent) == load_samples(cut, benchmark="out")
+    assert {category_of(s) for s in crops if s.label == "yes"} == {"damage"}
     thirds = [np.asarray(open_image(cut / "test" / kind / f"kos01_Part1_{number}.png"))[..., 0]
               for number, kind in enumerate(("defect", "defect", "good"))]  # fmt: skip
     np.testing.assert_allclose(np.concatenate(thirds), np.arange(1, 91)[:, None].repeat(20, axis=1), atol=2)
@@ -367,9 +350,6 @@ def test_kolektor_is_cut_into_thirds_with_their_masks(tmp_path: Path) -> None:
 
 def test_an_index_chooses_and_files_the_thirds(tmp_path: Path) -> None:
     """The index's labels count: it may call a sliver of a mark good."""
-
-    def entry(path: str, answer: str) -> dict[str, object]:
-        return {"image_path": path, "conversation": [{"Answer": answer, "Options": {"A": "Yes.", "B": "No."}}]}
 
     native, out, index = kolektor(tmp_path / "native"), tmp_path / "out", tmp_path / "test_SDD_format.json"
     entries = {
@@ -385,33 +365,6 @@ def test_an_index_chooses_and_files_the_thirds(tmp_path: Path) -> None:
     lost = "SDD/test/good/kos07_Part1_0.png"
     write_json(index, {**entries, lost: entry(lost, "B")})
     one_sentence(lambda: cut_kolektor(native, out, index), "lacks the pictures of 1")
-    one_sentence(lambda: cut_kolektor(out, tmp_path / "again"), "name KolektorSDD's folder")
+    one_sentence(lambda: cut_kolektor(out, tmp_path / "again"), "kosNN/PartN.jpg")
     write_json(index, {"x": entry("x", "B"), "SDD/../kos01_Part1_0.png": entry("x", "B")})
     one_sentence(lambda: cut_kolektor(native, out, index), "the released SDD index")
-
-
-def test_thirds_with_labels_beside_them(tmp_path: Path) -> None:
-    draw(tmp_path / "kos01_Part1_0.png"), draw_mask(tmp_path / "kos01_Part1_0_label.bmp")
-    draw(tmp_path / "kos01_Part1_1.png")
-    table = load_samples(tmp_path, strict=False)
-    assert find_layout(tmp_path) == "kolektor-crops" and [s.location for s in table] == ["top left"]
-    assert [(p.kind, Path(p.image).stem) for p in table.passed_over] == [("no label", "kos01_Part1_1")]
-    one_sentence(lambda: load_samples(tmp_path), "_label beside it")
-
-
-def test_real_kolektor_pictures_are_cut(shared: Path, tmp_path: Path) -> None:
-    native = load_samples(shared / "samples" / "KolektorSDD")
-    chosen = [*[s for s in native if s.label == "yes"][:2], *[s for s in native if s.label == "no"][:1]]
-    (tmp_path / "kosXX").mkdir()
-    for image in (Path(sample.image) for sample in chosen):
-        for name in (image.name, f"{image.stem}_label.bmp"):
-            shutil.copy(image.with_name(name), tmp_path / "kosXX" / name)
-    folder = cut_kolektor(tmp_path, tmp_path / "out") / "test"
-    thirds = {path.stem: open_image(path).size for path in folder.rglob("*.png")}
-    for sample in chosen:
-        name = f"kosXX_{Path(sample.image).stem}"
-        sizes = [thirds.pop(f"{name}_{third}") for third in range(3)]
-        assert {width for width, _ in sizes} == {500}
-        assert sum(height for _, height in sizes) == open_image(sample.image).height
-        assert bool(list((folder / "defect").glob(f"{name}_*.png"))) == (sample.label == "yes")
-    assert not thirds

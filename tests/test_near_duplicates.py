@@ -80,12 +80,9 @@ def test_pairs_within_a_table_come_once_and_no_picture_is_its_own(originals: lis
     found = near_duplicates([*originals[:10], sample(copy)])
     assert [(a, b) for a, b, _ in found] == [(originals[3].image, str(copy))]
     assert near_duplicates(originals[:1]) == [] and near_duplicates([], originals) == []
-
-
-def test_blank_pictures_are_like_none(tmp_path: Path) -> None:
-    for number in range(3):
+    for number in range(2):
         Image.new("RGB", (40, 30), (90 + number,) * 3).save(tmp_path / f"{number}.png")
-    assert near_duplicates([sample(tmp_path / f"{number}.png") for number in range(3)]) == []
+    assert near_duplicates([sample(tmp_path / "0.png"), sample(tmp_path / "1.png")]) == []  # blank ones are like none
 
 
 def test_likeness_is_one_for_itself_and_highest_there(originals: list[Sample]) -> None:

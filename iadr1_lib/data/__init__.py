@@ -1,6 +1,6 @@
 """Pictures and masks in, one table of samples out.
 
-A folder in one of eight layouts, an index file or a data set of the hub comes in; a `Table` of `Sample` goes out, with
+A folder in one of seven layouts, an index file or a data set of the hub comes in; a `Table` of `Sample` goes out, with
 what could not be read listed beside it. Begin with `load_samples` in `reading`; `check_health` and `leakage` say
 whether a table may be used.
 """
@@ -15,7 +15,7 @@ from iadr1_lib.data.checks import (
     without_place,
 )
 from iadr1_lib.data.duplicates import THRESHOLD, likeness, near_duplicates
-from iadr1_lib.data.folder_names import says
+from iadr1_lib.data.folders import says
 from iadr1_lib.data.hub import (
     MODEL_FILES,
     Kind,

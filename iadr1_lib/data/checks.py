@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from iadr1_lib.data.folder_names import GOOD
+from iadr1_lib.data.folders import GOOD
 from iadr1_lib.data.images import content_hash, image_size, is_turned, open_image
 from iadr1_lib.data.masks import mask_files, read_mask, says_where
 from iadr1_lib.data.table import KINDS, Problem, Table
@@ -19,10 +19,9 @@ from iadr1_lib.records import Sample
 
 
 def check_health(samples: Iterable[Sample]) -> list[Problem]:
-    """Decode every picture and mask and list what is wrong. Reads the samples' files, so it takes a while.
+    """Decode every picture and mask and list what is wrong, with what the reader of a :class:`Table` passed over.
 
-    Pictures are opened one at a time and only hashes are kept. A :class:`Table` brings along what its reader passed
-    over. KINDS says which kinds there are, :func:`health_table` counts them. Nothing is raised.
+    KINDS says which kinds there are, :func:`health_table` counts them. Nothing is raised.
     """
     problems = list(samples.passed_over) if isinstance(samples, Table) else []
     samples = list(samples)
@@ -32,56 +31,53 @@ def check_health(samples: Iterable[Sample]) -> list[Problem]:
 
 def health_table(problems: Iterable[Problem]) -> pd.DataFrame:
     """Problems counted: one row per kind that occurs, with columns kind, count, meaning and example (a path)."""
-    groups: dict[str, list[Problem]] = {kind: [] for kind in KINDS}
+    groups: dict[str, list[str]] = {kind: [] for kind in KINDS}
     for problem in problems:
-        groups.setdefault(problem.kind, []).append(problem)
-    rows = [(kind, len(group), KINDS.get(kind, ""), group[0].image) for kind, group in groups.items() if group]
+        groups[problem.kind].append(problem.image)
+    rows = [(kind, len(images), KINDS[kind], images[0]) for kind, images in groups.items() if images]
     return pd.DataFrame(rows, columns=["kind", "count", "meaning", "example"])
 
 
 def sample_problems(sample: Sample) -> list[Problem]:
     """What is wrong with one sample's picture, mask and path; both files are decoded."""
     problems = _path_problems(sample)
-    size: tuple[int, int] | None = None
+
+    def add(kind: str, message: str) -> None:
+        problems.append(Problem(kind, sample.image, message))
+
+    size = mask = None
     try:
         size = open_image(sample.image).size
     except UserError as error:
-        problems.append(Problem("unreadable", sample.image, str(error)))
-    if sample.label == "no":
+        add("unreadable", str(error))
+    if sample.label == "yes" and sample.mask is None:
+        add("defect without mask", f"{sample.image} has no mask.")
+    elif sample.label == "yes" and sample.mask:
+        try:
+            mask = read_mask(sample.mask)
+        except UserError as error:
+            add("unreadable", str(error))
+    if mask is None:
         return problems
-    if sample.mask is None:
-        return [*problems, Problem("defect without mask", sample.image, f"{sample.image} has no mask.")]
-    try:
-        mask = read_mask(sample.mask)
-    except UserError as error:
-        return [*problems, Problem("unreadable", sample.image, str(error))]
     if size and size != mask.shape[::-1]:
-        problems.append(_size_problem(sample, size, (mask.shape[1], mask.shape[0])))
-    elif size and size[0] == size[1] and is_turned(sample.image) and not is_turned(mask_files(sample.mask)[0]):
-        message = f"{sample.image} is turned by its EXIF mark, and its mask has none: save the picture upright."
-        problems.append(Problem("turned picture", sample.image, message))
+        add("mask size", _size_message(sample, size, (mask.shape[1], mask.shape[0])))
+    elif size and size[0] == size[1] and is_turned(sample.image) and not is_turned(mask_files(str(sample.mask))[0]):
+        add("turned picture", f"{sample.image} is turned by its EXIF mark, its mask not: save the picture upright.")
     if not mask.any():
-        problems.append(Problem("empty mask", sample.image, f"The mask {sample.mask} marks nothing."))
+        add("empty mask", f"The mask {sample.mask} marks nothing.")
     elif not says_where(mask):
-        message = f"The mask {sample.mask} marks {mask.mean():.0%} of its picture: turn it around if it is inverted."
-        problems.append(Problem("mask marks most", sample.image, message))
+        share = f"{mask.mean():.0%} of its picture"
+        add("mask marks most", f"The mask {sample.mask} marks {share}: turn it around if it is inverted.")
     return problems
 
 
-def _size_problem(sample: Sample, size: tuple[int, int], mask_size: tuple[int, int]) -> Problem:
-    message = (
-        f"The mask {sample.mask} has {mask_size[0]} x {mask_size[1]} pixels and its picture "
-        f"{size[0]} x {size[1]}: replace the mask by one of the picture's size."
-    )
-    return Problem("mask size", sample.image, message)
+def _size_message(sample: Sample, size: tuple[int, int], mask_size: tuple[int, int]) -> str:
+    sizes = f"{mask_size[0]} x {mask_size[1]} pixels and its picture {size[0]} x {size[1]}"
+    return f"The mask {sample.mask} has {sizes}: replace the mask by one of the picture's size."
 
 
 def _path_problems(sample: Sample) -> list[Problem]:
-    """The word "good" in the path against the label.
-
-    The released evaluation takes the label from that word alone, wherever it stands. The readers here compare whole
-    folder names, but rows from elsewhere may owe their label to a part of a word ("goodyear").
-    """
+    """The word "good" in the path against the label: the released evaluation takes the label from that word alone."""
     parts = tuple(part.casefold() for part in Path(sample.image).parts)
     for name in (sample.benchmark.casefold(), sample.category.casefold()):
         if name in parts[:-1]:  # what stands above the data set's or the category's folder is the user's affair
@@ -102,12 +98,11 @@ def leakage(first: Iterable[Sample], second: Iterable[Sample]) -> dict[str, tupl
 
     An empty result means that no file of one is, byte for byte, a file of the other.
     """
-    left, right = _by_content(first), _by_content(second)
-    return {
-        digest: ([sample.image for sample in group], [sample.image for sample in right[digest]])
-        for digest, group in left.items()
-        if digest in right
-    }
+    left, right = (
+        {digest: [sample.image for sample in group] for digest, group in _by_content(samples).items()}
+        for samples in (first, second)
+    )
+    return {digest: (paths, right[digest]) for digest, paths in left.items() if digest in right}
 
 
 def _by_content(samples: Iterable[Sample]) -> dict[str, list[Sample]]:
@@ -130,11 +125,11 @@ def _duplicates(samples: list[Sample]) -> list[Problem]:
 
 def require_present(samples: Iterable[Sample]) -> None:
     """Raise one UserError that counts the pictures which are not on disk and names the first."""
-    samples = list(samples)
-    missing = [sample.image for sample in samples if not os.path.isfile(sample.image)]
+    images = [sample.image for sample in samples]
+    missing = [image for image in images if not os.path.isfile(image)]
     if missing:
         raise UserError(
-            f"{len(missing)} of {len(samples)} pictures cannot be reached on disk, the first is {missing[0]}: "
+            f"{len(missing)} of {len(images)} pictures cannot be reached on disk, the first is {missing[0]}: "
             "put them there, or name the folder that their paths start from."
         )
 
@@ -144,13 +139,10 @@ def require_sound(samples: list[Sample]) -> None:
     require_present(samples)
     for sample in samples:
         size = image_size(sample.image)
-        if sample.mask is None:
-            continue
-        if sample.location is None:
+        if sample.mask and sample.location is None:
             read_mask(sample.mask)  # the reader found no cell: tell a damaged mask from an empty one
-        mask_size = image_size(mask_files(sample.mask)[0])
-        if size != mask_size:
-            raise UserError(_size_problem(sample, size, mask_size).message)
+        if sample.mask and size != (mask_size := image_size(mask_files(sample.mask)[0])):
+            raise UserError(_size_message(sample, size, mask_size))
 
 
 def missing_label(samples: Iterable[Sample], where: str | Path) -> str | None:

@@ -56,15 +56,15 @@ def near_duplicates(
     only is like none. UserError for a picture that cannot be read.
     """
     left = list(first)
-    one = _spectra(left)
     right = left if second is None else list(second)
-    other = one if second is None else _spectra(right)
     if not left or not right:
         return []
+    one = _spectra(left)
+    other = one if second is None else _spectra(right)
     best: dict[tuple[int, int], float] = {}
-    signs = _signatures(other)
+    signatures = _signatures(other)
     for i, signature in enumerate(_signatures(one)):
-        alike = signs @ signature
+        alike = signatures @ signature
         if second is None:
             alike[i] = -np.inf
         chosen = np.argsort(-alike, kind="stable")[: min(_CANDIDATES, len(right) - (second is None))]
@@ -86,16 +86,10 @@ def _spectra(samples: Sequence[Sample]) -> NDArray[np.complex64]:
     for number, sample in enumerate(samples):
         grey = open_image(sample.image).convert("L")
         for place, share in enumerate(_CROPS):
-            spectra[number, place] = _spectrum(_thumbnail(grey, share))
+            box = (grey.width * share, grey.height * share, grey.width * (1 - share), grey.height * (1 - share))
+            thumbnail = grey.resize((SIDE, SIDE), Image.Resampling.BICUBIC, box=box, reducing_gap=3.0)
+            spectra[number, place] = _spectrum(np.asarray(thumbnail, dtype=float))
     return spectra
-
-
-def _thumbnail(grey: Image.Image, share: float) -> NDArray[np.float64]:
-    """SIDE x SIDE grey values of the picture without `share` of it at each side."""
-    width, height = grey.size
-    box = (width * share, height * share, width * (1 - share), height * (1 - share))
-    small = grey.resize((SIDE, SIDE), Image.Resampling.BICUBIC, box=box, reducing_gap=3.0)
-    return np.asarray(small, dtype=float)
 
 
 def _spectrum(thumbnail: NDArray[np.float64]) -> NDArray[np.complex128]:

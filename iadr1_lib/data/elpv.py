@@ -14,7 +14,6 @@ from __future__ import annotations
 import random
 import shutil
 from dataclasses import replace
-from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -23,68 +22,64 @@ import pandas as pd
 from iadr1_lib.data.reading import load_mvtec
 from iadr1_lib.data.table import Problem, Table
 from iadr1_lib.errors import UserError
-from iadr1_lib.files import read_json, write_json
+from iadr1_lib.files import write_json
 from iadr1_lib.runs import runs_folder
 
 WORD = "elpv"  # what `--data` takes for it
 NAME = "ELPV (not of the paper)"
 TRAIN_SHARE = 0.1  # of the normal cells: references and training pictures for baselines; never asked about
-_NORMAL, _DEFECTIVE = 0.0, 1.0
+SEED = 0
 
 
-def load(folder: Path | None = None, train_share: float = TRAIN_SHARE, seed: int = 0) -> Table:
+def load(folder: Path | None = None) -> Table:
     """Samples of benchmark NAME and of categories mono and poly; written to `folder` (runs/elpv) if not there yet.
 
     `passed_over` holds the cells that are neither normal nor defective. UserError if the package is not installed.
     """
-    table = load_mvtec(export(folder or runs_folder() / WORD, train_share, seed), NAME)
-    cells = read_cells()
-    between = cells[~cells["probability"].isin([_NORMAL, _DEFECTIVE])]
+    cells = _read_cells()
+    table = load_mvtec(_export(cells, folder or runs_folder() / WORD), NAME)
     left_out = [
         Problem("in between", str(picture), f"{picture} is defective with probability {probability:.2f}.")
-        for picture, probability in zip(between["picture"], between["probability"], strict=True)
+        for picture, probability in zip(cells["picture"], cells["probability"], strict=True)
+        if probability not in (0, 1)
     ]
     return Table((replace(row, type=None, source=WORD) for row in table), [*table.passed_over, *left_out])
 
 
-def export(folder: Path, train_share: float = TRAIN_SHARE, seed: int = 0) -> Path:
+def _export(cells: pd.DataFrame, folder: Path) -> Path:
     """Copy the cells to <folder>/{mono,poly}/{train/good,test/good,test/defect}; returns the folder.
 
-    A share of the normal cells of each category, sampled by the seed, goes to train/good; 0 leaves all cells to test. A
-    folder that was written with the same arguments is left alone, one that was not written by this is refused.
+    A share of the normal cells of each category, sampled at random, goes to train/good. A folder that was written
+    before is left alone, one that was not written by this is refused.
     """
-    if not 0 <= train_share < 1:
-        raise UserError(f"a share of {train_share} of the normal cells cannot be set aside: choose 0 or more, below 1")
-    stamp = {"package": _version(), "train_share": train_share, "seed": seed}
-    done = folder / "elpv.json"
-    if read_json(done) == stamp:
+    if (folder / "elpv.json").is_file():
         return folder
-    if folder.exists() and not done.is_file() and any(folder.iterdir()):
+    if folder.exists() and any(folder.iterdir()):
         raise UserError(f"{folder} holds other files than ELPV's cells: name another folder.")
     unfinished = folder.with_name(folder.name + ".making")
     shutil.rmtree(unfinished, ignore_errors=True)
-    rng = random.Random(seed)
-    for module, cells in read_cells().groupby("module"):
-        normal = cells.loc[cells["probability"] == _NORMAL, "picture"].tolist()
-        train = rng.sample(normal, round(train_share * len(normal)))
-        test = sorted(set(normal) - set(train))
-        defective = cells.loc[cells["probability"] == _DEFECTIVE, "picture"]
-        for place, pictures in (("train/good", train), ("test/good", test), ("test/defect", defective)):
+    rng = random.Random(SEED)
+    for module, group in cells.groupby("module"):
+        normal = group.loc[group["probability"] == 0, "picture"].tolist()
+        train = rng.sample(normal, round(TRAIN_SHARE * len(normal)))
+        defective = group.loc[group["probability"] == 1, "picture"]
+        for place, pictures in (
+            ("train/good", train),
+            ("test/good", set(normal) - set(train)),
+            ("test/defect", defective),
+        ):
             target = unfinished / str(module) / place
-            target.mkdir(parents=True, exist_ok=True)
+            target.mkdir(parents=True)
             for picture in pictures:
                 shutil.copyfile(picture, target / picture.name)
-    write_json(unfinished / done.name, stamp)
+    write_json(unfinished / "elpv.json", {"train_share": TRAIN_SHARE, "seed": SEED})
     shutil.rmtree(folder, ignore_errors=True)
     unfinished.rename(folder)
     return folder
 
 
-def read_cells() -> pd.DataFrame:
-    """The package's table: picture (a path), probability of a defect, module (mono or poly).
-
-    Raises UserError if the package is not installed or its table is not as expected.
-    """
+def _read_cells() -> pd.DataFrame:
+    """The package's table: picture (a path), probability of a defect, module (mono or poly)."""
     package = find_spec("elpv_dataset")
     if package is None or not package.submodule_search_locations:
         raise UserError('The solar cells are not installed: pip install -c constraints.txt -e ".[real]" (91 MB).')
@@ -94,10 +89,3 @@ def read_cells() -> pd.DataFrame:
     except (OSError, ValueError):
         raise UserError(f"{path} is missing or damaged: install elpv-dataset again.") from None
     return cells.assign(picture=[path.parent / name for name in cells["picture"]])
-
-
-def _version() -> str:
-    try:
-        return version("elpv-dataset")
-    except PackageNotFoundError:
-        return "unknown"

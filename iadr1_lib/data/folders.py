@@ -1,4 +1,4 @@
-"""What lies in a data set's folder: pictures and folders in natural order, and nothing outside of it."""
+"""What lies in a data set's folder, in natural order and nothing outside of it, and what the folders' names mean."""
 
 from __future__ import annotations
 
@@ -6,10 +6,45 @@ import os
 import re
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Literal
 
-from iadr1_lib.data.folder_names import is_picture_name, says
 from iadr1_lib.data.table import Problem
 from iadr1_lib.records import Sample
+
+Meaning = Literal["good", "bad", "masks"]
+# What public sets call their folders. "bad" are names that say only that; a kind of defect may have any other name.
+_NAMES: dict[Meaning, str] = {
+    "good": "good ok okay normal io free clean flawless intact pass passed defect_free defectfree anomaly_free"
+    " no_defect no_defects no_anomaly non_defect non_defective nondefective not_defective non_anomalous",
+    "bad": "bad ko ng nok nio not_ok not_good no_good def defect defects defective anomaly anomalies anomalous abnormal"
+    " fail failed faulty reject rejected",
+    "masks": "mask masks label labels ground_truth ground_truths groundtruth gt gts annotation annotations segmentation"
+    " segmentations seg segs anomaly_mask anomaly_masks defect_mask defect_masks pixel_labels",
+}
+_MEANING = {name: meaning for meaning, names in _NAMES.items() for name in names.split()}
+GOOD = "good"  # MVTec-AD's folder name of normal pictures
+IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp"})
+
+
+def says(name: str) -> Meaning | None:
+    """Whether a folder's name says that its pictures are "good", are "bad" (and no more), or are "masks".
+
+    Case, numbers ("good_2", "1_bad") and whether "_", "-" or a blank stands between words do not count.
+    """
+    plain = re.sub(r"[\W_]+", "_", name.casefold())
+    return _MEANING.get(plain) or _MEANING.get(re.sub(r"[\d_]+", "_", plain).strip("_"))
+
+
+def is_picture_name(name: str) -> bool:
+    """Whether a file's name ends as a picture's does."""
+    return os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES
+
+
+def stem_of_picture(mask: Path) -> str:
+    """The stem of the picture that a mask is of: 7 of 7.png, 7_mask.png, 7_label.bmp, and of a folder 7."""
+    name = mask.stem if is_picture_name(mask.name) else mask.name
+    stem, _, word = name.rpartition("_")
+    return stem if stem and says(word) == "masks" else name
 
 
 def folder_name(folder: Path) -> str:
@@ -27,6 +62,25 @@ def list_pictures(folder: Path, root: Path) -> list[Path]:
     return [entry for entry in _entries(folder, root) if is_picture_name(entry.name) and os.path.isfile(entry)]
 
 
+def _entries(folder: Path, root: Path) -> list[Path]:
+    """What is in ``folder`` and may be read; nothing where the folder is missing, lies outside or is locked."""
+    try:
+        return [entry for entry in visible(folder) if not entry_fault(entry, root)] if is_inside(folder, root) else []
+    except OSError:  # the survey lists it
+        return []
+
+
+def visible(folder: Path) -> list[Path]:
+    """What is in a folder, in natural order (2 before 10), without hidden files; OSError where it is locked."""
+    names = [name for name in os.listdir(folder) if not name.startswith(".")]
+    return [folder / name for name in sorted(names, key=_natural)]
+
+
+def _natural(name: str) -> tuple[list[tuple[int, str]], str]:
+    parts = re.split(r"(\d+)", name)
+    return [(int(part), "") if part.isdecimal() else (-1, part) for part in parts if part], name
+
+
 def is_inside(path: str | Path, root: str | Path) -> bool:
     """True if ``path``, all links followed, lies in ``root``; it need not exist. Nothing else may be read.
 
@@ -36,74 +90,15 @@ def is_inside(path: str | Path, root: str | Path) -> bool:
         real, folder = Path(os.path.realpath(path)), Path(os.path.realpath(root))
     except (OSError, ValueError):  # a name that no file can have
         return False
-    return real.is_relative_to(folder) or real.parent in _blobs(folder)
-
-
-def _blobs(folder: Path) -> list[Path]:
-    """The folder of a hub cache's files, where ``folder`` is one of its snapshots or lies in one."""
     snapshots = [above.parent for above in (folder, *folder.parents) if above.parent.name == "snapshots"]
-    return [blobs for above in snapshots if (blobs := above.parent / "blobs").is_dir() and not blobs.is_symlink()]
-
-
-def survey(root: str | Path, samples: Iterable[Sample] = ()) -> list[Problem]:
-    """What a folder holds that readers pass over, one problem each.
-
-    Links that lead out, to nothing or in a circle; folders called like pictures; names that are no text; folders
-    that may not be listed; and folders with pictures of which no row of ``samples`` has a picture or a mask (not so
-    those called masks, labels or ground_truth). Hidden files are not looked at, links are not followed.
-    """
-    root = Path(root)
-    used = {os.path.dirname(path) for sample in samples for path in (sample.image, sample.mask) if path}
-    used = {os.path.realpath(folder) for folder in used}
-    problems, folders = [], [root]
-    while folders:
-        folder = folders.pop()
-        try:
-            entries = {entry: entry_fault(entry, root) for entry in visible(folder)}
-        except OSError as error:
-            message = f"The folder {folder} cannot be listed ({error.strerror}): change its permissions or move it."
-            problems.append(Problem("unreadable", str(folder), message))
-            continue
-        problems += [fault for fault in entries.values() if fault]
-        sound = [entry for entry, fault in entries.items() if not fault]
-        folders += [entry for entry in reversed(sound) if os.path.isdir(entry) and not os.path.islink(entry)]
-        pictures = sum(is_picture_name(entry.name) for entry in sound)
-        # Masks of normal pictures are nobody's and no fault.
-        of_masks = any(says(part) == "masks" for part in folder.relative_to(root).parts)
-        if used and pictures and os.path.realpath(folder) not in used and not of_masks:
-            message = f"{folder} holds {pictures} pictures where the layout has none: move them or leave them out."
-            problems.append(Problem("passed over", str(folder), message))
-    return problems
-
-
-def visible(folder: Path) -> list[Path]:
-    """What is in a folder, in natural order, without hidden files; OSError where it may not be listed."""
-    names = [name for name in os.listdir(folder) if not name.startswith(".")]
-    return [folder / name for name in sorted(names, key=_natural)]
-
-
-def _natural(name: str) -> tuple[list[tuple[int, str]], str]:
-    """Sort key under which "9" comes before "10"; the name itself decides between "1" and "01"."""
-    parts = re.split(r"(\d+)", name)
-    return [(int(part), "") if part.isdecimal() else (-1, part) for part in parts if part], name
-
-
-def _entries(folder: Path, root: Path) -> list[Path]:
-    """What is in ``folder`` and may be read; nothing where the folder is missing, lies outside or is locked."""
-    if not os.path.isdir(folder) or not is_inside(folder, root):
-        return []
-    try:
-        return [entry for entry in visible(folder) if not entry_fault(entry, root)]
-    except OSError:  # the survey lists it
-        return []
+    return real.is_relative_to(folder) or real.parent in [above.parent / "blobs" for above in snapshots]
 
 
 def entry_fault(entry: Path, root: Path) -> Problem | None:
     """Why an entry of a folder is not followed, or None."""
-    try:
-        entry.name.encode("utf-8")
-    except UnicodeEncodeError:  # bytes that Python could only smuggle in; no table could hold them
-        shown = os.fsencode(entry).decode("utf-8", "backslashreplace")
+    shown = os.fsencode(entry.name).decode("utf-8", "backslashreplace")
+    if shown != entry.name:  # bytes that Python could only smuggle in; no table could hold them
+        shown = f"{entry.parent}/{shown}"
         return Problem("undecodable name", shown, f"{shown} has a name that is no text here: give it another.")
     if os.path.islink(entry):
         if not is_inside(entry, root):
@@ -115,3 +110,32 @@ def entry_fault(entry: Path, root: Path) -> Problem | None:
     if is_picture_name(entry.name) and os.path.isdir(entry):
         return Problem("folder like a picture", str(entry), f"{entry} is a folder with a picture's name: rename it.")
     return None
+
+
+def survey(root: str | Path, samples: Iterable[Sample] = ()) -> list[Problem]:
+    """What a folder holds that readers pass over, one problem each: faults of entries and folders that are locked.
+
+    And folders with pictures of which no row of ``samples`` has a picture or a mask (not so those called masks, labels
+    or ground_truth: masks of normal pictures are no fault). Links are not followed.
+    """
+    root = Path(root)
+    used = {os.path.dirname(path) for sample in samples for path in (sample.image, sample.mask) if path}
+    used = {os.path.realpath(folder) for folder in used}
+    problems, folders = [], [root]
+    while folders:
+        folder = folders.pop()
+        try:
+            faults = {entry: entry_fault(entry, root) for entry in visible(folder)}
+        except OSError as error:
+            message = f"The folder {folder} cannot be listed ({error.strerror}): change its permissions or move it."
+            problems.append(Problem("unreadable", str(folder), message))
+            continue
+        problems += [fault for fault in faults.values() if fault]
+        sound = [entry for entry, fault in faults.items() if not fault]
+        folders += [entry for entry in reversed(sound) if os.path.isdir(entry) and not os.path.islink(entry)]
+        pictures = sum(is_picture_name(entry.name) for entry in sound)
+        of_masks = any(says(part) == "masks" for part in folder.relative_to(root).parts)
+        if used and pictures and os.path.realpath(folder) not in used and not of_masks:
+            message = f"{folder} holds {pictures} pictures where the layout has none: move them or leave them out."
+            problems.append(Problem("passed over", str(folder), message))
+    return problems

@@ -11,7 +11,6 @@ this was written: the formats are those of the released records, tested on drawn
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
 from pathlib import Path, PureWindowsPath
 from typing import Any, Literal
 
@@ -21,7 +20,7 @@ from iadr1_lib.data.index import load_json
 from iadr1_lib.data.reading import load_samples
 from iadr1_lib.data.rows import checked_rows, find_picture
 from iadr1_lib.data.table import Problem, Table, table_of
-from iadr1_lib.errors import UserError
+from iadr1_lib.errors import UserError, one_line
 from iadr1_lib.files import raise_if_full, read_json, read_object, write_json
 from iadr1_lib.records import Sample, Stage, grid_of, stage_of
 from iadr1_lib.runs import project_root
@@ -29,17 +28,12 @@ from iadr1_lib.runs import project_root
 Kind = Literal["dataset", "model"]
 # Weights, configurations, tokenizer and processor; not the same weights in other formats, nor pictures of a model card.
 MODEL_FILES = ["*.safetensors", "*.json", "*.txt", "*.model", "*.jinja"]
-_KINDS: dict[Kind, str] = {"dataset": "data set", "model": "model"}
-
 # Folders that say nothing about what is in the picture.
-_PLAIN_FOLDERS = frozenset({"image", "images", "img", "imgs", "data", "dataset", "train", "test", "query", "."})
+_PLAIN_FOLDERS = frozenset({"image", "images", "img", "imgs", "data", "dataset", "train", "test", "query", ".", "\\"})
 
 
 def load_hub(name: str, revision: str | None = None, cache: str | Path | None = None) -> Table:
-    """A data set of the Hugging Face hub, downloaded once and read as `read_snapshot` does.
-
-    Arguments and errors as `download_once`, and UserError if the folder has none of the released formats.
-    """
+    """A data set of the Hugging Face hub; arguments and errors as of `download_once` and `read_snapshot`."""
     return read_snapshot(download_once(name, revision, cache), name.split("/")[-1])
 
 
@@ -50,11 +44,10 @@ def hub_home(name: str, cache: str | Path | None = None) -> Path:
 
 def recorded_folder(name: str, revision: str | None = None, cache: str | Path | None = None) -> Path | None:
     """The folder of what was downloaded whole, or None. UserError for a revision.json that cannot be read."""
-    home = hub_home(name, cache)
-    known = read_object(home / "revision.json", {}, asked=dict)
-    commits: dict[str, str] = known.get("asked", {})
-    commit = known.get("revision") if revision is None else commits.get(revision, revision)
-    return home / commit if commit in commits.values() and (home / commit).is_dir() else None
+    known = read_object(hub_home(name, cache) / "revision.json", {"asked": {}}, asked=dict)
+    commit = known.get("revision") if revision is None else known["asked"].get(revision, revision)
+    folder = hub_home(name, cache) / str(commit)
+    return folder if commit in known["asked"].values() and folder.is_dir() else None
 
 
 def download_once(
@@ -68,8 +61,8 @@ def download_once(
 
     Args:
         name: such as "yanhui01/Expert-AD".
-        revision: branch, tag or commit. None takes the commit of the first download, which revision.json names. A
-            branch or tag also stays at the commit it was downloaded at: delete revision.json to look again.
+        revision: branch, tag or commit; by default that of the first download, which revision.json names. A branch
+            stays at the commit it was downloaded at: delete revision.json to look again.
         cache: folder for what comes from the hub; by default runs/hub in the project.
         patterns: only files that match one of them.
 
@@ -79,13 +72,12 @@ def download_once(
     if folder := recorded_folder(name, revision, cache):
         return folder
     home = hub_home(name, cache)
-    known = read_json(home / "revision.json", {})
-    commits: dict[str, str] = known.get("asked", {})
-    wanted = (known.get("revision") if revision is None else commits.get(revision, revision)) or "main"
+    known = read_json(home / "revision.json", {"asked": {}})
+    wanted = (known.get("revision") if revision is None else known["asked"].get(revision, revision)) or "main"
     commit = _download(name, wanted, home, kind, patterns)
     # Written last: after a download that broke off, the next call goes on with it.
-    note = {kind: name, "revision": known.get("revision", commit), "asked": commits | {wanted: commit}}
-    write_json(home / "revision.json", note)
+    asked = known["asked"] | {wanted: commit}
+    write_json(home / "revision.json", {kind: name, "revision": known.get("revision", commit), "asked": asked})
     return home / commit
 
 
@@ -95,6 +87,7 @@ def _download(name: str, revision: str, home: Path, kind: Kind, patterns: list[s
     import huggingface_hub
     from huggingface_hub import errors
 
+    own = ", or build a set of your own from any folder with masks: iadr1 expert-ad" if kind == "dataset" else ""
     try:
         api = huggingface_hub.HfApi()
         commit = str((api.model_info if kind == "model" else api.dataset_info)(name, revision=revision).sha)
@@ -103,24 +96,19 @@ def _download(name: str, revision: str, home: Path, kind: Kind, patterns: list[s
         return commit
     except errors.GatedRepoError:
         page = f"https://huggingface.co/{'datasets/' if kind == 'dataset' else ''}{name}"
-        own = ", or build a set of your own from any folder with masks: iadr1 expert-ad" if kind == "dataset" else ""
-        message = f"{name} is given out on request only: ask for access at {page}, log in with hf auth login and"
-        raise UserError(f"{message} call again{own}") from None
+        reason = f"{name} is given out on request only: ask for access at {page}, run hf auth login and call again{own}"
     except (errors.RepositoryNotFoundError, errors.HFValidationError):
-        raise UserError(
-            f"the hub has no {_KINDS[kind]} {name} for you: check the name, or log in if it is private"
-        ) from None
+        what = "data set" if kind == "dataset" else kind
+        reason = f"the hub has no {what} {name} for you: check the name, or log in if it is private"
     except errors.RevisionNotFoundError:
-        raise UserError(f"{name} has no revision {revision}: choose a branch, tag or commit of its page") from None
+        reason = f"{name} has no revision {revision}: choose a branch, tag or commit of its page"
     except (httpx.HTTPError, OSError) as error:  # errors.HfHubHTTPError among them
         if isinstance(error, OSError):
             raise_if_full(error, home)
-        reason = " ".join(str(error).split())[:120] or type(error).__name__
-        reading = " and read the copy with hub.read_snapshot" if kind == "dataset" else ""
-        raise UserError(
-            f"{name} could not be downloaded ({reason}): check the network and call again, or copy it here from a "
-            f"machine that has it{reading}"
-        ) from None
+        copy = " and read the copy with read_snapshot" if kind == "dataset" else ""
+        reason = one_line(str(error) or type(error).__name__, 120)
+        reason = f"{name} could not be downloaded ({reason}): check the network and call again, or copy it here{copy}"
+    raise UserError(reason)
 
 
 def read_snapshot(folder: str | Path, name: str | None = None) -> Table:
@@ -128,11 +116,8 @@ def read_snapshot(folder: str | Path, name: str | None = None) -> Table:
 
     Rows of records are "train", with label, place and type from the answer's tags; of two pictures (reference, query)
     the query counts; `source` is "pa-sft" or "sc-grpo". Rows of an index are as `load_samples` gives them. Paths start
-    from the folder or from the file that names them. Pictures that are missing stay in the table: `check_health` lists
-    them, and rows that say too little.
-
-    Args:
-        name: of the data set, for records; by default the folder's name.
+    from the folder or from the file that names them. `check_health` lists missing pictures and rows that say too
+    little. `name` is that of the data set, for records; by default the folder's.
 
     Raises:
         UserError: there is no such folder, or no JSON file in it has a released format.
@@ -141,28 +126,20 @@ def read_snapshot(folder: str | Path, name: str | None = None) -> Table:
     if not folder.is_dir():
         raise UserError(f"there is no folder {folder}: check the path of the data set's copy")
     rows: list[Sample | Problem] = []
-    unread: list[Problem] = []
     for path in _json_files(folder):
         try:
             rows += _read_file(path, folder, name or folder.resolve().name)
         except UserError as error:
-            unread.append(Problem("broken row", str(path), str(error)))
-    table = table_of([*rows, *unread])
-    if table:
-        return table
-    if table.passed_over:
-        raise UserError(f"{folder} holds no record that can be read: {table.passed_over[0].message}")
-    packed = [path.name for path in sorted(folder.iterdir()) if path.suffix in {".zip", ".tar", ".gz", ".parquet"}]
-    hint = f"unpack {packed[0]} there" if packed else "check that the copy is whole"
-    raise UserError(f"{folder} holds no JSON files in a released format: {hint}")
+            rows.append(Problem("broken row", str(path), str(error)))
+    table = table_of(rows)
+    if not table:
+        reason = next((problem.message for problem in table.passed_over), "check that the copy is whole and unpacked")
+        raise UserError(f"{folder} holds no JSON file with records that can be read: {reason}")
+    return table
 
 
 def released_records(source: str) -> dict[Stage, list[dict[str, Any]]]:
-    """Training records of a hub data set or a copy of it, by stage, checked and with whole picture paths.
-
-    Raises:
-        UserError: as `download_once`, or a record is faulty (`checked_rows`).
-    """
+    """Training records of a hub data set or a copy of it, by stage, checked (see `checked_rows`)."""
     folder = (Path(source) if Path(source).is_dir() else download_once(source)).absolute()
     records: dict[Stage, list[dict[str, Any]]] = {}
     for path in _json_files(folder):
@@ -186,56 +163,39 @@ def _read_file(path: Path, folder: Path, name: str) -> list[Sample | Problem]:
     """The rows of one JSON file; UserError if it has none of the formats."""
     content = load_json(path)
     if isinstance(content, list) and any(map(stage_of, content)):
-        return list(_read_records(content, path, folder, name))
-    entries = list(content.values()) if isinstance(content, dict) else []
-    if entries and isinstance(entries[0], dict) and isinstance(image := entries[0].get("image_path"), str):
+        return [_record_row(record, number, path, folder, name) for number, record in enumerate(content, start=1)]
+    first = next(iter(content.values()), None) if isinstance(content, dict) else None
+    if isinstance(first, dict) and isinstance(image := first.get("image_path"), str):
         beside = not os.path.isfile(folder / image) and os.path.isfile(path.parent / image)
         table = load_samples(path, root=path.parent if beside else folder, strict=False)
         return [*table, *table.passed_over]
     raise UserError(f"{path} has none of the released formats: name a folder with records or an index file")
 
 
-def _read_records(records: list[Any], path: Path, folder: Path, name: str) -> Iterator[Sample | Problem]:
-    for number, record in enumerate(records, start=1):
-        try:
-            yield _record_row(record, path, folder, name)
-        except (LookupError, TypeError, AttributeError, ValueError):
-            message = f"{path}: record {number} names no picture, or its answer is neither Yes nor No."
-            yield Problem("broken row", str(path), message)
-
-
-def _record_row(record: dict[str, Any], path: Path, folder: Path, name: str) -> Sample | Problem:
-    """One record as a row; an error of Python's where it does not say enough."""
-    stage = stage_of(record)
-    if stage == "pa_sft":
-        images = record["images"]
-        image = images if isinstance(images, str) else images[-1]
-        text = [turn["content"] for turn in record["messages"] if turn["role"] == "assistant"][-1]
-    else:
-        image, text = record["image"], record["solution"]
-    answer = parse_answer(text)
-    if stage is None or answer.answer is None:
-        raise ValueError("no label")
-    picture = find_picture(image, folder, path.parent)
+def _record_row(record: Any, number: int, path: Path, folder: Path, name: str) -> Sample | Problem:
+    try:
+        stage = stage_of(record)
+        if stage == "pa_sft":
+            images = record["images"]
+            image = images if isinstance(images, str) else images[-1]
+            text = [turn["content"] for turn in record["messages"] if turn["role"] == "assistant"][-1]
+        else:
+            image, text = record["image"], record["solution"]
+        answer, picture = parse_answer(text), find_picture(image, folder, path.parent)
+        if stage is None or answer.answer is None:
+            raise ValueError("no label")
+        location = cell_of_words(answer.location, grid_of(record)) if answer.location else None
+    except (LookupError, TypeError, AttributeError, ValueError):
+        message = f"{path}: record {number} names no picture, or its answer is neither Yes nor No."
+        return Problem("broken row", str(path), message)
     if not is_inside(picture, folder):
         return Problem("outside", str(picture), f"{picture} lies outside of {folder}: correct {path}.")
-    place = cell_of_words(answer.location, grid_of(record)) if answer.location else None
-    defective = answer.answer == "yes"
-    return Sample(
-        image=str(picture),
-        label=answer.answer,
-        mask=None,
-        type=(answer.type or None) if defective else None,
-        location=place if defective else None,
-        category=_category(image, name),
-        benchmark=name,
-        split="train",
-        source=stage.replace("_", "-"),
-    )
+    kind, place = (answer.type or None, location) if answer.answer == "yes" else (None, None)
+    source = stage.replace("_", "-")
+    return Sample(str(picture), answer.answer, None, kind, place, _category(image, name), name, "train", source)
 
 
 def _category(image: str, name: str) -> str:
     """The first folder of a picture's path that is no mere "images" and not the data set's name."""
     folders = PureWindowsPath(image).parts[:-1]  # either slash
-    telling = (part for part in folders if part.casefold() not in _PLAIN_FOLDERS | {name.casefold(), "\\"})
-    return next(telling, name)
+    return next((part for part in folders if part.casefold() not in _PLAIN_FOLDERS | {name.casefold()}), name)

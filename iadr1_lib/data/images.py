@@ -81,16 +81,16 @@ def shrink(image: Image.Image, max_pixels: int | None) -> Image.Image:
 
 def image_size(path: str | Path) -> tuple[int, int]:
     """Width and height in pixels as :func:`open_image` would give them, from the file's header alone."""
-    return decode(path, _upright_size)
 
+    def upright_size(image: Image.Image) -> tuple[int, int]:
+        width, height = image.size
+        if image.format == "PNG" and "exif" not in image.info:
+            return width, height  # to be asked for its EXIF, Pillow would decode the whole picture
+        lies = image.getexif().get(_ORIENTATION, 1) in {5, 6, 7, 8}  # the orientations that lie on their side
+        # Pillow's TIFF reader gives the upright size itself.
+        return (height, width) if lies and image.format != "TIFF" else (width, height)
 
-def _upright_size(image: Image.Image) -> tuple[int, int]:
-    width, height = image.size
-    if image.format == "PNG" and "exif" not in image.info:
-        return width, height  # to be asked for its EXIF, Pillow would decode the whole picture
-    lies = image.getexif().get(_ORIENTATION, 1) in {5, 6, 7, 8}  # the orientations that lie on their side
-    turned = lies and image.format != "TIFF"  # Pillow's TIFF reader gives the upright size itself
-    return (height, width) if turned else (width, height)
+    return decode(path, upright_size)
 
 
 def is_turned(path: str | Path) -> bool:
@@ -110,16 +110,15 @@ _DEPTHS: dict[str, float] = {}  # path of a grey picture of more than 8 bits -> 
 def share_depth(paths: Iterable[str | Path]) -> None:
     """Have a data set's grey pictures of more than 8 bits scaled alike, whatever the brightest spot of each.
 
-    The readers call it with all pictures of a data set; whoever has only paths does so before opening the first.
-    Pictures of 8 bits cost a look at the header. Other processes know nothing of it: see :func:`known_depths`.
+    The readers call it; whoever has only paths does so before opening the first. Other processes know nothing of it:
+    see :func:`known_depths`.
     """
-    tops: dict[str, tuple[bool, float]] = {}
+    tops: dict[bool, dict[str, float]] = {False: {}, True: {}}  # of integers and of floats
     for path in paths:
         with contextlib.suppress(UserError):  # raised again when it is opened
             if top := decode(path, lambda image: _highest(image) if is_deep(image) else None):
-                tops[os.path.abspath(path)] = top
-    for floats in (False, True):
-        alike = {path: top for path, (is_float, top) in tops.items() if is_float == floats}
+                tops[top[0]][os.path.abspath(path)] = top[1]
+    for floats, alike in tops.items():
         _DEPTHS.update(dict.fromkeys(alike, _depth(floats, max(alike.values(), default=0))))
 
 
@@ -146,13 +145,9 @@ def is_deep(image: Image.Image) -> bool:
 def _to_eight_bits(image: Image.Image, depth: float | None) -> Image.Image:
     """Grey values of more than 8 bits, or floats, to 8 bits. Pillow's own conversion would clip at 255."""
     exif = image.getexif()
-    values = np.array(image, dtype=np.float32)  # one copy, changed in place: pictures may be large
     depth = depth or _depth(*_highest(image))
-    np.nan_to_num(values, copy=False)
-    values.clip(0, depth, out=values)
-    values /= depth or 1.0
-    values *= 255
-    grey = Image.fromarray(np.round(values, out=values).astype(np.uint8))
+    values = np.nan_to_num(np.array(image, dtype=np.float32)).clip(0, depth)
+    grey = Image.fromarray(np.round(values / (depth or 1.0) * 255).astype(np.uint8))
     grey.info["exif"] = exif.tobytes()  # the rotation is still to come
     return grey
 

@@ -7,12 +7,11 @@ from pathlib import Path
 
 from PIL import Image
 
-from iadr1_lib.data.folder_names import GOOD
-from iadr1_lib.data.folders import list_pictures
+from iadr1_lib.data.folders import GOOD
 from iadr1_lib.data.images import open_image
 from iadr1_lib.data.index import read_index, slashes
-from iadr1_lib.data.layouts import LAYOUTS
 from iadr1_lib.data.masks import read_mask
+from iadr1_lib.data.reading import load_samples
 from iadr1_lib.errors import UserError
 
 
@@ -20,59 +19,45 @@ def cut_kolektor(native: str | Path, target: str | Path, index: str | Path | Non
     """Cut native KolektorSDD pictures into the thirds that the released test index names.
 
     Every picture and its label picture are cut at a third and two thirds of their height (they stand about 500 x 1250
-    pixels); 0 is the top. The index names the files, the released crops were not at hand: direction and rounding are
-    ours. A third is defective if its part of the mask marks anything.
+    pixels); 0 is the top. The released crops were not at hand: direction and rounding are ours.
 
     Args:
         native: folder with kosNN/PartN.jpg and PartN_label.bmp.
-        target: folder to write to, as SDD/test/{good,defect}/kosNN_PartM_K.png and
-            SDD/ground_truth/defect/kosNN_PartM_K_mask.png. ``load_samples(index, root=target)`` finds them there.
-        index: released index; then only its crops are cut, and lie where it files them whatever the mask says.
+        target: folder to write to; ``load_samples(index, root=target)`` finds the thirds there.
+        index: released index; then only its crops are cut, and lie where it files them. Without it a third is defective
+            if its part of the mask marks anything.
 
     Returns:
-        The folder SDD, which `load_samples` reads too (layout kolektor-crops).
+        The folder SDD in MVTec-AD's layout: ``load_samples(folder, benchmark="SDD")`` reads it, too.
 
     Raises:
         UserError: `native` is no such folder, a picture or label cannot be read, or the index wants a missing picture.
     """
-    native, folder = Path(native), Path(target) / "SDD"
+    folder = Path(target) / "SDD"
     filed = {name.stem: name.parent.name for name in map(Path, map(slashes, read_index(index)))} if index else None
     if filed and set(filed.values()) - {GOOD, "defect"}:
         raise UserError(f"{index} files pictures in other folders than good and defect: name the released SDD index")
     cut = set()
-    for name, image, mask in _thirds(native):
-        marked = mask.getbbox() is not None
-        kind = filed.get(name) if filed is not None else "defect" if marked else GOOD
-        if kind is None:
-            continue
-        cut.add(name)
-        _save(image, folder / "test" / kind / f"{name}.png")
-        if kind != GOOD:
-            _save(mask, folder / "ground_truth" / kind / f"{name}_mask.png")
-    missing = sorted(set(filed or ()) - cut)
-    if missing:
+    for name, image, mask in _thirds(Path(native)):
+        kind = filed.get(name) if filed else "defect" if mask.getbbox() else GOOD
+        if kind:
+            cut.add(name)
+            _save(image, folder / "test" / kind / f"{name}.png")
+            if kind != GOOD:
+                _save(mask, folder / "ground_truth" / kind / f"{name}_mask.png")
+    if missing := sorted(set(filed or ()) - cut):
         raise UserError(f"{native} lacks the pictures of {len(missing)} entries of {index}, such as {missing[0]}")
-    if not cut:
-        raise UserError(f"{native} holds no kosNN/PartN.jpg with PartN_label.bmp: name KolektorSDD's folder")
     return folder
 
 
 def _thirds(native: Path) -> Iterator[tuple[str, Image.Image, Image.Image]]:
     """Name, picture and mask of every third."""
-    for folder in LAYOUTS["kolektor-sdd"].parts(native):
-        files = {path.stem: path for path in list_pictures(folder, native)}
-        for stem, picture in files.items():
-            if stem.endswith("_label"):
-                continue
-            if f"{stem}_label" not in files:
-                raise UserError(f"{picture} has no {stem}_label beside it: download the data set again")
-            image, mask = open_image(picture).convert("L"), Image.fromarray(read_mask(files[f"{stem}_label"]))
-            if mask.size != image.size:
-                raise UserError(f"the label of {picture} has another size: download the data set again")
-            for third in range(3):
-                top, bottom = (round(image.height * step / 3) for step in (third, third + 1))
-                box = (0, top, image.width, bottom)
-                yield f"{folder.name}_{stem}_{third}", image.crop(box), mask.crop(box)
+    for sample in load_samples(native, "kolektor-sdd"):
+        image, path = open_image(sample.image).convert("L"), Path(sample.image)
+        mask = Image.fromarray(read_mask(sample.mask)) if sample.mask else Image.new("1", image.size)
+        for third in range(3):
+            box = (0, round(image.height * third / 3), image.width, round(image.height * (third + 1) / 3))
+            yield f"{path.parent.name}_{path.stem}_{third}", image.crop(box), mask.crop(box)
 
 
 def _save(image: Image.Image, path: Path) -> None:

@@ -9,55 +9,29 @@ from __future__ import annotations
 
 import csv
 import os
-import re
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from iadr1_lib.answer import Label
-from iadr1_lib.data.folder_names import says
-from iadr1_lib.data.folders import folder_name, is_inside, list_folders, list_pictures
+from iadr1_lib.data.folders import folder_name, is_inside, list_folders, list_pictures, says
 from iadr1_lib.data.index import read_real_iad, real_iad_indexes
 from iadr1_lib.data.masks import read_mask
-from iadr1_lib.data.pairing import kinds_in, mask_folders, match_masks, read_kinds, type_of
-from iadr1_lib.data.table import SPLITS, Entry, Problem, Split
+from iadr1_lib.data.pairing import kinds_in, label_of, mask_folders, match_masks, read_kinds, type_of
+from iadr1_lib.data.table import Entry, Problem, Split
 from iadr1_lib.errors import UserError
 
-Found = Entry | Problem
-
-# KolektorSDD cut into thirds, as the released index names them: kos01_Part1_2 is the lowest third of kos01/Part1.
-CROP_NAME = re.compile(r"kos\d+_Part\d+_[0-2]", re.IGNORECASE)
-
-
-@dataclass(frozen=True)
-class Layout:
-    """One layout: how to know a part (one category of a data set), how to read it, and what it looks like.
-
-    A data set is a part, or a folder of parts; with `whole` it is one part.
-    """
-
-    is_part: Callable[[Path], bool]
-    read: Callable[[Path, Path], Iterable[Found]]
-    looks_like: str
-    whole: bool = False
-
-    def parts(self, root: Path) -> list[Path]:
-        """The root itself if it is a part, else its folders that are."""
-        if self.is_part(root):
-            return [root]
-        return [] if self.whole else [folder for folder in list_folders(root, root) if self.is_part(folder)]
-
+Entries = Iterable[Entry | Problem]
 
 # The last: MVTec AD 2, which keeps its public test apart.
 _SPLIT_FOLDERS: dict[str, Split] = {"train": "train", "test": "test", "test_public": "test"}
 
 
-def is_mvtec(folder: Path) -> bool:
-    """True for a folder with pictures where MVTec-AD's layout has them."""
+def _is_mvtec(folder: Path) -> bool:
     return any(list_pictures(kind, folder) for split in _SPLIT_FOLDERS for kind in list_folders(folder / split, folder))
 
 
-def _read_mvtec(folder: Path, root: Path) -> Iterator[Found]:
+def _read_mvtec(folder: Path, root: Path) -> Iterator[Entry | Problem]:
     """MVTec-AD, and MPDD, DTD-Synthetic, MVTec LOCO, MVTec AD 2, BTAD and the drawn world.
 
         <category>/train/good/000.png
@@ -71,18 +45,15 @@ def _read_mvtec(folder: Path, root: Path) -> Iterator[Found]:
     for name, split in _SPLIT_FOLDERS.items():
         places = [*mask_folders(folder / name, root), *mask_folders(folder, root)]
         kinds = kinds_in(folder / name, places, root)
-        misplaced = [kind for kind in kinds if split == "train" and says(kind.name) != "good"]
-        for kind in misplaced:
-            message = f"{kind} lies in train/, where only good pictures belong: call it good, or move it to test/."
-            yield Problem("misplaced", str(kind), message)
-        yield from read_kinds([kind for kind in kinds if kind not in misplaced], places, root, split, keep_bad=True)
+        if split == "train":
+            for kind in [kind for kind in kinds if says(kind.name) != "good"]:
+                message = f"{kind} lies in train/, where only good pictures belong: call it good, or move it to test/."
+                yield Problem("misplaced", str(kind), message)
+                kinds.remove(kind)
+        yield from read_kinds(kinds, places, root, split, keep_bad=True)
 
 
-def _is_visa(folder: Path) -> bool:
-    return os.path.isdir(folder / "Data" / "Images")
-
-
-def _read_visa(folder: Path, root: Path) -> Iterator[Found]:
+def _read_visa(folder: Path, root: Path) -> Iterator[Entry | Problem]:
     """VisA: masks hold a class number per defect, types stand in image_anno.csv, splits in split_csv/1cls.csv.
 
     The other official splits (2cls_highshot.csv, 2cls_fewshot.csv) train on defective pictures and are not used.
@@ -99,11 +70,10 @@ def _read_visa(folder: Path, root: Path) -> Iterator[Found]:
         pictures = list_pictures(kind, root)
         masks, unclear = match_masks(pictures, list_pictures(folder / "Data" / "Masks" / kind.name, root))
         yield from unclear
-        label: Label = "no" if says(kind.name) == "good" else "yes"
         for picture in pictures:
             key = f"{folder_name(folder)}/{picture.relative_to(folder).as_posix()}"
             split: Split = "train" if splits.get(key) == "train" else "test"
-            yield Entry(picture, label, masks.get(picture), type_of(types.get(key, kind.name)), split)
+            yield Entry(picture, label_of(kind.name), masks.get(picture), type_of(types.get(key, kind.name)), split)
 
 
 def _columns(path: Path, key: str, value: str, root: Path) -> dict[str, str]:
@@ -117,86 +87,51 @@ def _columns(path: Path, key: str, value: str, root: Path) -> dict[str, str]:
         raise UserError(f"{path} is no CSV file with columns {key} and {value}: download it again.") from None
 
 
-def _is_dagm(folder: Path) -> bool:
-    return any(os.path.isdir(folder / split / "Label") for split in ("Train", "Test"))
-
-
-def _read_dagm(folder: Path, root: Path) -> Iterator[Found]:
+def _read_dagm(folder: Path, root: Path) -> Iterator[Entry | Problem]:
     """DAGM 2007: Train and Test with ellipses in Label for the defective ones; all defects of a class are of one kind.
 
     A folder of another name that says "defect" holds defective pictures without masks.
     """
     for kind in list_folders(folder, root):
-        split: Split = "train" if kind.name.casefold() == "train" else "test"
         pictures = list_pictures(kind, root)
         masks, unclear = match_masks(pictures, list_pictures(kind / "Label", root))
         yield from unclear
-        defective = {*map(str, masks), *(problem.image for problem in unclear)}
-        unlabelled = "defect" in kind.name.casefold() and says(kind.name) != "good"
+        split: Split = "train" if kind.name.casefold() == "train" else "test"
+        unlabelled = "defect" in kind.name.casefold() and label_of(kind.name) == "yes"
+        defective = {*map(str, pictures if unlabelled else masks), *(problem.image for problem in unclear)}
         for picture in pictures:
-            label: Label = "yes" if str(picture) in defective or unlabelled else "no"
+            label: Label = "yes" if str(picture) in defective else "no"
             yield Entry(picture, label, masks.get(picture), None, split)
 
 
-def is_kolektor(folder: Path) -> bool:
-    """True for a folder kosNN of KolektorSDD."""
+def _is_kolektor(folder: Path) -> bool:
     return folder.name.startswith("kos") and any(p.stem.endswith("_label") for p in list_pictures(folder, folder))
 
 
-def _read_kolektor(folder: Path, root: Path, split: Split = "test") -> Iterator[Found]:
+def _read_kolektor(folder: Path, root: Path) -> Iterator[Entry | Problem]:
     """KolektorSDD: pictures with <name>_label beside them, defective where it marks anything."""
     files = list_pictures(folder, root)
-    labels = [file for file in files if file.stem.endswith("_label")]
     pictures = [file for file in files if not file.stem.endswith("_label")]
-    masks, _ = match_masks(pictures, labels)
+    masks, _ = match_masks(pictures, (file for file in files if file.stem.endswith("_label")))
     for picture in pictures:
         try:
-            if (mask := masks.get(picture)) is None:
-                beside = f"has no one {picture.stem}_label beside it"
-                raise UserError(f"{picture} {beside}, so nobody knows whether it is normal: add it.")
-            label: Label = "yes" if read_mask(mask).any() else "no"
+            if picture not in masks:
+                raise UserError(f"{picture} has no one {picture.stem}_label beside it: add the one that belongs to it.")
+            label: Label = "yes" if read_mask(masks[picture]).any() else "no"
+            yield Entry(picture, label, masks[picture], category="commutator")
         except UserError as error:
             yield Problem("no label", str(picture), str(error))
-        else:
-            yield Entry(picture, label, mask, None, split, "commutator")
 
 
-def _crop_folders(root: Path) -> list[tuple[Path, Split]]:
-    """Folders of KolektorSDD's thirds with their split: test/good, test/defect, good, defect, or the root itself."""
-    kinds: list[tuple[Path, Split]] = [(kind, split) for split in SPLITS for kind in kinds_in(root / split, [], root)]
-    kinds += [(kind, "test") for kind in list_folders(root, root) if says(kind.name) in {"good", "bad"}]
-    return [
-        (folder, split)
-        for folder, split in [*kinds, (root, "test")]
-        if any(CROP_NAME.fullmatch(picture.stem) for picture in list_pictures(folder, root))
-    ]
-
-
-def _read_crops(folder: Path, root: Path) -> Iterator[Found]:
-    """KolektorSDD's thirds: in good and defect folders (masks in ground_truth/<folder>), or with labels beside them."""
-    for kind, split in _crop_folders(folder):
-        if kind == folder:
-            yield from _read_kolektor(kind, root, split)
-            continue
-        for found in read_kinds([kind], mask_folders(folder, root), root, split):
-            yield found._replace(category="commutator") if isinstance(found, Entry) else found
-
-
-def _is_tile(folder: Path) -> bool:
-    return folder.name.startswith("MT_") and os.path.isdir(folder / "Imgs")
-
-
-def _read_tiles(folder: Path, root: Path) -> Iterator[Found]:
+def _read_tiles(folder: Path, root: Path) -> Iterator[Entry | Problem]:
     """Magnetic tiles: MT_<type>/Imgs holds pictures (.jpg) with masks of the same name (.png); MT_Free is normal."""
     name = folder.name.removeprefix("MT_")
     files = list_pictures(folder / "Imgs", root)
-    masks = [file for file in files if file.suffix.lower() == ".png"]
     pictures = [file for file in files if file.suffix.lower() != ".png"]
-    matched, unclear = match_masks(pictures, masks)
+    masks, unclear = match_masks(pictures, (file for file in files if file.suffix.lower() == ".png"))
     yield from unclear
     for picture in pictures:
-        label: Label = "no" if says(name) == "good" else "yes"
-        yield Entry(picture, label, matched.get(picture), name.lower(), "test", "magnetic tile")
+        yield Entry(picture, label_of(name), masks.get(picture), name.lower(), "test", "magnetic tile")
 
 
 def _is_good_and_bad(folder: Path) -> bool:
@@ -204,25 +139,44 @@ def _is_good_and_bad(folder: Path) -> bool:
     return "good" in meanings and bool(meanings - {"good", "masks"})
 
 
-def _read_good_and_bad(folder: Path, root: Path) -> Iterator[Found]:
+def _read_good_and_bad(folder: Path, root: Path) -> Entries:
     """Any folder with good/ (or ok/, normal/) beside others, each a kind of defect; masks in masks/ or masks/<kind>."""
     places = mask_folders(folder, root)
     return read_kinds(kinds_in(folder, places, root), places, root, "test")
 
 
-LAYOUTS: dict[str, Layout] = {
-    "visa": Layout(_is_visa, _read_visa, "<class>/Data/Images/{Normal,Anomaly}"),
-    "dagm": Layout(_is_dagm, _read_dagm, "<class>/{Train,Test}/Label"),
-    "kolektor-sdd": Layout(is_kolektor, _read_kolektor, "kosNN/PartN.jpg with PartN_label.bmp"),
-    "kolektor-crops": Layout(
-        lambda folder: bool(_crop_folders(folder)), _read_crops, "{good,defect}/kosNN_PartN_{0,1,2}.png"
+class Layout(NamedTuple):
+    """One layout: how to know a part (one category of a data set), how to read it, and what it looks like.
+
+    A data set is a part, or a folder of parts; with `whole` it is one part.
+    """
+
+    looks_like: str
+    is_part: Callable[[Path], bool]
+    read: Callable[[Path, Path], Entries]
+    whole: bool = False
+
+    def parts(self, root: Path) -> list[Path]:
+        """The root itself if it is a part, else its folders that are."""
+        if self.is_part(root):
+            return [root]
+        return [] if self.whole else [folder for folder in list_folders(root, root) if self.is_part(folder)]
+
+
+LAYOUTS = {
+    "visa": Layout("<class>/Data/Images/{Normal,Anomaly}", lambda f: os.path.isdir(f / "Data" / "Images"), _read_visa),
+    "dagm": Layout(
+        "<class>/{Train,Test}/Label",
+        lambda f: any(os.path.isdir(f / s / "Label") for s in ("Train", "Test")),
+        _read_dagm,
     ),
-    "magnetic-tile": Layout(_is_tile, _read_tiles, "MT_<type>/Imgs"),
-    "real-iad": Layout(
-        lambda folder: bool(real_iad_indexes(folder)), read_real_iad, "a JSON index per category", whole=True
+    "kolektor-sdd": Layout("kosNN/PartN.jpg with PartN_label.bmp", _is_kolektor, _read_kolektor),
+    "magnetic-tile": Layout(
+        "MT_<type>/Imgs", lambda f: f.name.startswith("MT_") and os.path.isdir(f / "Imgs"), _read_tiles
     ),
+    "real-iad": Layout("a JSON index per category", lambda f: bool(real_iad_indexes(f)), read_real_iad, whole=True),
     "mvtec": Layout(
-        is_mvtec, _read_mvtec, "<category>/test/<kind> or train/good, as in MVTec-AD, MPDD and DTD-Synthetic"
+        "<category>/test/<kind> or train/good, as in MVTec-AD, MPDD and DTD-Synthetic", _is_mvtec, _read_mvtec
     ),
-    "good-and-bad": Layout(_is_good_and_bad, _read_good_and_bad, "good/ beside folders of defects", whole=True),
+    "good-and-bad": Layout("good/ beside folders of defects", _is_good_and_bad, _read_good_and_bad, whole=True),
 }

@@ -31,7 +31,7 @@ def mask_location(path: str | Path) -> str | None:
 
 
 def says_where(mask: Mask) -> bool:
-    """False for a mask that marks nothing or more than MOST of its picture: it says no place."""
+    """False for a mask that marks nothing or more than MOST of its picture."""
     return bool(0 < mask.mean() <= MOST)
 
 

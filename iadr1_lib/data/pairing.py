@@ -8,9 +8,24 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from iadr1_lib.answer import DEFECT_TYPES, Label
-from iadr1_lib.data.folder_names import says, stem_of_picture
-from iadr1_lib.data.folders import list_folders, list_pictures
+from iadr1_lib.data.folders import list_folders, list_pictures, says, stem_of_picture
 from iadr1_lib.data.table import Entry, Problem, Split
+
+
+def label_of(name: str) -> Label:
+    """The label of the pictures in a folder, by the folder's name."""
+    return "no" if says(name) == "good" else "yes"
+
+
+def type_of(name: str, keep_bad: bool = False) -> str | None:
+    """A folder's or a table's word for a defect: "missing_parts" -> "missing parts"; a data set's own names stay.
+
+    None for a word that only says that there is a defect, unless `keep_bad`.
+    """
+    if says(name) == "bad" and not keep_bad:
+        return None
+    name = name.replace("_", " ")
+    return name.lower() if name.lower() in DEFECT_TYPES else name
 
 
 def match_masks(pictures: Iterable[Path], masks: Iterable[Path]) -> tuple[dict[Path, Path], list[Problem]]:
@@ -52,7 +67,7 @@ def kinds_in(folder: Path, places: list[Path], root: Path) -> list[Path]:
         kind
         for kind in folders
         if (says(kind.name) != "masks" or any(os.path.isdir(place / kind.name) for place in places))
-        and not (stem_of_picture(kind) != kind.name and stem_of_picture(kind) in names)
+        and ((name := stem_of_picture(kind)) == kind.name or name not in names)
     ]
 
 
@@ -62,52 +77,32 @@ def read_kinds(
     """The pictures of folders that are each of one kind, normal by name or else defective, with their masks.
 
     Masks lie in <place>/<kind>, in a folder of masks within the kind, beside the pictures, in <kind>_masks beside the
-    kind, or in <place> itself: the first of these that holds any.
-
-    Args:
-        places: folders of masks.
-        keep_bad: see :func:`type_of`.
+    kind, or in <place> itself: the first of these that holds any. `places` are folders of masks; `keep_bad`: see
+    :func:`type_of`.
     """
     pictures: dict[Path, list[Path]] = {}
     masks: dict[Path, list[Path]] = {}  # by the folder that they are taken from
     shown: dict[Path, list[Path]] = defaultdict(list)  # defective pictures by that folder
     for kind in kinds:
-        pictures[kind], beside = _apart(list_pictures(kind, root))
+        files = list_pictures(kind, root)
+        stems = {file.stem for file in files}
+        beside = {file for file in files if (stem := stem_of_picture(file)) != file.stem and stem in stems}
+        pictures[kind] = [file for file in files if file not in beside]
         own = [entry for entry in list_folders(kind.parent, root) if stem_of_picture(entry) == kind.name != entry.name]
         choices = [*(place / kind.name for place in places), *mask_folders(kind, root), kind, *own, *places]
-        if says(kind.name) != "good":
-            for choice in choices:
-                masks[choice] = beside if choice == kind else _masks_in(choice, root)
-                if masks[choice]:
-                    shown[choice] += pictures[kind]
-                    break
+        for choice in choices if says(kind.name) != "good" else []:
+            masks[choice] = [file for file in files if file in beside] if choice == kind else _masks_in(choice, root)
+            if masks[choice]:
+                shown[choice] += pictures[kind]
+                break
     matched: dict[Path, Path] = {}
     for place, group in shown.items():
         pairs, unclear = match_masks(group, masks[place])
         matched |= pairs
         yield from unclear
     for kind, files in pictures.items():
-        label: Label = "no" if says(kind.name) == "good" else "yes"
         for file in files:
-            yield Entry(file, label, matched.get(file), type_of(kind.name, keep_bad), split)
-
-
-def type_of(name: str, keep_bad: bool = False) -> str | None:
-    """A folder's or a table's word for a defect: "missing_parts" -> "missing parts"; a data set's own names stay.
-
-    None for a word that only says that there is a defect, unless `keep_bad`.
-    """
-    if says(name) == "bad" and not keep_bad:
-        return None
-    name = name.replace("_", " ")
-    return name.lower() if name.lower() in DEFECT_TYPES else name
-
-
-def _apart(files: list[Path]) -> tuple[list[Path], list[Path]]:
-    """The pictures of a folder, and the masks that lie beside them (7_mask.png beside 7.png)."""
-    stems = {file.stem for file in files}
-    masks = {file: None for file in files if stem_of_picture(file) != file.stem and stem_of_picture(file) in stems}
-    return [file for file in files if file not in masks], list(masks)
+            yield Entry(file, label_of(kind.name), matched.get(file), type_of(kind.name, keep_bad), split)
 
 
 def _masks_in(folder: Path, root: Path) -> list[Path]:

@@ -12,13 +12,12 @@ looked for beside it: VisA's split_csv lies next to the folder of a class.)
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NoReturn
 
 from iadr1_lib.data.checks import require_sound
 from iadr1_lib.data.folders import folder_name, is_inside, list_folders, survey, visible
-from iadr1_lib.data.index import read_file, unknown_categories
+from iadr1_lib.data.index import read_file
 from iadr1_lib.data.layouts import LAYOUTS
 from iadr1_lib.data.masks import mask_location
 from iadr1_lib.data.table import Entry, Problem, Table, refuse, table_of
@@ -36,39 +35,25 @@ def load_samples(
 ) -> Table:
     """The table of a data set's folder, or of an index or meta file.
 
-    Rows come in natural order (2 before 10), the same on every machine. A data set that files no training split is all
-    "test". Types keep the data set's own names.
+    Rows come in natural order, the same on every machine. A data set that files no training split is all "test". Types
+    keep the data set's own names. Pictures are opened no further than their header.
 
     Args:
-        path: a folder in one of LAYOUTS (a data set or one category of it), or a JSON file in the released index or
-            meta format.
+        path: a data set, one category of it, or a JSON file in the released index or meta format.
         layout: its name in LAYOUTS; by default the first that fits.
         benchmark: name of the data set; by default the folder's or the file's.
         root: of a JSON file, the folder that its paths start from; by default the file's own.
         strict: raise at the first link or entry that leads out of the folder, unreadable picture, ill-fitting mask or
-            broken row; False leaves them to :func:`check_health`, which lists them. Pictures are opened no further than
-            their header: :func:`check_health` finds those that are cut off.
-
-    Returns:
-        The rows; in `passed_over` what no row could be made of; in `templates` the reference pictures of an index.
+            broken row; False leaves them to :func:`check_health`, which lists them.
 
     Raises:
         UserError: nothing is there, no layout fits, the layout is unknown, or (strict) something is not sound.
     """
     path = Path(path)
     if os.path.isfile(path):
-        base = Path(root) if root else path.parent
-        source, entries, templates = read_file(path, base)
-        named = [getattr(entry, "benchmark", None) or path.stem for entry in entries]
-        names = [benchmark] * len(entries) if benchmark else named
-        table = table_of(_row(e, base, source, name, "") for e, name in zip(entries, names, strict=True))
-        if source == "index":
-            table.passed_over += unknown_categories((sample.benchmark, sample.category) for sample in table)
-        table.templates = templates
+        table = _load_file(path, Path(root) if root else path.parent, benchmark)
     else:
-        name = layout or find_layout(path)
-        table = table_of(_read_folder(path, name, benchmark))
-        table.passed_over += survey(path, table)
+        table = _load_folder(path, layout or find_layout(path), benchmark)
     if strict:
         refuse(table.passed_over)
         require_sound(table)
@@ -85,17 +70,12 @@ def load_mvtec(root: str | Path, benchmark: str | None = None, *, strict: bool =
     return load_samples(root, "mvtec", benchmark, strict=strict)
 
 
-def find_layout(root: str | Path) -> str:
+def find_layout(root: Path) -> str:
     """The name of the first layout that fits a folder; UserError that lists what is known."""
-    root = Path(root)
-    if os.path.isdir(root):
-        for name, layout in LAYOUTS.items():
-            if layout.parts(root):
-                return name
-    _no_layout(root, LAYOUTS)
+    return next((name for name, layout in LAYOUTS.items() if layout.parts(root)), "") or _no_layout(root, list(LAYOUTS))
 
 
-def _no_layout(root: Path, names: Iterable[str]) -> NoReturn:
+def _no_layout(root: Path, names: list[str]) -> NoReturn:
     """Say why a folder has none of the layouts."""
     if not os.path.isdir(root):
         raise UserError(f"There is no folder {root}: check the path of the data set.")
@@ -103,28 +83,37 @@ def _no_layout(root: Path, names: Iterable[str]) -> NoReturn:
     if not visible(root):
         raise UserError(f"The folder {root} is empty: put a data set there or name another.")
     known = "; ".join(f"{name}: {LAYOUTS[name].looks_like}" for name in names)
-    deeper = next((f for f in list_folders(root, root) for name in names if LAYOUTS[name].parts(f)), None)
-    if deeper:
-        raise UserError(f"{root} has none of the layouts that can be read, but {deeper} has: name that folder.")
-    raise UserError(
-        f"{root} has none of the layouts that can be read ({known}): name a folder that has, or sort it so."
-    )
+    for folder in list_folders(root, root):
+        if any(LAYOUTS[name].parts(folder) for name in names):
+            raise UserError(f"{root} has none of the layouts that can be read, but {folder} has: name that folder.")
+    raise UserError(f"{root} has none of the layouts that can be read ({known}): name another or sort it so.")
 
 
-def _read_folder(root: Path, layout: str, benchmark: str | None) -> Iterator[Sample | Problem]:
+def _load_file(path: Path, root: Path, benchmark: str | None) -> Table:
+    source, entries, templates = read_file(path, root)
+    table = table_of(_row(entry, root, source, benchmark, path.stem, "") for entry in entries)
+    table.templates = templates
+    return table
+
+
+def _load_folder(root: Path, layout: str, benchmark: str | None) -> Table:
     if layout not in LAYOUTS:
         raise UserError(f"no layout is called {layout}: choose from {', '.join(LAYOUTS)}")
-    parts = LAYOUTS[layout].parts(root)
-    if not parts:
-        _no_layout(root, [layout])
+    parts = LAYOUTS[layout].parts(root) or _no_layout(root, [layout])
     is_category = parts == [root] and not LAYOUTS[layout].whole
-    name = benchmark or folder_name(root / ".." if is_category else root)
-    for part in parts:
-        for entry in LAYOUTS[layout].read(part, root):
-            yield _row(entry, root, layout, name, folder_name(part))
+    name = folder_name(root / ".." if is_category else root)
+    table = table_of(
+        _row(entry, root, layout, benchmark, name, folder_name(part))
+        for part in parts
+        for entry in LAYOUTS[layout].read(part, root)
+    )
+    table.passed_over += survey(root, table)
+    return table
 
 
-def _row(entry: Entry | Problem, root: Path, source: str, benchmark: str, category: str) -> Sample | Problem:
+def _row(
+    entry: Entry | Problem, root: Path, source: str, benchmark: str | None, folder: str, category: str
+) -> Sample | Problem:
     """An entry as a sample, as long as picture and mask lie below the root."""
     if isinstance(entry, Problem):
         return entry
@@ -132,9 +121,15 @@ def _row(entry: Entry | Problem, root: Path, source: str, benchmark: str, catego
         if path is not None and not is_inside(path, root):
             message = f"{path} lies outside of {root}: correct the index file, or name another root."
             return Problem("outside", str(path), message)
-    image, split = str(entry.image), entry.split
-    category = entry.category or category
-    if entry.label == "no":
-        return Sample(image, "no", None, None, None, category, benchmark, split, source)
-    mask, place = (str(entry.mask), mask_location(entry.mask)) if entry.mask else (None, None)
-    return Sample(image, "yes", mask, entry.type, place, category, benchmark, split, source)
+    mask, kind = (entry.mask, entry.type) if entry.label == "yes" else (None, None)
+    return Sample(
+        image=str(entry.image),
+        label=entry.label,
+        mask=str(mask) if mask else None,
+        type=kind,
+        location=mask_location(mask) if mask else None,
+        category=entry.category or category,
+        benchmark=benchmark or entry.benchmark or folder,
+        split=entry.split,
+        source=source,
+    )

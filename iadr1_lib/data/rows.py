@@ -57,10 +57,10 @@ def checked_rows(rows: Sequence[Any], stage: Stage, path: Path, *folders: Path) 
     images = list(dict.fromkeys(image for row in checked.values() for image in row[pictures]))
     share_depth(image for image in images if image not in depths)
     with ThreadPoolExecutor() as pool:
-        broken = {image: text for image, text in zip(images, pool.map(_fault, images), strict=True) if text}
+        broken = dict(zip(images, pool.map(_fault, images), strict=True))
     for number, row in checked.items():
-        if fault := next((broken[image] for image in row[pictures] if image in broken), None):
-            faults[number] = fault
+        if messages := list(filter(None, map(broken.get, row[pictures]))):
+            faults[number] = messages[0]
     if faults:
         first, *others = sorted(faults)
         also = f" (faulty, too: {len(others)} more, such as record {others[0]})" if others else ""
@@ -78,10 +78,10 @@ def find_picture(image: str, *folders: Path) -> Path:
     return next((path for path in named if os.path.isfile(path)), folders[0] / image)
 
 
-def _fault(image: str) -> str | None:
-    """Why a picture cannot be opened, or None."""
+def _fault(image: str) -> str:
+    """Why a picture cannot be opened; "" where it can."""
     try:
         open_image(image)
     except UserError as error:
         return str(error)
-    return None
+    return ""

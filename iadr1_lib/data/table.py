@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -29,7 +29,6 @@ KINDS = {
     "misplaced": "defective pictures among the training pictures; not read",
     "no label": "a picture of which the data set does not say whether it is normal; not read",
     "broken row": "a row of an index or table that does not say what it must; not read",
-    "unknown category": "entries of an index whose category its data set does not have",
     "in between": "a picture that its data set calls neither normal nor defective; not read",
     "unreadable": "a picture, mask or folder that cannot be read",
     "mask size": "a mask of another size than its picture",
@@ -46,7 +45,7 @@ KINDS = {
     "duplicate across data sets": "the same bytes as a picture of another data set",
 }
 # While these stand, a table would be wrong or lack pictures: a strict reader refuses them.
-_REFUSED = frozenset({"outside", "misplaced", "no label", "broken row", "unknown category", "unreadable"})
+_REFUSED = frozenset({"outside", "misplaced", "no label", "broken row", "unreadable"})
 
 
 @dataclass(frozen=True)
@@ -74,10 +73,7 @@ class Entry(NamedTuple):
 
 
 class Table(list[Sample]):
-    """A reader's rows; in `passed_over`, what it met and could make no row of; in `templates`, an index's references.
-
-    A selection of rows is a plain list: give the whole table to :func:`check_health`.
-    """
+    """A reader's rows; in `passed_over`, what it could make no row of; in `templates`, an index's references."""
 
     def __init__(self, samples: Iterable[Sample] = (), passed_over: Iterable[Problem] = ()) -> None:
         super().__init__(samples)
@@ -102,12 +98,12 @@ def refuse(problems: Iterable[Problem]) -> None:
 
 def samples_table(samples: Iterable[Sample]) -> pd.DataFrame:
     """One row per sample, one column per field of :class:`Sample`."""
-    return pd.DataFrame([asdict(sample) for sample in samples], columns=[field.name for field in fields(Sample)])
+    return pd.DataFrame(list(samples), columns=[field.name for field in fields(Sample)])
 
 
 def counts(samples: Iterable[Sample]) -> pd.DataFrame:
     """Pictures per benchmark, category and split (columns good, defective, with mask), in order."""
-    table, keys = samples_table(samples), ["benchmark", "category", "split"]
-    good = (table["label"] == "no").astype(int)
-    table = table.assign(good=good, defective=1 - good, **{"with mask": table["mask"].notna().astype(int)})
-    return table.groupby(keys, sort=False)[["good", "defective", "with mask"]].sum().reset_index()
+    table = samples_table(samples)
+    flags = {"good": table["label"] == "no", "defective": table["label"] == "yes", "with mask": table["mask"].notna()}
+    groups = table.assign(**flags).groupby(["benchmark", "category", "split"], sort=False)
+    return groups[list(flags)].sum().reset_index()

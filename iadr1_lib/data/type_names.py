@@ -9,15 +9,16 @@ that are known and fit none of the eight, and of unknown ones; `unmapped` lists 
 
 from __future__ import annotations
 
-import csv
 import re
 from collections import Counter
 from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
 
-from iadr1_lib.answer import CATEGORY_OF_TERM, DEFECT_TYPES
-from iadr1_lib.data.folder_names import says
+import pandas as pd
+
+from iadr1_lib.answer import CATEGORY_OF_FORM, DEFECT_TYPES
+from iadr1_lib.data.folders import says
 from iadr1_lib.errors import UserError
 from iadr1_lib.records import Sample
 from iadr1_lib.runs import project_root
@@ -33,7 +34,7 @@ DATA_SETS = {
     "MPDD": "mpdd",
     "DTD-Synthetic": "dtd dtdsynthetic",
     "DAGM": "dagm dagm2007",
-    "KolektorSDD": "sdd ksdd kolektor kolektorsdd kolektorcrops",
+    "KolektorSDD": "sdd ksdd kolektor kolektorsdd",
     "MagneticTile": "magnetictile magnetictiles magnetictiledefect magnetictiledefectdatasets",
     "ELPV": "elpv elpvnotofthepaper",
 }
@@ -69,32 +70,22 @@ def data_set_named(name: str) -> str | None:
 
 
 def type_table(path: Path | None = None) -> dict[tuple[str, str, str], str]:
-    """(benchmark, category, name) -> type, as the file says it with names in plain form; by default the project's file.
-
-    Raises UserError for a missing or broken file, a type that is none of the eight or "other", and a repeated row.
-    """
+    """(benchmark, category, name in plain form) -> type, from the project's file; UserError where it is faulty."""
     return _read_table(path or project_root() / "data" / "type_names.csv")
 
 
 @cache
 def _read_table(path: Path) -> dict[tuple[str, str, str], str]:
     try:
-        with path.open(newline="", encoding="utf-8") as file:
-            reader = csv.DictReader(file)
-            rows = list(reader)
-    except (OSError, ValueError, csv.Error):
-        raise UserError(f"there is no readable table of type names {path}: get the project's file again") from None
-    if reader.fieldnames != COLUMNS:
-        raise UserError(f"{path} lacks the columns {', '.join(COLUMNS)}: get the project's file again")
-    table: dict[tuple[str, str, str], str] = {}
-    for number, row in enumerate(rows, start=2):
-        key = (row["benchmark"], _plain(row["category"] or ""), _plain(row["name"] or ""))
-        if row["type"] not in (*DEFECT_TYPES, OTHER) or not all(key):
-            raise UserError(f"{path}, line {number}: no names, or a type that is none of the eight: correct it")
-        if key in table:
-            raise UserError(f"{path}, line {number}: {', '.join(key)} stands there twice: remove one")
-        table[key] = row["type"]
-    return table
+        rows = pd.read_csv(path, dtype=str, keep_default_na=False, index_col=False)[COLUMNS]
+    except (OSError, ValueError, KeyError):
+        raise UserError(f"{path} is no table with columns {', '.join(COLUMNS)}: get the project's file again") from None
+    keys = rows[["benchmark"]].assign(category=rows["category"].map(_plain), name=rows["name"].map(_plain))
+    faulty = ~rows["type"].isin([*DEFECT_TYPES, OTHER]) | (keys == "").any(axis=1) | keys.duplicated()
+    if faulty.any():
+        where = f"{path}, line {int(faulty.argmax()) + 2}"
+        raise UserError(f"{where}: no names, names that stand there twice, or a type that is none of the eight")
+    return dict(zip(keys.itertuples(index=False, name=None), rows["type"], strict=True))
 
 
 def _look_up(sample: Sample, name: str) -> str | None:
@@ -105,7 +96,7 @@ def _look_up(sample: Sample, name: str) -> str | None:
     else:  # a folder of another name, but category and defect are as in a data set of the table
         keys = [(known, category, name) for known in _BY_CATEGORY]
     known = next((table[key] for key in [*keys, (_ANY, _ANY, name)] if key in table), None)
-    return known or CATEGORY_OF_TERM.get(name) or (OTHER if says(name) == "bad" else None)
+    return known or CATEGORY_OF_FORM.get(name) or (OTHER if says(name) == "bad" else None)
 
 
 def _names(sample: Sample) -> list[str]:
