@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterator
 from functools import lru_cache
 
-from iadr1_lib.answer import SYNONYMS, cell_of_words, term_forms
+from iadr1_lib.answer import CATEGORY_OF_TERM, SYNONYMS, cell_of_words, term_forms
 
 
 def any_word(*alternatives: str) -> re.Pattern[str]:
@@ -115,14 +115,12 @@ def places_in(text: str) -> Iterator[tuple[str, str]]:
 
 # ---------------------------------------------------------------------------------------------- type
 
-_CATEGORY_OF = {
-    form: category for category, terms in SYNONYMS.items() for term in (category, *terms) for form in term_forms(term)
-}
-_TERM = re.compile(rf"\b(?:{'|'.join(map(re.escape, sorted(_CATEGORY_OF, key=len, reverse=True)))})\b")
+_CATEGORY_OF = {form: category for term, category in CATEGORY_OF_TERM.items() for form in term_forms(term)}
+TERM = any_word(*map(re.escape, sorted(_CATEGORY_OF, key=len, reverse=True)))
 # Terms that name a type wherever they are claimed. All others are everyday words, too, and count where the defect gets
 # its name: "it is a gap", ": wear", "classified as damage".
 _PLAIN_NAMES = ("contamination", "stain", "foreign object", "scratch", "missing parts", "deformation", "abrasion")
-_CLEAR = frozenset(form for term in _PLAIN_NAMES for form in term_forms(term))
+_CLEAR = {form for term in _PLAIN_NAMES for form in term_forms(term)}
 # Other words by which a careful writer names the type: "the rim is bent" is a deformation.
 _ALSO_NAMES = {
     "contamination": r"contaminat\w+|stained|dirty|soiled|smear\w*|smudge\w*",
@@ -145,8 +143,8 @@ _ALONE = re.compile(r"(?:so )?(?:an? |the )?(?:\w+ )?")
 def names_type(text: str, kind: str) -> bool:
     """Whether a text in lower case names a type by its name, a synonym or a word of the same family."""
     if kind in SYNONYMS:
-        forms = [re.escape(form) for form, category in _CATEGORY_OF.items() if category == kind]
-        name = rf"(?:{'|'.join(forms)}|{_ALSO_NAMES[kind]})\b"
+        words = [*(form for form, category in _CATEGORY_OF.items() if category == kind), _ALSO_NAMES[kind]]
+        name = rf"(?:{'|'.join(words)})\b"
     else:  # any word of the data set's own name, in any ending: "crack", "cracked"
         name = rf"(?:{'|'.join(map(re.escape, plain(kind.replace('_', ' ')).split()))})"
     return re.search(rf"(?<!\bno )(?<!\bnot )(?<!\bnot a )(?<!\bnor )\b{name}", text) is not None
@@ -159,7 +157,7 @@ def types_claimed(text: str, own_word: bool = False) -> Iterator[tuple[str, str]
     ("bent tip": a deformation of its shape), so every term is taken for an everyday word.
     """
     for statement in statements(text):
-        for found in _TERM.finditer(statement):
+        for found in TERM.finditer(statement):
             term, before, after = found.group(), statement[: found.start()], statement[found.end() :]
             named = (term in _CLEAR and not own_word) or _NAMING.search(before)
             alone = not after and _ALONE.fullmatch(before)
@@ -196,6 +194,7 @@ _OF_THE_REST = any_word(
 )
 # Where faults are spoken of in general, in the text on a normal picture.
 _IN_GENERAL = any_word("where|tend|often|usual(?:ly)?|typical(?:ly)?|common(?:ly)?|such as|for|kinds? of|hard")
+_NAMES_FAULT = re.compile(rf"\b(?!flawless\b|faultless\b){FAULT}\b(?! free\b)")
 _NOTICES = any_word(
     r"stands? out|differs?|out of place|interrupt(?:s|ed)|damage|(?:be|is) rejected|answer is yes|fails inspection",
     r"(?:is|are|has been|looks?) (?:\w+ly )?(?:broken|damaged|missing|scratched|torn|cracked|bent|stained|not normal)",
@@ -209,26 +208,25 @@ def says_fine(text: str, cell: str | None) -> str | None:
     before = ""
     for statement in statements(text):
         about = f"{before} {statement}" if re.match(r"(?:it|this|that|so|is|are)\b", statement) else statement
-        of_the_rest = _OF_THE_REST.search(statement.replace("from the rest", ""))  # "no place differs from the rest"
-        places = {place for place, _ in places_in(statement)}
-        if not (of_the_rest or (places and not places & here)):
-            for found in filter(None, (pattern.search(statement) for pattern in _SAYS_FINE)):
-                subject = found.groupdict().get("subject")
-                look_alike = subject in (None, "it", "this", "that") and BENIGN.search(about)
-                if not (look_alike or (subject and _DENIES_BEFORE.search(found.group()))):
-                    return found.group()
         before = statement
+        places = {place for place, _ in places_in(statement)}
+        of_the_rest = _OF_THE_REST.search(statement.replace("from the rest", ""))  # "no place differs from the rest"
+        if of_the_rest or (places and not places & here):
+            continue
+        for found in filter(None, (pattern.search(statement) for pattern in _SAYS_FINE)):
+            subject = found.groupdict().get("subject")
+            look_alike = subject in (None, "it", "this", "that") and BENIGN.search(about)
+            if not (look_alike or (subject and _DENIES_BEFORE.search(found.group()))):
+                return found.group()
     return None
 
 
 def says_faulty(text: str) -> str | None:
     """Words by which the text on a normal picture claims a defect, or None."""
     for statement in statements(text):
-        for found in re.finditer(rf"\b{FAULT}\b(?! free\b)", statement):
-            harmless = _IN_GENERAL.search(statement) or found.group() in ("flawless", "faultless")
-            if not (harmless or denied(statement, found)):
+        names = () if _IN_GENERAL.search(statement) else _NAMES_FAULT.finditer(statement)
+        notices = () if BENIGN.search(statement) else _NOTICES.finditer(statement)
+        for found in (*names, *notices):
+            if not denied(statement, found):
                 return found.group()
-        notices = _NOTICES.search(statement)
-        if notices and not BENIGN.search(statement) and not denied(statement, notices):
-            return notices.group()
     return next((term for _, term in types_claimed(text)), None)

@@ -15,7 +15,8 @@ from typing import Protocol
 
 import yaml
 
-from iadr1_lib.answer import CELLS, DEFECT_TYPES, SYNONYMS, term_forms
+from iadr1_lib.answer import CELLS, DEFECT_TYPES
+from iadr1_lib.expert_ad.claims import TERM
 from iadr1_lib.expert_ad.facts import Facts
 from iadr1_lib.records import Sample
 
@@ -95,20 +96,16 @@ def teacher_vocabulary() -> list[str]:
 
 
 # Names of folders that are no words for a thing, or that would be read as a claim: "train 007", "mask set", "left arm".
-_CLAIMS = "|".join(
-    re.escape(form) for kind in SYNONYMS for term in (kind, *SYNONYMS[kind]) for form in term_forms(term)
-)
 _NO_THING = re.compile(
     r"[^a-z ]|\b(?:(?:data|mask|label|image|picture|photo|test|train|good|bad|normal|set|defect|anomal)\w*|ok|ng|"
-    r"ground|truth|other|top|upper|bottom|lower|left|right|center|centre|middle|"
-    rf"{_CLAIMS})\b"
+    r"ground|truth|other|top|upper|bottom|lower|left|right|center|centre|middle)\b"
 )
 
 
 def item_named(category: str) -> str:
     """What a text calls the thing in the picture: the category's name, or "item" where that is no word for it."""
     name = category.replace("_", " ").lower().strip()
-    return "item" if not name or _NO_THING.search(name) else name
+    return "item" if not name or _NO_THING.search(name) or TERM.search(name) else name
 
 
 def full_reasoning(facts: Facts, item: str, rng: random.Random) -> str:
