@@ -27,7 +27,7 @@ import pandas as pd
 from iadr1_lib.answer import GRID
 from iadr1_lib.data import content_hash, depth_of, image_size, known_depths, mask_files, sample_problems, take_depths
 from iadr1_lib.errors import UserError
-from iadr1_lib.expert_ad.facts import Facts, facts_of
+from iadr1_lib.expert_ad.facts import facts_of
 from iadr1_lib.expert_ad.teachers import Task, Teacher
 from iadr1_lib.expert_ad.verification import NEAR_DUPLICATE, RULES, Verifier
 from iadr1_lib.files import Journal, json_lines, write_json, write_text
@@ -184,6 +184,9 @@ def build_records(
 
     Returns:
         Records in the samples' order; every other sample is in `rejected`, with rules and sentences.
+
+    Raises:
+        UserError: as `facts_of`, which `draw_sets` spares; or the journal was begun with other settings.
     """
     kept = Journal(journal) if journal else None
     settings = {"teacher": teacher.key, "tries": tries, "grid": grid, "repeats": repeats, "format": 2}
@@ -231,13 +234,10 @@ def _decide(
     """
     rows: dict[str, dict[str, Any]] = {}
     tasks = []
-    for sample, facts in zip(samples, _map(partial(_facts_or_error, grid=grid), samples, workers), strict=True):
+    for sample, facts in zip(samples, _map(partial(facts_of, grid=grid), samples, workers), strict=True):
         known = {"image": sample.image, "label": sample.label, "category": sample.category, "of": _identity(sample)}
-        row = rows[sample.image] = known | {"reasoning": "", "failed": {}, "refused": [], "tries": 0, "record": None}
-        if isinstance(facts, Facts):
-            tasks.append(Task(sample, facts))
-        else:
-            yield row | {"failed": {"measured": facts}, "refused": ["measured"]}
+        rows[sample.image] = known | {"reasoning": "", "failed": {}, "refused": [], "tries": 0, "record": None}
+        tasks.append(Task(sample, facts))
     for attempt in range(1, tries + 1):
         again = []
         for task, draft in zip(tasks, teacher.write(tasks), strict=True):
@@ -271,13 +271,6 @@ def _record(task: Task, reasoning: str) -> Record:
     s, facts = task.sample, task.facts
     place, kind, depth = facts.location, facts.defect_type, depth_of(s.image)
     return Record(s.image, s.label, place, kind, s.category, reasoning, s.benchmark, facts.grid, depth)
-
-
-def _facts_or_error(sample: Sample, grid: int) -> Facts | str:
-    try:
-        return facts_of(sample, grid)
-    except UserError as error:
-        return str(error)
 
 
 # ---------------------------------------------------------------------------------------------- export
