@@ -282,7 +282,7 @@ def report_of(
     """Counts of records by label, type, place and category, rejections by rule, and what the set was made with."""
     drawn, records = drawn or Drawn(), built.records
     texts = pd.Series([r.reasoning for r in records], dtype=str)
-    words, sentences = texts.str.split().str.len(), texts.str.count(r"[.!?](?: |\Z)")
+    words, sentences = texts.str.count(r"\S+"), texts.str.count(r"[.!?](?: |\Z)")
     return {
         "teacher": built.teacher,
         "made with": made_with or {},
@@ -303,7 +303,7 @@ def report_of(
 
 def _tallies(records: Sequence[Record]) -> dict[str, dict[str, int]]:
     """Records by each attribute, the most frequent value first; labels in the records' order."""
-    tallies = {"label": dict(Counter(r.label for r in records))}
+    tallies: dict[str, dict[str, int]] = {"label": dict(Counter(str(r.label) for r in records))}
     for name in ("type", "location", "category", "benchmark"):
         counts = Counter(value for r in records if (value := getattr(r, name)))
         tallies["data set" if name == "benchmark" else name] = dict(counts.most_common())

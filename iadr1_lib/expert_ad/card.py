@@ -64,9 +64,9 @@ def licence_of(data_set: str) -> str:
     file = project_root() / "data" / "licences.csv"
     licences = pd.read_csv(file, index_col="data_set", dtype=str, keep_default_na=False)
     name = data_set_named(data_set)
-    if name not in licences.index:
+    if name is None or name not in licences.index:
         return "not known: look it up before you share"
-    licence, see = map(str, licences.loc[name, ["licence", "see"]])
+    licence, see = (str(licences.loc[name, column]) for column in ("licence", "see"))
     return f"{licence} ({see})" if see else licence
 
 
@@ -97,6 +97,6 @@ def write_card(folder: Path, report: dict[str, Any]) -> Path:
 
 
 def _markdown(table: pd.DataFrame) -> str:
-    rows = [list(table), ["---"] * table.shape[1], *table.astype(str).to_numpy().tolist()]
+    rows = [[str(name) for name in table], ["---"] * table.shape[1], *table.astype(str).to_numpy().tolist()]
     lines = [" | ".join(cell.replace("|", "\\|") for cell in row) for row in rows]
     return "\n".join(f"| {line} |" for line in lines)

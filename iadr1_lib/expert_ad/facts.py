@@ -226,7 +226,7 @@ def facts_of(sample: Sample, grid: int = GRID) -> Facts:
             of it or is of another size.
     """
     note, image = note_of(sample.image), np.asarray(open_image(sample.image))
-    common = {"look_alike": note.get("look_alike"), "look_alike_cell": note.get("look_alike_cell")}
+    common: dict[str, Any] = {"look_alike": note.get("look_alike"), "look_alike_cell": note.get("look_alike_cell")}
     common |= {"surface": survey_surface(image, grid), "grid": grid}
     if sample.label == "no":
         return Facts(label="no", **common)
@@ -236,5 +236,5 @@ def facts_of(sample: Sample, grid: int = GRID) -> Facts:
     if not says_where(mask) or mask.shape != image.shape[:2]:
         why = "has another size than its picture" if says_where(mask) else "marks nothing or most of its picture"
         raise UserError(f"The mask {sample.mask} {why}: replace it or leave the image out")
-    measured = {"location": cell_of_mask(mask, grid), "defect_type": category_of(sample), **measure(image, mask, grid)}
-    return Facts(label="yes", **measured, **common)
+    place, kind = cell_of_mask(mask, grid), category_of(sample)
+    return Facts("yes", place, kind, **measure(image, mask, grid), **common)

@@ -140,9 +140,9 @@ def full_reasoning(facts: Facts, item: str, rng: random.Random) -> str:
         sentences.append(write("fits" if meaning else "no_kind", type=kind, meaning=meaning))
         return " ".join([*sentences, write("verdict", severity=facts.severity)])
     if surface is not None:
-        share = "only a few" if surface.difference < 0.03 else f"about {100 * surface.difference:.0f}"
-        cells = {"brightest": _at(facts, surface.brightest), "darkest": _at(facts, surface.darkest)}
-        sentences.append(write("range", apart=f"{share} percent of the range from black to white", **cells))
+        percent = "only a few" if surface.difference < 0.03 else f"about {100 * surface.difference:.0f}"
+        extremes = {"brightest": _at(facts, surface.brightest), "darkest": _at(facts, surface.darkest)}
+        sentences.append(write("range", apart=f"{percent} percent of the range from black to white", **extremes))
         lively = "lively" if surface.unrest > 1.5 else "steady"
         sentences.append(write(lively, liveliest=_at(facts, surface.liveliest)))
     if facts.look_alike and facts.look_alike_cell:

@@ -14,9 +14,8 @@ from math import ceil
 from iadr1_lib.answer import SYNONYMS, cell_names, matches_format
 from iadr1_lib.expert_ad.claims import (
     BENIGN,
-    FAULT,
-    GOOD,
     MARK,
+    WORDS,
     any_word,
     denied,
     names_type,
@@ -154,7 +153,8 @@ def _type(record: Record, facts: Facts | None) -> str | None:
 _SIZES = {"small": "small|tiny", "medium": "medium", "large": "large|big|huge"}
 _TONES = {"dark": "dark|darker|black", "bright": "bright|brighter|white|pale"}
 _DESCRIBED = re.compile(
-    rf"\b(?:an?|the) (?:\w+,? ){{0,3}}{MARK}\b|\b(?:it|this|that|which|{MARK}) (?:is|looks|appears) (?:\w+ly )?\w+"
+    rf"\b(?:an?|the) (?:\w+,? ){{0,3}}{MARK.pattern}"
+    rf"|\b(?:it|this|that|which|{MARK.pattern}) (?:is|looks|appears) (?:\w+ly )?\w+"
 )
 
 
@@ -172,24 +172,10 @@ def _size_and_tone(record: Record, facts: Facts | None) -> str | None:
     return None
 
 
-_TOLD = "(?:told|informed|given|provided|supplied|asked|instructed|stated|mentioned)"
-_SOURCE = "(?:information|data|facts?|hints?|location|place|type|position|description|details?|values?|answer)"
-# A label can be a part of the item: "the printed label", "the label of the bottle".
-_LEAK = any_word(
-    r"masks?|ground truth|annotat\w+|metadata|according to|bounding box\w*|segmentation|heat ?maps?|data ?sets?",
-    r"(?<!printed )(?<!paper )(?<!product )label(?:s|led|ed|ling)?(?! (?:on|of) the (?!image|picture|data))",
-    rf"as (?:was )?{_TOLD}|{_SOURCE} (?:i was|was|were|is|are) {_TOLD}|{_SOURCE} {_TOLD}",
-    rf"(?:{_TOLD}|known|expected) (?:\w+ )?{_SOURCE}|(?:i|we) (?:am|are|was|were|have been) {_TOLD}",
-    r"(?:you|the (?:user|task|question|text)) (?:said|gave|(?:tell|told|stat|mention|suggest|ask)\w*)",
-    r"the (?:\w+ )?(?:facts|hints?|prompt|instructions?)|your prompt|known (?:defect|anomaly|fault)",
-    r"(?:file|image) ?(?:names?|paths?)|folders?|(?:correct|right|reference|expected|true) answer",
-)
-
-
 @_rule("no leak of the label's origin", "At the top left the mask shows a small dark line.")
 def _leak(record: Record, facts: Facts | None) -> str | None:
     """The model would learn to lean on a mask or a label, which a new picture does not bring."""
-    leak = _LEAK.search(plain(record.reasoning))
+    leak = WORDS["leak"].search(plain(record.reasoning))
     return leak and f'Write only what can be seen in the picture: leave out "{leak.group().strip()}".'
 
 
@@ -217,18 +203,11 @@ def _length(record: Record, facts: Facts | None) -> str | None:
     return None
 
 
-_VERDICT = any_word(
-    rf"{FAULT}(?! type)|(?<!what is )normal(?! range)|reject\w*|accept\w*",
-    r"pass(?:es|ed)?|fails?|in order|in \w+ condition",
-    rf"(?:item|part|object|product|piece|sample|this \w+) (?:\w+ ){{0,3}}{GOOD}",
-)
-
-
 @_rule("decision stated", end="")
 def _decision(record: Record, facts: Facts | None) -> str | None:
     """The answer tag would come out of nothing, since the reasoning ends before it decides."""
     end = statements(" ".join(sentences(record.reasoning)[-2:]))
-    if any(_VERDICT.search(statement) and not BENIGN.search(statement) for statement in end):
+    if any(WORDS["verdict"].search(statement) and not BENIGN.search(statement) for statement in end):
         return None
     verdict = "an anomaly, and how severe it is" if record.label == "yes" else "normal"
     return f"End with the decision: say that it is {verdict}."
