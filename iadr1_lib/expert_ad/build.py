@@ -78,9 +78,8 @@ def draw_sets(
     fewest = min(len(normal), len(defective))
     if fewest < 2:
         raise UserError(
-            f"Expert-AD needs two normal pictures and two defective ones with masks at least; there are "
-            f"{len(normal)} and {len(defective)} that can be used, and {len(turned_away)} were turned away "
-            f"({', '.join(_reasons(turned_away)) or 'for nothing'}): add pictures"
+            f"Expert-AD needs two normal and two defective pictures with masks at least; there are {len(normal)} and "
+            f"{len(defective)}, and {len(turned_away)} were turned away ({', '.join(_reasons(turned_away))}): add some"
         )
     if sizes is None:
         whole = min(2 * fewest, sum(PAPER_SIZES))
@@ -89,8 +88,7 @@ def draw_sets(
     needed = sum(-(-size // 2) for size in sizes)
     if needed > fewest:
         raise UserError(
-            f"{sizes[0]} + {sizes[1]} pictures need {needed} of each label, and there are {len(normal)} normal and "
-            f"{len(defective)} defective ones: ask for fewer, or add a data set"
+            f"{sizes} pictures need {needed} of each label, and there are {fewest}: ask for fewer, or add some"
         )
     no, yes = iter(normal), iter(defective)
     sets = [_in_turn(islice(no, size // 2), islice(yes, -(-size // 2))) for size in sizes]
@@ -247,8 +245,10 @@ def _decide(
                 row["refused"].append(NO_DRAFT)
                 yield row
                 continue
-            record = _record(task, draft.reasoning)
-            failed = verifier.examine(record, task.facts)
+            s, facts = task.sample, task.facts
+            labels = (s.label, facts.location, facts.defect_type, s.category)
+            record = Record(s.image, *labels, draft.reasoning, s.benchmark, grid, depth_of(s.image))
+            failed = verifier.examine(record, facts)
             row |= {"reasoning": record.reasoning, "failed": failed, "tries": attempt}
             row["refused"] += failed
             if not failed:
@@ -265,12 +265,6 @@ def _identity(sample: Sample) -> str:
     """Changes with the picture, its mask and its labels: a journal's row holds for these only."""
     paths = [Path(sample.image), *(mask_files(sample.mask) if sample.mask else [])]
     return " ".join([*(content_hash(path) for path in paths if path.is_file()), sample.label, str(sample.type)])
-
-
-def _record(task: Task, reasoning: str) -> Record:
-    s, facts = task.sample, task.facts
-    place, kind, depth = facts.location, facts.defect_type, depth_of(s.image)
-    return Record(s.image, s.label, place, kind, s.category, reasoning, s.benchmark, facts.grid, depth)
 
 
 # ---------------------------------------------------------------------------------------------- export
@@ -351,9 +345,7 @@ def export(
     """
     records = built.records
     if both := {r.image for r in records} & {r.image for r in sc_grpo}:
-        raise UserError(
-            f"{len(both)} images are in both the PA-SFT and the SC-GRPO set, such as {min(both)}: split again"
-        )
+        raise UserError(f"{len(both)} images are in both PA-SFT's and SC-GRPO's set, such as {min(both)}: split again")
     report = report_of(built, sc_grpo, drawn, made_with)
     files = {
         "pa_sft": [pa_sft_row(r) for r in records],
@@ -385,8 +377,7 @@ def one_shot_rows(records: Sequence[Record], seed: int, spare: Sequence[Sample] 
     record for which there is none is left out.
     """
     rng = random.Random(seed)
-    unused: defaultdict[tuple[str, str], list[str]] = defaultdict(list)
-    own: defaultdict[tuple[str, str], list[str]] = defaultdict(list)
+    unused, own = defaultdict[tuple[str, str], list[str]](list), defaultdict[tuple[str, str], list[str]](list)
     for references, pictures in ((unused, spare), (own, records)):
         for picture in pictures:
             if picture.label == "no":

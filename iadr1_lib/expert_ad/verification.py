@@ -12,21 +12,8 @@ from dataclasses import dataclass
 from math import ceil
 
 from iadr1_lib.answer import SYNONYMS, cell_names, matches_format
-from iadr1_lib.expert_ad.claims import (
-    BENIGN,
-    MARK,
-    WORDS,
-    any_word,
-    denied,
-    names_type,
-    places_in,
-    plain,
-    says_faulty,
-    says_fine,
-    sentences,
-    statements,
-    types_claimed,
-)
+from iadr1_lib.expert_ad import claims
+from iadr1_lib.expert_ad.claims import BENIGN, MARK, WORDS, any_word, plain, sentences, statements
 from iadr1_lib.expert_ad.facts import Facts
 from iadr1_lib.records import Record
 
@@ -113,7 +100,7 @@ def _place(record: Record, facts: Facts | None) -> str | None:
         return None
     allowed = {cell, *(facts.other_cells if facts else ())}
     if record.grid == 3:
-        places = list(places_in(record.reasoning))
+        places = list(claims.places_in(record.reasoning))
         named = {place for place, how in places if how != "clear"} or {place for place, _ in places}
         # A coarser name of the same place is no contradiction: "top left" may later be "the left".
         allowed |= {*cell.split(), (facts.look_alike_cell if facts else None) or cell}
@@ -139,11 +126,11 @@ def _type(record: Record, facts: Facts | None) -> str | None:
     if record.label == "no" or not kind:
         return None
     text, own = plain(record.reasoning), plain(kind.replace("_", " "))
-    if own not in _NAMELESS and not names_type(text, kind):
+    if own not in _NAMELESS and not claims.names_type(text, kind):
         return f'The defect is of type "{own}": name it so.'
     if kind not in SYNONYMS:  # a data set's own name may hold a category's: "scratch head"
         text = re.sub(rf"\b{re.escape(own)}\b", "_", text)
-    for category, term in types_claimed(text, own_word=kind not in SYNONYMS):
+    for category, term in claims.types_claimed(text, own_word=kind not in SYNONYMS):
         rubbed = kind == "abrasion" and term == "scratches"  # a rubbed field is made of fine scratches
         if category != kind and not rubbed:
             return f'The defect is of type "{own}": do not call it "{term}".'
@@ -164,9 +151,9 @@ def _size_and_tone(record: Record, facts: Facts | None) -> str | None:
     if facts is None or record.label == "no":
         return None
     for statement in statements(record.reasoning):
-        claims = " ".join(m.group() for m in _DESCRIBED.finditer(statement) if not denied(statement, m))
+        described = " ".join(m.group() for m in _DESCRIBED.finditer(statement) if not claims.denied(statement, m))
         for measured, words in ((facts.size, _SIZES), (facts.tone, _TONES)):
-            seen = {look for look, forms in words.items() if any_word(forms).search(claims)}
+            seen = {look for look, forms in words.items() if any_word(forms).search(described)}
             if seen and measured and measured not in seen and not BENIGN.search(statement):
                 return f"By measurement the defect is {measured}: do not call it {min(seen)}."
     return None
@@ -183,9 +170,9 @@ def _leak(record: Record, facts: Facts | None) -> str | None:
 def _contradiction(record: Record, facts: Facts | None) -> str | None:
     """The reasoning would argue against its own answer, and the model would learn to follow neither."""
     if record.label == "yes":
-        words = says_fine(record.reasoning, record.location)
+        words = claims.says_fine(record.reasoning, record.location)
         return words and f'The picture shows a defect: do not write "{words}".'
-    words = says_faulty(record.reasoning)
+    words = claims.says_faulty(record.reasoning)
     return words and f'The picture is normal: do not write "{words}" as if it were there.'
 
 
