@@ -27,6 +27,13 @@ TEXTS = Path(__file__).parent / "texts" / "reasoning.json"
 
 DATA = json.loads(TEXTS.read_text(encoding="utf-8"))
 PLANTED = DATA["planted"]
+GOOD_YES = Record(
+    "a.png", "yes", "top left", "scratch", "bolt",
+    "I scan the whole image. At the top left I see a small dark line. It is a scratch. The anomaly is clear.",
+)  # fmt: skip
+GOOD_NO = Record(
+    "b.png", "no", None, None, "bolt", "I scan the whole image. Nothing stands out in any region. I find no anomaly."
+)
 
 
 def _sentences(text: str) -> list[str]:

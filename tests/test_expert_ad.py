@@ -16,6 +16,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from conftest import read_json
+from corruptions import GOOD_NO, GOOD_YES
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
@@ -24,22 +25,10 @@ from iadr1_lib import world as synthetic
 from iadr1_lib.answer import CELLS, DEFECT_TYPES, QUESTION, cell_box, cell_names, matches_format, parse_answer
 from iadr1_lib.data import labelled, load_mvtec, open_image
 from iadr1_lib.errors import UserError
-from iadr1_lib.expert_ad import (
-    RULES,
-    Draft,
-    Facts,
-    RuleTeacher,
-    Task,
-    build,
-    facts_of,
-    failures,
-    measure,
-    short_reasoning,
-    teacher_vocabulary,
-)
+from iadr1_lib.expert_ad import RULES, Draft, Facts, RuleTeacher, Task, build, facts_of, failures
 from iadr1_lib.expert_ad import card as data_card
-from iadr1_lib.expert_ad.facts import Surface, survey_surface
-from iadr1_lib.expert_ad.teachers import full_reasoning, item_named
+from iadr1_lib.expert_ad.facts import Surface, measure, survey_surface
+from iadr1_lib.expert_ad.teachers import full_reasoning, item_named, short_reasoning, teacher_vocabulary
 from iadr1_lib.expert_ad.verification import NEAR_DUPLICATE
 from iadr1_lib.records import Record, Sample, answer_only, pa_sft_row, read_rows, sc_grpo_row
 from iadr1_lib.reporting import severity_of
@@ -73,13 +62,6 @@ def drawn(tmp_path_factory: pytest.TempPathFactory) -> list[Sample]:
     root = tmp_path_factory.mktemp("world") / "w"
     synthetic.write_world(root, synthetic.train_families(16), 160, seed=4)
     return load_mvtec(root)
-
-
-@pytest.fixture(scope="module")
-def records(drawn: list[Sample]) -> list[Record]:
-    built = build.build_records(drawn, RuleTeacher(0, short=True), repeats=True)
-    assert built.rejected == []
-    return built.records
 
 
 # ---------------------------------------------------------------------------------------------- facts
@@ -313,29 +295,17 @@ def test_whatever_is_measured_whole_sentences_pass_every_rule(facts: Facts, seed
         assert facts.step in reasoning and str(facts.defect_type) in reasoning
 
 
-def test_every_record_of_a_drawn_world_passes_and_states_the_labels(drawn: list[Sample], records: list[Record]) -> None:
-    assert [(r.image, r.label, r.location, r.type) for r in records] == [
-        (s.image, s.label, s.location, s.type) for s in drawn
-    ]
-    assert all(failures(r) == {} for r in records)
-    assert any(r.label == "no" and "knot" in r.reasoning for r in records)
-
-
-def test_records_repeat_with_the_seed_and_change_with_another(drawn: list[Sample], records: list[Record]) -> None:
-    assert build.build_records(drawn, RuleTeacher(0, short=True), repeats=True).records == records
-    other = build.build_records(drawn, RuleTeacher(1, short=True), repeats=True).records
-    assert sum(a.reasoning != b.reasoning for a, b in zip(records, other, strict=True)) > len(records) / 2
+def test_records_of_a_drawn_world_state_its_labels_and_change_with_the_seed_only(drawn: list[Sample]) -> None:
+    first, again, other = (
+        build.build_records(drawn, RuleTeacher(seed, short=True), repeats=True).records for seed in (0, 0, 1)
+    )
+    labels = [(r.image, r.label, r.location, r.type) for r in first]
+    assert labels == [(s.image, s.label, s.location, s.type) for s in drawn]
+    assert any(r.label == "no" and "knot" in r.reasoning for r in first)
+    assert first == again and sum(a != b for a, b in zip(first, other, strict=True)) > len(first) / 2
 
 
 # ---------------------------------------------------------------------------------------------- rejected records
-
-GOOD_YES = Record(
-    "a.png", "yes", "top left", "scratch", "bolt",
-    "I scan the whole image . At the top left I see a small dark line . It is a scratch . The anomaly is clear .",
-)  # fmt: skip
-GOOD_NO = Record(
-    "b.png", "no", None, None, "bolt", "I scan the whole image . Nothing stands out in any region . I find no anomaly ."
-)  # fmt: skip
 
 
 class Parrot:
@@ -353,23 +323,19 @@ class Parrot:
             yield Draft(text, None if text else "refused: it would not")
 
 
-def test_rejected_records_are_kept_with_the_rules_they_failed(make: Maker) -> None:
-    built = build.build_records([make((3, 3, 9, 9))], Parrot("too short .", "too short .", "still too short ."))
-    assert built.records == []
-    (rejected,) = built.rejected
-    assert rejected["reasoning"] == "still too short ."
-    assert {"length", "place agrees", "type agrees"} <= set(rejected["failed"])
-    assert built.counts["length"] == 3 and built.counts["format"] == 0
-
-
-def test_a_second_try_is_told_why_and_may_save_a_record(make: Maker) -> None:
-    teacher = Parrot("too short .", GOOD_YES.reasoning)
-    built = build.build_records([make((3, 3, 9, 9))], teacher)
+def test_a_second_try_is_told_why_and_one_too_many_is_listed_with_its_rules(make: Maker) -> None:
+    sample, teacher = make((3, 3, 9, 9)), Parrot("too short .", GOOD_YES.reasoning)
+    built = build.build_records([sample], teacher)
     assert [r.reasoning for r in built.records] == [GOOD_YES.reasoning]
     assert built.rejected == [] and built.tries == {2: 1}
     first, second = teacher.asked
     assert (first.attempt, first.reasons) == (0, ())
     assert second.attempt == 1 and all(reason.endswith(".") for reason in second.reasons) and second.reasons
+    built = build.build_records([sample], Parrot("too short .", "too short .", "still too short ."))
+    (rejected,) = built.rejected
+    assert built.records == [] and rejected["reasoning"] == "still too short ."
+    assert {"length", "place agrees", "type agrees"} <= set(rejected["failed"])
+    assert built.counts["length"] == 3 and built.counts["format"] == 0
 
 
 def test_a_stopped_run_goes_on_from_its_journal(drawn: list[Sample], tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from collections import Counter
 from dataclasses import replace
 
 import pytest
-from corruptions import CORRUPTIONS, DATA, caught, free_texts, rule_teacher_texts, turned_away
+from corruptions import CORRUPTIONS, DATA, GOOD_NO, GOOD_YES, caught, free_texts, rule_teacher_texts, turned_away
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -18,13 +18,6 @@ from iadr1_lib.expert_ad.verification import NEAR_DUPLICATE, Rule
 from iadr1_lib.records import Record
 
 FREE = [record for record, _ in free_texts()]
-GOOD_YES = Record(
-    "a.png", "yes", "top left", "scratch", "bolt",
-    "I scan the whole image. At the top left I see a small dark line. It is a scratch. The anomaly is clear.",
-)  # fmt: skip
-GOOD_NO = Record(
-    "b.png", "no", None, None, "bolt", "I scan the whole image. Nothing stands out in any region. I find no anomaly."
-)
 
 
 @pytest.fixture(scope="module", params=["short", "full", "free"])
