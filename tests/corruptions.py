@@ -25,58 +25,14 @@ from iadr1_lib.records import Record
 Pairs = list[tuple[Record, Facts | None]]  # records with what was measured of their pictures
 TEXTS = Path(__file__).parent / "texts" / "reasoning.json"
 
-LEAKS = (
-    "The mask marks this spot.",
-    "The ground truth confirms it.",
-    "The annotation shows where it lies.",
-    "As given, the answer is clear.",
-    "According to the label, this is right.",
-    "I was told what to look for.",
-    "The provided information agrees with this.",
-    "The metadata says the same.",
-    "The file name says as much.",
-    "The picture comes from the folder of such items.",
-    "This fits the given location and type.",
-    "As stated in the task, this is what the picture shows.",
-    "The labeled region agrees with what I see.",
-    "The bounding box lies around it.",
-    "This is consistent with the ground-truth annotation.",
-    "You mentioned this in the prompt.",
-)
-DENIALS = (
-    "I find no anomaly.",
-    "There is no defect.",
-    "So the item is normal.",
-    "The part is not defective.",
-    "The surface is free of anomalies.",
-    "I see nothing abnormal.",
-    "The item looks normal.",
-    "Everything appears to be in order.",
-    "I do not see any defects.",
-    "Nothing stands out.",
-    "There are no visible flaws in the image.",
-    "The product is flawless.",
-    "The object is defect-free.",
-    "The whole surface is intact.",
-    "This isn't an anomaly.",
-    "All regions look alike.",
-)
-CLAIMS = (
-    "It is a clear anomaly.",
-    "There is a scratch.",
-    "I notice a dark stain near the edge.",
-    "The item is defective.",
-    "The part is damaged.",
-    "A crack-like defect runs through it.",
-    "Therefore this is an anomaly of slight severity.",
-    "A foreign object lies on the surface.",
-    "The anomaly is clear.",
-    "This region looks abnormal.",
-    "The surface shows contamination.",
-    "One corner is broken.",
-    "The image contains a flaw.",
-    "It has a severe deformation.",
-    "The item must be rejected.",
+DATA = json.loads(TEXTS.read_text(encoding="utf-8"))
+PLANTED = DATA["planted"]
+GOOD_YES = Record(
+    "a.png", "yes", "top left", "scratch", "bolt",
+    "I scan the whole image. At the top left I see a small dark line. It is a scratch. The anomaly is clear.",
+)  # fmt: skip
+GOOD_NO = Record(
+    "b.png", "no", None, None, "bolt", "I scan the whole image. Nothing stands out in any region. I find no anomaly."
 )
 
 
@@ -132,12 +88,12 @@ def wrong_size(record: Record, rng: random.Random) -> Record:
 
 def leaked_label(record: Record, rng: random.Random) -> Record:
     """A sentence that says where the label came from."""
-    return _put_in(record, rng.choice(LEAKS), rng)
+    return _put_in(record, rng.choice(PLANTED["leaks"]), rng)
 
 
 def contradicted(record: Record, rng: random.Random) -> Record:
     """A sentence that argues against the label."""
-    return _put_in(record, rng.choice(DENIALS if record.label == "yes" else CLAIMS), rng)
+    return _put_in(record, rng.choice(PLANTED["denials" if record.label == "yes" else "claims"]), rng)
 
 
 def truncated(record: Record, rng: random.Random) -> Record:
@@ -165,7 +121,7 @@ ONLY_DEFECTIVE = ("wrong place", "wrong type", "wrong size")
 
 def free_texts() -> Pairs:
     """Sound reasoning in free English, written by hand; nothing was measured."""
-    rows = [row for row in json.loads(TEXTS.read_text(encoding="utf-8"))["records"] if not row["fails"]]
+    rows = [row for row in DATA["records"] if not row["fails"]]
     return [
         (Record(f"{i}.png", row["label"], row.get("location"), row.get("type"), "bolt", row["text"]), None)
         for i, row in enumerate(rows)

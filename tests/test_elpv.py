@@ -12,7 +12,7 @@ from pictures import one_sentence
 from PIL import Image
 
 from iadr1_lib.data import elpv
-from iadr1_lib.expert_ad.card import _licence
+from iadr1_lib.expert_ad.card import licence_of
 
 # (module, probability, cells)
 CELLS = [
@@ -80,7 +80,7 @@ def test_without_a_sound_package_one_sentence_says_how_to_get_it(
 
 
 def test_the_licence_is_known() -> None:
-    assert "CC BY-NC-SA 4.0" in _licence(elpv.NAME)
+    assert "CC BY-NC-SA 4.0" in licence_of(elpv.NAME)
 
 
 @pytest.mark.skipif(find_spec("elpv_dataset") is None, reason="the package elpv-dataset is not installed: extra real")

@@ -16,6 +16,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from conftest import read_json
+from corruptions import GOOD_NO, GOOD_YES
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
@@ -24,25 +25,11 @@ from iadr1_lib import world as synthetic
 from iadr1_lib.answer import CELLS, DEFECT_TYPES, QUESTION, cell_box, cell_names, matches_format, parse_answer
 from iadr1_lib.data import labelled, load_mvtec, open_image
 from iadr1_lib.errors import UserError
-from iadr1_lib.expert_ad import (
-    NEAR_DUPLICATE,
-    RULES,
-    Draft,
-    Facts,
-    RuleTeacher,
-    Surface,
-    Task,
-    build,
-    facts_of,
-    failures,
-    full_reasoning,
-    item_named,
-    measure,
-    short_reasoning,
-    survey_surface,
-    teacher_vocabulary,
-)
+from iadr1_lib.expert_ad import RULES, Draft, Facts, RuleTeacher, Task, build, facts_of, failures
 from iadr1_lib.expert_ad import card as data_card
+from iadr1_lib.expert_ad.facts import Surface, measure, survey_surface
+from iadr1_lib.expert_ad.teachers import full_reasoning, item_named, short_reasoning, teacher_vocabulary
+from iadr1_lib.expert_ad.verification import NEAR_DUPLICATE
 from iadr1_lib.records import Record, Sample, answer_only, pa_sft_row, read_rows, sc_grpo_row
 from iadr1_lib.reporting import severity_of
 
@@ -75,13 +62,6 @@ def drawn(tmp_path_factory: pytest.TempPathFactory) -> list[Sample]:
     root = tmp_path_factory.mktemp("world") / "w"
     synthetic.write_world(root, synthetic.train_families(16), 160, seed=4)
     return load_mvtec(root)
-
-
-@pytest.fixture(scope="module")
-def records(drawn: list[Sample]) -> list[Record]:
-    built = build.build_records(drawn, RuleTeacher(0, short=True), repeats=True)
-    assert built.rejected == []
-    return built.records
 
 
 # ---------------------------------------------------------------------------------------------- facts
@@ -171,14 +151,11 @@ def test_a_large_picture_is_measured_as_its_small_copy() -> None:
         assert measure(*big)[name] == (pytest.approx(value, rel=0.1) if isinstance(value, float) else value), name
 
 
-def test_a_line_on_the_diagonal_is_a_line() -> None:
+def test_the_smallest_the_largest_and_a_diagonal_mask_can_be_measured(make: Maker) -> None:
+    for box in ((3, 3, 4, 4), (3, 3, 4, 5), (0, 0, SIDE, 67)):  # 74 % of the picture
+        facts = facts_of(make(box))
+        assert np.isfinite([facts.area, facts.contrast, facts.elongation]).all()
     assert measure(np.zeros((40, 40, 3), np.uint8), np.eye(40, dtype=bool))["elongation"] > 10
-
-
-@pytest.mark.parametrize("box", [(3, 3, 4, 4), (3, 3, 4, 5), (0, 0, SIDE, 67)], ids=["pixel", "two pixels", "74 %"])
-def test_the_smallest_and_the_largest_mask_can_be_measured(make: Maker, box: tuple[int, int, int, int]) -> None:
-    facts = facts_of(make(box))
-    assert np.isfinite([facts.area, facts.contrast, facts.elongation]).all()
 
 
 def test_a_normal_picture_has_no_place_and_no_type(make: Maker) -> None:
@@ -189,7 +166,12 @@ def test_a_normal_picture_has_no_place_and_no_type(make: Maker) -> None:
 
 @pytest.mark.parametrize(
     ("box", "reason"),
-    [((3, 3, 9, 9), "defect without mask"), (None, "empty mask"), ((0, 0, SIDE, SIDE), "mask marks most")],
+    [
+        ((3, 3, 9, 9), "defect without mask"),
+        ((3, 3, 9, 9), "mask size"),
+        (None, "empty mask"),
+        ((0, 0, SIDE, SIDE), "mask marks most"),
+    ],
 )
 def test_a_defect_whose_mask_says_nothing_is_a_user_error_and_is_turned_away(
     make: Maker, drawn: list[Sample], box: tuple[int, int, int, int] | None, reason: str
@@ -197,6 +179,8 @@ def test_a_defect_whose_mask_says_nothing_is_a_user_error_and_is_turned_away(
     sample = make(box)
     if reason == "defect without mask":
         sample = replace(sample, mask=None)
+    if reason == "mask size":
+        Image.open(str(sample.mask)).resize((9, 9)).save(str(sample.mask))
     with pytest.raises(UserError, match="mask"):
         facts_of(sample)
     sets = build.draw_sets([*drawn, sample], seed=0)
@@ -212,10 +196,7 @@ def test_pictures_may_be_named_from_where_one_stands(
     Image.new("RGB", (SIDE, SIDE), "grey").save(folder / "0.png")
     notes = {"test/good/0.png": {"look_alike": "a smear", "look_alike_cell": "top", "severity": 0.5}}
     (tmp_path / "bolt" / "notes.json").write_text(json.dumps(notes))
-    here = folder
-    for _ in Path(name).parts[:-1]:
-        here = here.parent
-    monkeypatch.chdir(here)
+    monkeypatch.chdir([folder, *folder.parents][name.count("/")])
     sample = Sample(name, "no", None, None, None, "bolt", "set", "test", "mvtec")
     assert facts_of(sample).look_alike == "a smear" and severity_of(name) == 0.5
     (tmp_path / "bolt" / "notes.json").write_text("[1, 2]  a file of the user's own")
@@ -223,8 +204,7 @@ def test_pictures_may_be_named_from_where_one_stands(
 
 
 def test_other_processes_scale_deep_pictures_as_this_one(tmp_path: Path) -> None:
-    for number in range(4):
-        kind = "good" if number < 3 else "glint"
+    for number, kind in enumerate(["good", "good", "good", "glint"]):
         path = tmp_path / "part" / "test" / kind / f"{number}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         pixels = np.full((SIDE, SIDE), 900, np.uint16)
@@ -285,18 +265,9 @@ defects = st.builds(
     look_alike=st.sampled_from([None, *synthetic.LOOK_ALIKES]),
     look_alike_cell=st.sampled_from([None, *CELLS]),
 )
-normals = st.builds(
-    Facts,
-    label=st.just("no"),
-    surface=st.none() | surfaces,
-    look_alike=st.sampled_from([None, *synthetic.LOOK_ALIKES]),
-    look_alike_cell=st.sampled_from([None, *CELLS]),
+normals = defects.map(
+    lambda f: Facts("no", surface=f.surface, look_alike=f.look_alike, look_alike_cell=f.look_alike_cell)
 )
-
-
-def record_of(facts: Facts, seed: int = 0) -> Record:
-    reasoning = short_reasoning(facts, random.Random(seed))
-    return Record("a.png", facts.label, facts.location, facts.defect_type, "bolt", reasoning)
 
 
 own_types = st.sampled_from(["bent tip", "scratch head", "Broken Large", "cut"])
@@ -304,17 +275,14 @@ own_types = st.sampled_from(["bent tip", "scratch head", "Broken Large", "cut"])
 
 @given(st.one_of(defects, normals, st.builds(replace, defects, defect_type=own_types)), st.integers(0, 2**32))
 def test_whatever_is_measured_the_teacher_s_record_passes_every_check(facts: Facts, seed: int) -> None:
-    record = record_of(facts, seed)
+    short = short_reasoning(facts, random.Random(seed))
+    record = Record("a.png", facts.label, facts.location, facts.defect_type, "metal plate", short)
     assert failures(record, facts) == {}
     assert matches_format(record.answer) == facts.label
     read = parse_answer(record.answer)
     assert (read.answer, read.location, read.reasoning) == (facts.label, facts.location, record.reasoning)
-
-
-@given(st.one_of(defects.filter(lambda f: f.defect_type in DEFECT_TYPES), normals), st.integers(0, 2**32))
-def test_the_teacher_uses_no_word_outside_its_vocabulary(facts: Facts, seed: int) -> None:
-    known = {word for line in teacher_vocabulary() for word in line.split()}
-    assert set(record_of(facts, seed).reasoning.split()) <= known
+    if facts.defect_type in (None, *DEFECT_TYPES):
+        assert set(short.split()) <= {word for line in teacher_vocabulary() for word in line.split()}
 
 
 @given(st.one_of(defects, normals), st.integers(0, 2**32))
@@ -327,29 +295,17 @@ def test_whatever_is_measured_whole_sentences_pass_every_rule(facts: Facts, seed
         assert facts.step in reasoning and str(facts.defect_type) in reasoning
 
 
-def test_every_record_of_a_drawn_world_passes_and_states_the_labels(drawn: list[Sample], records: list[Record]) -> None:
-    assert [(r.image, r.label, r.location, r.type) for r in records] == [
-        (s.image, s.label, s.location, s.type) for s in drawn
-    ]
-    assert all(failures(r) == {} for r in records)
-    assert any(r.label == "no" and "knot" in r.reasoning for r in records)
-
-
-def test_records_repeat_with_the_seed_and_change_with_another(drawn: list[Sample], records: list[Record]) -> None:
-    assert build.build_records(drawn, RuleTeacher(0, short=True), repeats=True).records == records
-    other = build.build_records(drawn, RuleTeacher(1, short=True), repeats=True).records
-    assert sum(a.reasoning != b.reasoning for a, b in zip(records, other, strict=True)) > len(records) / 2
+def test_records_of_a_drawn_world_state_its_labels_and_change_with_the_seed_only(drawn: list[Sample]) -> None:
+    first, again, other = (
+        build.build_records(drawn, RuleTeacher(seed, short=True), repeats=True).records for seed in (0, 0, 1)
+    )
+    labels = [(r.image, r.label, r.location, r.type) for r in first]
+    assert labels == [(s.image, s.label, s.location, s.type) for s in drawn]
+    assert any(r.label == "no" and "knot" in r.reasoning for r in first)
+    assert first == again and sum(a != b for a, b in zip(first, other, strict=True)) > len(first) / 2
 
 
 # ---------------------------------------------------------------------------------------------- rejected records
-
-GOOD_YES = Record(
-    "a.png", "yes", "top left", "scratch", "bolt",
-    "I scan the whole image . At the top left I see a small dark line . It is a scratch . The anomaly is clear .",
-)  # fmt: skip
-GOOD_NO = Record(
-    "b.png", "no", None, None, "bolt", "I scan the whole image . Nothing stands out in any region . I find no anomaly ."
-)  # fmt: skip
 
 
 class Parrot:
@@ -367,31 +323,19 @@ class Parrot:
             yield Draft(text, None if text else "refused: it would not")
 
 
-def test_rejected_records_are_kept_with_the_rules_they_failed(make: Maker) -> None:
-    built = build.build_records([make((3, 3, 9, 9))], Parrot("too short .", "too short .", "still too short ."))
-    assert built.records == []
-    (rejected,) = built.rejected
-    assert rejected["reasoning"] == "still too short ."
-    assert {"length", "place agrees", "type agrees"} <= set(rejected["failed"])
-    assert built.counts["length"] == 3 and built.counts["format"] == 0
-
-
-def test_a_second_try_is_told_why_and_may_save_a_record(make: Maker) -> None:
-    teacher = Parrot("too short .", GOOD_YES.reasoning)
-    built = build.build_records([make((3, 3, 9, 9))], teacher)
+def test_a_second_try_is_told_why_and_one_too_many_is_listed_with_its_rules(make: Maker) -> None:
+    sample, teacher = make((3, 3, 9, 9)), Parrot("too short .", GOOD_YES.reasoning)
+    built = build.build_records([sample], teacher)
     assert [r.reasoning for r in built.records] == [GOOD_YES.reasoning]
     assert built.rejected == [] and built.tries == {2: 1}
     first, second = teacher.asked
     assert (first.attempt, first.reasons) == (0, ())
     assert second.attempt == 1 and all(reason.endswith(".") for reason in second.reasons) and second.reasons
-
-
-def test_a_picture_that_cannot_be_measured_is_listed_and_the_others_are_built(make: Maker) -> None:
-    sample = make((3, 3, 9, 9))
-    broken = replace(sample, image=sample.image + ".gone.png")
-    built = build.build_records([broken, sample], Parrot(GOOD_YES.reasoning))
-    assert len(built.records) == 1
-    assert list(built.rejected[0]["failed"]) == ["measured"] and "gone.png" in built.rejected[0]["failed"]["measured"]
+    built = build.build_records([sample], Parrot("too short .", "too short .", "still too short ."))
+    (rejected,) = built.rejected
+    assert built.records == [] and rejected["reasoning"] == "still too short ."
+    assert {"length", "place agrees", "type agrees"} <= set(rejected["failed"])
+    assert built.counts["length"] == 3 and built.counts["format"] == 0
 
 
 def test_a_stopped_run_goes_on_from_its_journal(drawn: list[Sample], tmp_path: Path) -> None:
@@ -423,6 +367,28 @@ def test_a_journal_s_row_holds_for_the_same_picture_only(make: Maker, tmp_path: 
     build.build_records([make((3, 3, 9, 9))], RuleTeacher(0), journal=journal)
     moved = build.build_records([make((80, 80, 88, 88))], RuleTeacher(0), journal=journal)
     assert [r.location for r in moved.records] == ["bottom right"]
+
+
+@pytest.mark.parametrize("kind", ["bom", "crlf", "cut in a letter", "utf-16", "damaged in the middle"])
+def test_a_journal_as_other_systems_leave_it_loses_no_decision(make: Maker, tmp_path: Path, kind: str) -> None:
+    journal, samples = tmp_path / "journal.jsonl", [make((3, 3, 9, 9))]
+    built = build.build_records(samples, Parrot(GOOD_YES.reasoning), journal=journal)
+    text = journal.read_text(encoding="utf-8")
+    first, rest = text.split("\n", 1)
+    content = {
+        "bom": text.encode("utf-8-sig"),
+        "crlf": text.replace("\n", "\r\n").encode(),
+        "cut in a letter": text.encode() + '{"image": "ö'.encode()[:-1],
+        "utf-16": text.encode("utf-16"),
+        "damaged in the middle": f"{first}\n{{'a'\n{rest}".encode(),
+    }
+    journal.write_bytes(content[kind])
+    if kind in ("utf-16", "damaged in the middle"):
+        with pytest.raises(UserError, match="UTF-16|line 2"):
+            build.build_records(samples, Parrot(), journal=journal)
+        assert journal.read_bytes() == content[kind]
+    else:
+        assert build.build_records(samples, Parrot(), journal=journal) == built  # nothing is asked again
 
 
 @pytest.mark.parametrize(
@@ -499,30 +465,20 @@ def test_a_pool_of_one_label_or_too_small_a_one_is_a_user_error(drawn: list[Samp
 
 
 def test_rows_have_the_released_formats() -> None:
+    tags = "<location>top left</location><type>scratch</type><answer>Yes</answer>"
     assert pa_sft_row(GOOD_YES) == {
         "images": str(Path("a.png").absolute()),
         "messages": [
             {"role": "user", "content": "<image>\nAre there any defects in the query image?"},
-            {
-                "role": "assistant",
-                "content": f"<think>{GOOD_YES.reasoning}</think><location>top left</location>"
-                "<type>scratch</type><answer>Yes</answer>",
-            },
+            {"role": "assistant", "content": f"<think>{GOOD_YES.reasoning}</think>{tags}"},
         ],
     }
+    picture = str(Path("b.png").absolute())
     assert sc_grpo_row(GOOD_NO, 3) == {
-        "id": 3, "image": str(Path("b.png").absolute()), "problem": QUESTION, "solution": "<answer>No</answer>",
+        "id": 3, "image": picture, "problem": QUESTION, "solution": "<answer>No</answer>",
     }  # fmt: skip
-    assert (
-        sc_grpo_row(GOOD_YES, 0)["solution"] == "<location>top left</location><type>scratch</type><answer>Yes</answer>"
-    )
-
-
-def test_answer_only_records_keep_labels_and_drop_reasoning() -> None:
-    short = answer_only(GOOD_YES)
-    assert matches_format(short.answer) == "yes"
-    assert short.solution == GOOD_YES.solution
-    assert parse_answer(short.answer).reasoning == ""
+    assert sc_grpo_row(GOOD_YES, 0)["solution"] == tags
+    assert answer_only(GOOD_YES).answer == f"<think></think>{tags}"
 
 
 @pytest.fixture(scope="module")
@@ -581,9 +537,8 @@ def test_rejected_and_turned_away_pictures_are_listed(drawn: list[Sample], tmp_p
 
 def test_a_picture_in_both_sets_is_a_user_error_and_nothing_is_written(tmp_path: Path, drawn: list[Sample]) -> None:
     built = build.build_records(drawn[:4], RuleTeacher(0))
-    with pytest.raises(UserError, match="both") as error:
+    with pytest.raises(UserError, match=f"both.*{drawn[0].image}"):
         build.export(built, [labelled(drawn[0])], tmp_path / "out")
-    assert drawn[0].image in str(error.value)
     assert not (tmp_path / "out").exists()
 
 
@@ -615,10 +570,8 @@ def test_rows_that_cannot_be_read_name_the_file_and_the_notebook(tmp_path: Path,
     path = tmp_path / "pa_sft.json"
     if text is not None:
         path.write_text(text)
-    with pytest.raises(UserError) as error:
+    with pytest.raises(UserError, match="pa_sft.json.*03_expert_ad"):
         read_rows(path, made_by="03_expert_ad")
-    assert str(path) in str(error.value)
-    assert "03_expert_ad" in str(error.value)
 
 
 def test_parquet_shows_the_pixels_that_are_learnt(tmp_path: Path) -> None:
@@ -634,26 +587,3 @@ def test_parquet_shows_the_pixels_that_are_learnt(tmp_path: Path) -> None:
             assert shown.convert("RGB").tobytes() == open_image(record.image).tobytes()
         assert row["grid"] == 4
     assert table[1]["image"]["bytes"] == Path(records[1].image).read_bytes()
-
-
-@pytest.mark.parametrize("kind", ["bom", "crlf", "cut in a letter", "utf-16", "damaged in the middle"])
-def test_a_journal_as_other_systems_leave_it_loses_no_decision(make: Maker, tmp_path: Path, kind: str) -> None:
-    journal, samples = tmp_path / "journal.jsonl", [make((3, 3, 9, 9))]
-    build.build_records(samples, RuleTeacher(0), journal=journal)
-    text = journal.read_text(encoding="utf-8")
-    first, rest = text.split("\n", 1)
-    content = {
-        "bom": text.encode("utf-8-sig"),
-        "crlf": text.replace("\n", "\r\n").encode(),
-        "cut in a letter": text.encode() + '{"image": "ö'.encode()[:-1],
-        "utf-16": text.encode("utf-16"),
-        "damaged in the middle": f"{first}\n{{'a'\n{rest}".encode(),
-    }
-    journal.write_bytes(content[kind])
-    if kind in ("utf-16", "damaged in the middle"):
-        with pytest.raises(UserError, match="UTF-16|line 2"):
-            build.build_records(samples, RuleTeacher(0), journal=journal)
-        assert journal.read_bytes() == content[kind]
-    else:
-        build.build_records(samples, RuleTeacher(0), journal=journal)
-        assert journal.read_text(encoding="utf-8") == text

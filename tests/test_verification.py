@@ -2,37 +2,22 @@
 
 from __future__ import annotations
 
-import json
 import random
 import re
+from collections import Counter
 from dataclasses import replace
 
 import pytest
-from corruptions import CLAIMS, CORRUPTIONS, DENIALS, LEAKS, TEXTS, caught, free_texts, rule_teacher_texts, turned_away
+from corruptions import CORRUPTIONS, DATA, GOOD_NO, GOOD_YES, caught, free_texts, rule_teacher_texts, turned_away
 from hypothesis import given
 from hypothesis import strategies as st
 
 from iadr1_lib.answer import CELLS, DEFECT_TYPES
-from iadr1_lib.expert_ad import (
-    NEAR_DUPLICATE,
-    RULES,
-    Facts,
-    Rule,
-    Verifier,
-    failures,
-    verification,
-)
+from iadr1_lib.expert_ad import RULES, Facts, Verifier, failures, verification
+from iadr1_lib.expert_ad.verification import NEAR_DUPLICATE, Rule
 from iadr1_lib.records import Record
 
-DATA = json.loads(TEXTS.read_text(encoding="utf-8"))
 FREE = [record for record, _ in free_texts()]
-GOOD_YES = Record(
-    "a.png", "yes", "top left", "scratch", "bolt",
-    "I scan the whole image. At the top left I see a small dark line. It is a scratch. The anomaly is clear.",
-)  # fmt: skip
-GOOD_NO = Record(
-    "b.png", "no", None, None, "bolt", "I scan the whole image. Nothing stands out in any region. I find no anomaly."
-)
 
 
 @pytest.fixture(scope="module", params=["short", "full", "free"])
@@ -115,9 +100,15 @@ def test_sound_records_pass(sound: list) -> None:
 
 @pytest.mark.parametrize(
     ("sentence", "rule", "labels"),
-    [(s, "no leak of the label's origin", ("yes", "no")) for s in (*LEAKS, *DATA["sentences"]["leaks"])]
-    + [(s, "no contradiction", ("yes",)) for s in (*DENIALS, *DATA["sentences"]["denials"])]
-    + [(s, "no contradiction", ("no",)) for s in (*CLAIMS, *DATA["sentences"]["claims"])],
+    [
+        (sentence, rule, labels)
+        for kind, rule, labels in (
+            ("leaks", "no leak of the label's origin", ("yes", "no")),
+            ("denials", "no contradiction", ("yes",)),
+            ("claims", "no contradiction", ("no",)),
+        )
+        for sentence in (*DATA["planted"][kind], *DATA["sentences"][kind])
+    ],
 )
 def test_one_sentence_too_many_is_found_wherever_it_stands(sentence: str, rule: str, labels: tuple[str, ...]) -> None:
     missed, records = 0, [record for record in FREE if record.label in labels]
@@ -131,14 +122,12 @@ def test_one_sentence_too_many_is_found_wherever_it_stands(sentence: str, rule: 
 # ---------------------------------------------------------------------------------------------- the set
 
 
-def test_a_verifier_counts_what_each_rule_rejects_and_remembers_only_what_is_accepted() -> None:
+def test_a_verifier_remembers_only_what_is_accepted() -> None:
     verifier = Verifier()
-    assert verifier.counts == dict.fromkeys([*RULES, NEAR_DUPLICATE], 0)
     assert verifier.examine(GOOD_YES) == verifier.examine(GOOD_YES) == {}
     verifier.accept(GOOD_YES)
     assert list(verifier.examine(replace(GOOD_YES, image="c.png"))) == [NEAR_DUPLICATE]
     assert list(verifier.examine(replace(GOOD_YES, image="c.png", type="hole"))) == ["type agrees", NEAR_DUPLICATE]
-    assert {k: n for k, n in verifier.counts.items() if n} == {"type agrees": 1, NEAR_DUPLICATE: 2}
     assert verifier.examine(GOOD_NO) == {}
 
 
@@ -167,13 +156,11 @@ def test_the_index_finds_what_comparing_all_with_all_finds(texts: list[str], dat
     assert (NEAR_DUPLICATE in result) == any(_jaccard(new, text) >= 0.9 for text in texts)
 
 
-def test_of_many_texts_with_sentences_in_common_few_are_compared(monkeypatch: pytest.MonkeyPatch) -> None:
-    compared, alike = [], verification._alike
-    monkeypatch.setattr(verification, "_alike", lambda a, b: compared.append(1) or alike(a, b))
-    rng, verifier = random.Random(0), Verifier()
+def test_of_many_texts_with_sentences_in_common_few_are_compared() -> None:
+    rng, index, candidates = random.Random(0), Counter(), 0
     pool = [sentence for record in FREE for sentence in record.reasoning.split(". ")]
-    shingles = [verification._shingles(". ".join(rng.sample(pool, 6))) for _ in range(2000)]
-    for new in shingles:
-        verifier._has_one_like(new)
-        verifier._remember(new)
-    assert len(compared) < 100 * len(shingles)  # all with all: 1,000 each
+    for _ in range(2000):
+        keys = verification._lookup_keys(verification._shingles(". ".join(rng.sample(pool, 6))))
+        candidates += sum(index[key] for key in keys)
+        index.update(keys)
+    assert candidates < 100 * 2000  # all with all: 1,000 each

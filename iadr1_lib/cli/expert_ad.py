@@ -94,7 +94,7 @@ def expert_ad(
             grid=grid,
             workers=workers,
             journal=out / "journal.jsonl",
-            said=lambda done: progress.advance(task, done),
+            progress=lambda done: progress.advance(task, done),
         )
     if not built.records:
         rejected = build.write_rejected(built, drawn, out)

@@ -6,28 +6,16 @@ Begin with `build.build_records`, which puts the three together.
 
 from iadr1_lib.expert_ad.build import build_records, draw_sets, export, rejections_table
 from iadr1_lib.expert_ad.card import write_card
-from iadr1_lib.expert_ad.facts import Facts, Surface, facts_of, measure, note_of, survey_surface
-from iadr1_lib.expert_ad.teachers import (
-    Draft,
-    RuleTeacher,
-    Task,
-    Teacher,
-    full_reasoning,
-    item_named,
-    short_reasoning,
-    teacher_vocabulary,
-)
-from iadr1_lib.expert_ad.verification import MOST_CHARACTERS, NEAR_DUPLICATE, RULES, Rule, Verifier, failures
+from iadr1_lib.expert_ad.facts import Facts, facts_of, measure, note_of
+from iadr1_lib.expert_ad.teachers import Draft, RuleTeacher, Task, Teacher, short_reasoning, teacher_vocabulary
+from iadr1_lib.expert_ad.verification import MOST_CHARACTERS, RULES, Verifier, failures
 
 __all__ = [
     "MOST_CHARACTERS",
-    "NEAR_DUPLICATE",
     "RULES",
     "Draft",
     "Facts",
-    "Rule",
     "RuleTeacher",
-    "Surface",
     "Task",
     "Teacher",
     "Verifier",
@@ -36,13 +24,10 @@ __all__ = [
     "export",
     "facts_of",
     "failures",
-    "full_reasoning",
-    "item_named",
     "measure",
     "note_of",
     "rejections_table",
     "short_reasoning",
-    "survey_surface",
     "teacher_vocabulary",
     "write_card",
 ]

@@ -12,36 +12,31 @@ this module samples the pictures, builds the records and writes the set.
 
 from __future__ import annotations
 
-import json
 import random
-import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
-from itertools import chain, zip_longest
+from itertools import islice, zip_longest
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from iadr1_lib.answer import GRID
 from iadr1_lib.data import content_hash, depth_of, image_size, known_depths, mask_files, sample_problems, take_depths
 from iadr1_lib.errors import UserError
-from iadr1_lib.expert_ad.facts import Facts, facts_of
+from iadr1_lib.expert_ad.facts import facts_of
 from iadr1_lib.expert_ad.teachers import Task, Teacher
-from iadr1_lib.expert_ad.verification import Verifier
-from iadr1_lib.files import read_json_lines, write_json, write_text
+from iadr1_lib.expert_ad.verification import NEAR_DUPLICATE, RULES, Verifier
+from iadr1_lib.files import Journal, json_lines, write_json, write_text
 from iadr1_lib.records import Record, Sample, answer_only, one_shot_row, pa_sft_row, sc_grpo_row
 
 PAPER_SIZES = (2900, 3000)  # PA-SFT with reasoning, SC-GRPO without (paper, section "Expert-AD")
 SHARES = (20, 40, 60, 80)  # percent of PA-SFT's records in the subsets (released code)
 CHUNK = 256  # samples that are measured and written together
-UNUSABLE = frozenset(
-    {"turned picture", "unreadable", "mask size", "empty mask", "mask marks most", "defect without mask"}
-)
+UNUSABLE = {"turned picture", "unreadable", "mask size", "empty mask", "mask marks most", "defect without mask"}
 SMALLEST_SIDE = 16  # pixels: below it nothing can be measured or seen
 NO_DRAFT = "no draft"  # not a rule: the teacher had no answer; not kept, so that the next run asks again
 
@@ -52,10 +47,10 @@ NO_DRAFT = "no draft"  # not a rule: the teacher had no answer; not kept, so tha
 class Drawn:
     """Samples of the two stages, those left over, and why the others were turned away (one row per picture)."""
 
-    pa_sft: list[Sample]
-    sc_grpo: list[Sample]
-    spare: list[Sample]
-    turned_away: list[dict[str, Any]]
+    pa_sft: list[Sample] = field(default_factory=list)
+    sc_grpo: list[Sample] = field(default_factory=list)
+    spare: list[Sample] = field(default_factory=list)
+    turned_away: list[dict[str, Any]] = field(default_factory=list)
 
 
 def draw_sets(
@@ -79,30 +74,25 @@ def draw_sets(
     """
     usable, turned_away = _usable(samples, {content_hash(sample.image) for sample in tests}, workers)
     rng = random.Random(seed)
-    queues = {label: _evenly([s for s in usable if s.label == label], rng) for label in ("no", "yes")}
-    fewest = min(len(queue) for queue in queues.values())
+    normal, defective = (_evenly([s for s in usable if s.label == label], rng) for label in ("no", "yes"))
+    fewest = min(len(normal), len(defective))
     if fewest < 2:
         raise UserError(
-            f"Expert-AD needs two normal pictures and two defective ones with masks at least; there are "
-            f"{len(queues['no'])} and {len(queues['yes'])} that can be used, and {len(turned_away)} were turned away "
-            f"({', '.join(_reasons(turned_away)) or 'for nothing'}): add pictures"
+            f"Expert-AD needs two normal and two defective pictures with masks at least; there are {len(normal)} and "
+            f"{len(defective)}, and {len(turned_away)} were turned away ({', '.join(_reasons(turned_away))}): add some"
         )
     if sizes is None:
         whole = min(2 * fewest, sum(PAPER_SIZES))
         first = max(2, round(whole * PAPER_SIZES[0] / sum(PAPER_SIZES) / 2) * 2)
         sizes = (first, whole - first)
-    halves = [-(-size // 2) for size in sizes]
-    if sum(halves) > fewest:
+    needed = sum(-(-size // 2) for size in sizes)
+    if needed > fewest:
         raise UserError(
-            f"{sizes[0]} + {sizes[1]} pictures need {sum(halves)} of each label, and there are "
-            f"{len(queues['no'])} normal and {len(queues['yes'])} defective ones: ask for fewer, or add a data set"
+            f"{sizes} pictures need {needed} of each label, and there are {fewest}: ask for fewer, or add some"
         )
-    sets = []
-    for size in sizes:
-        both = [queues["no"][: size // 2], queues["yes"][: -(-size // 2)]]
-        queues = {"no": queues["no"][size // 2 :], "yes": queues["yes"][-(-size // 2) :]}
-        sets.append([sample for pair in zip_longest(*both) for sample in pair if sample])
-    return Drawn(sets[0], sets[1], [*queues["no"], *queues["yes"]], turned_away)
+    no, yes = iter(normal), iter(defective)
+    sets = [_in_turn(islice(no, size // 2), islice(yes, -(-size // 2))) for size in sizes]
+    return Drawn(sets[0], sets[1], [*no, *yes], turned_away)
 
 
 def _usable(samples: Sequence[Sample], tests: set[str], workers: int) -> tuple[list[Sample], list[dict[str, Any]]]:
@@ -128,9 +118,8 @@ def _usable(samples: Sequence[Sample], tests: set[str], workers: int) -> tuple[l
 
 
 def _fault(sample: Sample) -> str | None:
-    """The kind of problem (`benchmarks.KINDS`) for which a sample cannot be used, or None."""
-    kinds = (problem.kind for problem in sample_problems(sample))
-    fault = next((kind for kind in kinds if kind in UNUSABLE), None)
+    """The kind of problem (`data.KINDS`) for which a sample cannot be used, or None."""
+    fault = next((problem.kind for problem in sample_problems(sample) if problem.kind in UNUSABLE), None)
     return fault or ("too small" if min(image_size(sample.image)) < SMALLEST_SIDE else None)
 
 
@@ -144,13 +133,17 @@ def _map(work: Callable[[Sample], Any], samples: Sequence[Sample], workers: int)
 
 
 def _evenly(samples: list[Sample], rng: random.Random) -> list[Sample]:
-    """All samples in a drawn order that takes one of each category in turn, for as long as each has some."""
+    """All samples in a random order that takes one of each category in turn, for as long as each has some."""
     by_category: defaultdict[tuple[str, str], list[Sample]] = defaultdict(list)
     for sample in samples:
         by_category[sample.benchmark, sample.category].append(sample)
     for members in by_category.values():
         rng.shuffle(members)
-    return [sample for turn in zip_longest(*by_category.values()) for sample in turn if sample]
+    return _in_turn(*by_category.values())
+
+
+def _in_turn(*groups: Iterable[Sample]) -> list[Sample]:
+    return [sample for turn in zip_longest(*groups) for sample in turn if sample]
 
 
 # ---------------------------------------------------------------------------------------------- records
@@ -166,15 +159,6 @@ class Built:
     tries: Counter[int] = field(default_factory=Counter)
     teacher: str = ""
 
-    def add(self, row: dict[str, Any]) -> None:
-        """Count a row of the journal."""
-        self.counts.update(rule for failed in row["refused"] for rule in failed)
-        if row["record"]:
-            self.records.append(Record(**row["record"]))
-            self.tries[row["tries"]] += 1
-        else:
-            self.rejected.append({key: row[key] for key in ("image", "label", "category", "reasoning", "failed")})
-
 
 def build_records(
     samples: Sequence[Sample],
@@ -185,7 +169,7 @@ def build_records(
     grid: int = GRID,
     workers: int = 1,
     journal: Path | None = None,
-    said: Callable[[int], None] = lambda done: None,
+    progress: Callable[[int], None] = lambda done: None,
 ) -> Built:
     """A record for each sample, written by the teacher and checked; one that fails is written again with the reasons.
 
@@ -194,30 +178,49 @@ def build_records(
         repeats: wordings may come again (the short style has a few dozen).
         workers: processes that measure pictures.
         journal: a JSON Lines file that keeps each decision as soon as it is made, so that a stopped run goes on.
-        said: told the number of pictures done, now and then.
+        progress: called with the number of pictures done since its last call.
 
     Returns:
         Records in the samples' order; every other sample is in `rejected`, with rules and sentences.
+
+    Raises:
+        UserError: as `facts_of`, which `draw_sets` spares; or the journal was begun with other settings.
     """
-    settings = {"teacher": teacher.key, "tries": tries, "grid": grid, "repeats": repeats}
-    decided = _Journal(journal, settings)
-    verifier = Verifier(repeats)
-    built = Built(teacher=teacher.name, counts=Counter(verifier.counts))  # all rules at 0
+    kept = Journal(journal) if journal else None
+    settings = {"teacher": teacher.key, "tries": tries, "grid": grid, "repeats": repeats, "format": 2}
+    earlier = _earlier_decisions(kept, settings) if kept else {}
+    verifier, rows = Verifier(repeats), []
     for chunk in (samples[start : start + CHUNK] for start in range(0, len(samples), CHUNK)):
-        done = {sample.image: row for sample in chunk if (row := decided.row_of(sample))}
+        done = {s.image: row for s in chunk if (row := earlier.get(s.image)) and row["of"] == _identity(s)}
         for row in done.values():
             if row["record"]:
                 verifier.accept(Record(**row["record"]))
-        said(len(done))
-        todo = [sample for sample in chunk if sample.image not in done]
-        for row in _decide(todo, teacher, verifier, tries, grid, workers):
+        progress(len(done))
+        for row in _decide([s for s in chunk if s.image not in done], teacher, verifier, tries, grid, workers):
             done[row["image"]] = row
-            if NO_DRAFT not in row["failed"]:
-                decided.add(row)
-            said(1)
-        for sample in chunk:
-            built.add(done[sample.image])
-    return built
+            if kept and NO_DRAFT not in row["failed"]:
+                kept.append(row)
+            progress(1)
+        rows += [done[sample.image] for sample in chunk]
+    counts = Counter(dict.fromkeys([*RULES, NEAR_DUPLICATE], 0))
+    counts.update(rule for row in rows for rule in row["refused"])
+    return Built(
+        [Record(**row["record"]) for row in rows if row["record"]],
+        [{k: row[k] for k in ("image", "label", "category", "reasoning", "failed")} for row in rows if row["failed"]],
+        counts,
+        Counter(row["tries"] for row in rows if row["record"]),
+        teacher.name,
+    )
+
+
+def _earlier_decisions(journal: Journal, settings: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """Rows of a journal by image; a new journal is begun with the settings."""
+    first, *rows = journal.rows() or [None]
+    if not rows:
+        journal.replace([settings])
+    elif first != settings:
+        raise UserError(f"{journal.path} was begun with other settings ({first}): name another --out, or remove it")
+    return {row["image"]: row for row in rows}
 
 
 def _decide(
@@ -229,94 +232,39 @@ def _decide(
     """
     rows: dict[str, dict[str, Any]] = {}
     tasks = []
-    for sample, facts in zip(samples, _map(partial(_facts_or_sentence, grid=grid), samples, workers), strict=True):
+    for sample, facts in zip(samples, _map(partial(facts_of, grid=grid), samples, workers), strict=True):
         known = {"image": sample.image, "label": sample.label, "category": sample.category, "of": _identity(sample)}
-        row = rows[sample.image] = known | {"reasoning": "", "failed": {}, "refused": [], "tries": 0, "record": None}
-        if isinstance(facts, Facts):
-            tasks.append(Task(sample, facts))
-        else:
-            yield row | {"failed": {"measured": facts}, "refused": [["measured"]]}
-    for attempt in range(tries):
+        rows[sample.image] = known | {"reasoning": "", "failed": {}, "refused": [], "tries": 0, "record": None}
+        tasks.append(Task(sample, facts))
+    for attempt in range(1, tries + 1):
         again = []
         for task, draft in zip(tasks, teacher.write(tasks), strict=True):
             row = rows[task.sample.image]
             if draft.reasoning is None:
                 row["failed"] |= {NO_DRAFT: draft.failure}  # beside what the last draft failed
-                row["refused"].append([NO_DRAFT])
+                row["refused"].append(NO_DRAFT)
                 yield row
                 continue
-            record = _record(task, draft.reasoning, grid)
-            failed = verifier.examine(record, task.facts)
-            row |= {"reasoning": record.reasoning, "failed": failed, "tries": attempt + 1}
-            if failed:
-                row["refused"].append(list(failed))
-                again.append(replace(task, attempt=attempt + 1, reasons=tuple(failed.values())))
-            else:
+            s, facts = task.sample, task.facts
+            labels = (s.label, facts.location, facts.defect_type, s.category)
+            record = Record(s.image, *labels, draft.reasoning, s.benchmark, grid, depth_of(s.image))
+            failed = verifier.examine(record, facts)
+            row |= {"reasoning": record.reasoning, "failed": failed, "tries": attempt}
+            row["refused"] += failed
+            if not failed:
                 row["record"] = asdict(record)
                 verifier.accept(record)
-            if not failed or attempt + 1 == tries:
-                yield row
+            elif attempt < tries:
+                again.append(replace(task, attempt=attempt, reasons=tuple(failed.values())))
+                continue
+            yield row
         tasks = again
 
 
 def _identity(sample: Sample) -> str:
     """Changes with the picture, its mask and its labels: a journal's row holds for these only."""
     paths = [Path(sample.image), *(mask_files(sample.mask) if sample.mask else [])]
-    files = [content_hash(path) for path in paths if path.is_file()]
-    return " ".join([*files, sample.label, str(sample.type)])
-
-
-def _record(task: Task, reasoning: str, grid: int) -> Record:
-    sample, facts = task.sample, task.facts
-    return Record(
-        sample.image,
-        sample.label,
-        facts.location,
-        facts.defect_type,
-        sample.category,
-        reasoning,
-        sample.benchmark,
-        grid,
-        depth_of(sample.image),
-    )
-
-
-def _facts_or_sentence(sample: Sample, grid: int) -> Facts | str:
-    try:
-        return facts_of(sample, grid)
-    except UserError as error:
-        return str(error)
-
-
-class _Journal:
-    """Decisions of a run, one JSON line each, the settings first. A last line that was cut off is written again."""
-
-    def __init__(self, path: Path | None, settings: dict[str, Any]) -> None:
-        self._path = path
-        self._rows: dict[str, dict[str, Any]] = {}
-        if path is None:
-            return
-        rows = [row for _, row in read_json_lines(path, unfinished=True)] if path.exists() else []
-        if not all(isinstance(row, dict) for row in rows) or not all("image" in row for row in rows[1:]):
-            raise UserError(f"{path} holds other things than this command's decisions: name another --out")
-        if len(rows) > 1 and rows[0] != settings:
-            raise UserError(f"{path} was begun with other settings ({rows[0]}): name another --out, or remove the file")
-        self._rows = {row["image"]: row for row in rows[1:]}
-        write_text(path, "".join(map(_line, (settings, *self._rows.values()))))
-
-    def row_of(self, sample: Sample) -> dict[str, Any] | None:
-        """What was decided about a sample, if picture, mask and labels are still the same."""
-        row = self._rows.get(sample.image)
-        return row if row and row["of"] == _identity(sample) else None
-
-    def add(self, row: dict[str, Any]) -> None:
-        if self._path is not None:
-            with self._path.open("a", encoding="utf-8") as file:
-                file.write(_line(row))
-
-
-def _line(row: dict[str, Any]) -> str:
-    return json.dumps(row, ensure_ascii=False) + "\n"
+    return " ".join([*(content_hash(path) for path in paths if path.is_file()), sample.label, str(sample.type)])
 
 
 # ---------------------------------------------------------------------------------------------- export
@@ -326,10 +274,9 @@ def report_of(
     built: Built, sc_grpo: Sequence[Record] = (), drawn: Drawn | None = None, made_with: dict[str, Any] | None = None
 ) -> dict[str, Any]:
     """Counts of records by label, type, place and category, rejections by rule, and what the set was made with."""
-    records = built.records
-    texts = [r.reasoning for r in records]
-    words = [len(text.split()) for text in texts]
-    sentences = [len(re.findall(r"[.!?](?: |\Z)", text)) for text in texts]
+    drawn, records = drawn or Drawn(), built.records
+    texts = pd.Series([r.reasoning for r in records], dtype=str)
+    words, sentences = texts.str.count(r"\S+"), texts.str.count(r"[.!?](?: |\Z)")
     return {
         "teacher": built.teacher,
         "made with": made_with or {},
@@ -338,28 +285,23 @@ def report_of(
         "rejections by rule, retries included": dict(built.counts),
         "records by tries": {str(n): count for n, count in sorted(built.tries.items())},
         **_tallies(records),
-        "words of reasoning, mean": round(float(np.mean(words)), 1) if words else 0.0,
-        "sentences of reasoning, mean": round(float(np.mean(sentences)), 1) if words else 0.0,
-        "different texts": len(set(texts)),
+        "words of reasoning, mean": round(float(words.mean()), 1) if records else 0.0,
+        "sentences of reasoning, mean": round(float(sentences.mean()), 1) if records else 0.0,
+        "different texts": texts.nunique(),
         "grid": next((r.grid for r in (*records, *sc_grpo)), GRID),
         "SC-GRPO": {"questions": len(sc_grpo), **_tallies(sc_grpo)},
-        "spare": dict(Counter(sample.label for sample in drawn.spare)) if drawn else {},
-        "turned away": _reasons(drawn.turned_away) if drawn else {},
+        "spare": dict(Counter(sample.label for sample in drawn.spare)),
+        "turned away": _reasons(drawn.turned_away),
     }
 
 
 def _tallies(records: Sequence[Record]) -> dict[str, dict[str, int]]:
-    def tally(values: Iterable[str | None], sort: bool = True) -> dict[str, int]:
-        counts = Counter(value for value in values if value)
-        return dict(counts.most_common() if sort else counts)
-
-    return {
-        "label": tally((r.label for r in records), sort=False),
-        "type": tally(r.type for r in records),
-        "location": tally(r.location for r in records),
-        "category": tally(r.category for r in records),
-        "data set": tally(r.benchmark for r in records),
-    }
+    """Records by each attribute, the most frequent value first; labels in the records' order."""
+    tallies: dict[str, dict[str, int]] = {"label": dict(Counter(str(r.label) for r in records))}
+    for name in ("type", "location", "category", "benchmark"):
+        counts = Counter(value for r in records if (value := getattr(r, name)))
+        tallies["data set" if name == "benchmark" else name] = dict(counts.most_common())
+    return tallies
 
 
 def _reasons(turned_away: Iterable[dict[str, Any]]) -> dict[str, int]:
@@ -374,8 +316,8 @@ def tally_table(report: dict[str, Any], name: str) -> pd.DataFrame:
 
 def rejections_table(report: dict[str, Any]) -> pd.DataFrame:
     """Drafts that each rule rejected, from a report."""
-    counts = report["rejections by rule, retries included"]
-    return pd.DataFrame({"rule": list(counts), "drafts rejected": list(counts.values())})
+    counts = report["rejections by rule, retries included"].items()
+    return pd.DataFrame(list(counts), columns=["rule", "drafts rejected"])
 
 
 def export(
@@ -402,24 +344,20 @@ def export(
         UserError: a picture is in both sets.
     """
     records = built.records
-    both = {r.image for r in records} & {r.image for r in sc_grpo}
-    if both:
-        raise UserError(
-            f"{len(both)} images are in both the PA-SFT and the SC-GRPO set, such as {min(both)}: split again"
-        )
-    folder.mkdir(parents=True, exist_ok=True)
-    write_json(folder / "pa_sft.json", [pa_sft_row(r) for r in records])
-    write_json(folder / "sc_grpo.json", [sc_grpo_row(r, i) for i, r in enumerate(sc_grpo)])
-    variants = {
-        "answer_only": [pa_sft_row(answer_only(r)) for r in records],
-        "one_shot": one_shot_rows(records, seed, drawn.spare if drawn else ()),
-        **{str(share): [pa_sft_row(r) for r in subset(records, share, seed)] for share in SHARES},
-    }
-    for name, rows in variants.items():
-        write_json(folder / "variants" / f"pa_sft_{name}.json", rows)
-    write_rejected(built, drawn, folder)
+    if both := {r.image for r in records} & {r.image for r in sc_grpo}:
+        raise UserError(f"{len(both)} images are in both PA-SFT's and SC-GRPO's set, such as {min(both)}: split again")
     report = report_of(built, sc_grpo, drawn, made_with)
-    write_json(folder / "report.json", report)
+    files = {
+        "pa_sft": [pa_sft_row(r) for r in records],
+        "sc_grpo": [sc_grpo_row(r, i) for i, r in enumerate(sc_grpo)],
+        "variants/pa_sft_answer_only": [pa_sft_row(answer_only(r)) for r in records],
+        "variants/pa_sft_one_shot": one_shot_rows(records, seed, drawn.spare if drawn else ()),
+        **{f"variants/pa_sft_{share}": [pa_sft_row(r) for r in subset(records, share, seed)] for share in SHARES},
+        "report": report,
+    }
+    for name, content in files.items():
+        write_json(folder / f"{name}.json", content)
+    write_rejected(built, drawn, folder)
     return report
 
 
@@ -429,7 +367,7 @@ def write_rejected(built: Built, drawn: Drawn | None, folder: Path) -> Path:
         {"image": row["image"], "label": row["label"], "failed": {"drawing": row["reason"]}}
         for row in (drawn.turned_away if drawn else [])
     ]
-    return write_text(folder / "rejected.jsonl", "".join(_line(row) for row in chain(built.rejected, turned_away)))
+    return write_text(folder / "rejected.jsonl", json_lines([*built.rejected, *turned_away]))
 
 
 def one_shot_rows(records: Sequence[Record], seed: int, spare: Sequence[Sample] = ()) -> list[dict[str, Any]]:
@@ -439,18 +377,15 @@ def one_shot_rows(records: Sequence[Record], seed: int, spare: Sequence[Sample] 
     record for which there is none is left out.
     """
     rng = random.Random(seed)
-    references: defaultdict[tuple[str, str], list[str]] = defaultdict(list)
-    for sample in spare:
-        if sample.label == "no":
-            references[sample.benchmark, sample.category].append(sample.image)
-    from_spare = frozenset(references)
-    for record in records:
-        if record.label == "no" and (record.benchmark, record.category) not in from_spare:
-            references[record.benchmark, record.category].append(record.image)
+    unused, own = defaultdict[tuple[str, str], list[str]](list), defaultdict[tuple[str, str], list[str]](list)
+    for references, pictures in ((unused, spare), (own, records)):
+        for picture in pictures:
+            if picture.label == "no":
+                references[picture.benchmark, picture.category].append(picture.image)
     rows = []
     for record in records:
-        others = [image for image in references[record.benchmark, record.category] if image != record.image]
-        if others:
+        kind = (record.benchmark, record.category)
+        if others := [image for image in unused[kind] or own[kind] if image != record.image]:
             rows.append(one_shot_row(record, rng.choice(others)))
     return rows
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 from scipy import ndimage
 
@@ -20,6 +21,14 @@ from iadr1_lib.records import Sample
 
 LONGEST_SIDE = 512
 MOST_PATCHES = 6  # whose cells are named
+_SCALES = {  # the words for a measured value, each up to its limit
+    "brightness": {0.33: "dark", 0.66: "mid-grey", np.inf: "bright"},
+    "texture": {0.015: "smooth", 0.04: "finely textured", np.inf: "coarsely textured"},
+    "size": {0.008: "small", 0.03: "medium", np.inf: "large"},
+    "form": {1.8: "patch", 3.5: "streak", np.inf: "line"},
+    "strength": {0.12: "slight", np.inf: "clear"},
+    "step": {0.03: "hardly any", 0.12: "slight", np.inf: "clear"},
+}
 
 
 @dataclass(frozen=True)
@@ -41,11 +50,11 @@ class Surface:
 
     @property
     def brightness_word(self) -> str:
-        return _word(self.brightness, {0.33: "dark", 0.66: "mid-grey"}, "bright")
+        return _word("brightness", self.brightness)
 
     @property
     def texture_word(self) -> str:
-        return _word(self.texture, {0.015: "smooth", 0.04: "finely textured"}, "coarsely textured")
+        return _word("texture", self.texture)
 
 
 @dataclass(frozen=True)
@@ -79,30 +88,29 @@ class Facts:
 
     @property
     def size(self) -> str:
-        return _word(self.area, {0.008: "small", 0.03: "medium"}, "large")
+        return _word("size", self.area)
 
     @property
     def form(self) -> str:
-        return _word(self.elongation, {1.8: "patch", 3.5: "streak"}, "line")
+        return _word("form", self.elongation)
 
     @property
     def shape(self) -> str:
         """Of the largest patch; unlike `form` it heeds how broad it is: a broad one is neither line nor streak."""
-        if self.length <= 1.8:
-            return "patch"
-        if self.width > 0.08:
+        word = _word("form", self.length)
+        if word != "patch" and self.width > 0.08:
             return "elongated area"
-        return "line" if self.length > 3.5 and self.width < 0.03 else "streak"
+        return "streak" if word == "line" and self.width >= 0.03 else word
 
     @property
     def strength(self) -> str:
         """Of the contrast, in one word."""
-        return "clear" if self.contrast > 0.12 else "slight"
+        return _word("strength", self.contrast)
 
     @property
     def step(self) -> str:
         """How far the mean brightness is from that of the surroundings; "mixed" where parts differ both ways."""
-        word = _word(abs(self.difference), {0.03: "hardly any", 0.12: "slight"}, "clear")
+        word = _word("step", abs(self.difference))
         return "mixed" if word == "hardly any" and self.strength == "clear" else word
 
     @property
@@ -112,8 +120,8 @@ class Facts:
         return "severe" if points >= 2 else "slight" if points <= -1 else "moderate"
 
 
-def _word(value: float, below: dict[float, str], otherwise: str) -> str:
-    return next((word for bound, word in below.items() if value <= bound), otherwise)
+def _word(scale: str, value: float) -> str:
+    return next(word for limit, word in _SCALES[scale].items() if value <= limit)
 
 
 def measure(image: NDArray[np.uint8], mask: NDArray[np.bool_], grid: int = GRID) -> dict[str, Any]:
@@ -122,8 +130,7 @@ def measure(image: NDArray[np.uint8], mask: NDArray[np.bool_], grid: int = GRID)
     Contrast and form are measured at a side of at most 512 pixels: what a reader of the text can see.
     """
     step = -(-max(mask.shape) // LONGEST_SIDE)
-    largest, patches, other_cells = _patches(mask, grid)
-    length, direction, width = _axes(largest)
+    largest, patches = _patches(mask, grid)
     small = ndimage.maximum_filter(mask, step)[::step, ::step]
     grey = image[::step, ::step].mean(-1) / 255
     reach = max(2, round(0.04 * max(small.shape)))
@@ -134,43 +141,40 @@ def measure(image: NDArray[np.uint8], mask: NDArray[np.bool_], grid: int = GRID)
         "area": float(mask.mean()),
         "contrast": float(np.abs(grey[small] - around).mean()),
         "tone": "dark" if difference < -0.03 else "bright" if difference > 0.03 else "faint",
-        "elongation": _axes(small)[0],
+        "elongation": _axes(small)["length"],
         "difference": difference,
-        "length": length,
-        "direction": direction,
-        "width": width,
-        "patches": patches,
-        "other_cells": other_cells,
+        **_axes(largest),
+        **patches,
     }
 
 
-def _axes(mask: NDArray[np.bool_]) -> tuple[float, str, float]:
+def _axes(mask: NDArray[np.bool_]) -> dict[str, Any]:
     """Ratio of a mask's axes, the direction of the longer one if it is plainly longer, and the shorter one's length.
 
-    The axes are those of the ellipse with the mask's second moments; the length is a share of the longer side. The
+    The axes are those of the ellipse with the mask's second moments; the width is a share of the longer side. The
     sample covariance is used: skimage's regionprops divides by another count, and measures other digits.
     """
     rows, columns = np.nonzero(mask)
     if len(rows) <= 2:
-        return 1.0, "", 1 / max(mask.shape)
-    spread, axes = np.linalg.eigh(np.cov(np.stack([columns, rows])))
-    elongation = float(np.sqrt(max(spread[1], 1e-6) / max(spread[0], 1e-6)))
-    width = float(4 * np.sqrt(max(spread[0], 1e-6)) / max(mask.shape))
-    if elongation <= 1.8:
-        return elongation, "", width
+        return {"length": 1.0, "direction": "", "width": 1 / max(mask.shape)}
+    variances, axes = np.linalg.eigh(np.cov(np.stack([columns, rows])))
+    narrow, wide = np.maximum(variances, 1e-6)
     across, down = np.abs(axes[:, 1])
     angle = np.degrees(np.arctan2(down, across))
-    return elongation, "horizontally" if angle < 20 else "vertically" if angle > 70 else "diagonally", width
+    direction = "horizontally" if angle < 20 else "vertically" if angle > 70 else "diagonally"
+    length, width = float(np.sqrt(wide / narrow)), float(4 * np.sqrt(narrow) / max(mask.shape))
+    return {"length": length, "direction": direction if length > 1.8 else "", "width": width}
 
 
-def _patches(mask: NDArray[np.bool_], grid: int) -> tuple[NDArray[np.bool_], int, tuple[str, ...]]:
-    """The largest patch of a mask, how many it has, specks aside (a twentieth of that), and the others' cells."""
+def _patches(mask: NDArray[np.bool_], grid: int) -> tuple[NDArray[np.bool_], dict[str, Any]]:
+    """The largest patch of a mask; how many it has, specks aside (a twentieth of that), and the others' cells."""
     labels, _ = ndimage.label(mask, structure=np.ones((3, 3)))
     sizes = np.bincount(labels.ravel())
     sizes[0] = 0
     numbers = [n for n in np.argsort(-sizes, kind="stable") if sizes[n] and sizes[n] >= sizes.max() / 20]
     first, *others = (cell_of_mask(labels == number, grid) for number in numbers[:MOST_PATCHES])
-    return labels == numbers[0], len(numbers), tuple(dict.fromkeys(cell for cell in others if cell != first))
+    cells = tuple(dict.fromkeys(cell for cell in others if cell != first))
+    return labels == numbers[0], {"patches": len(numbers), "other_cells": cells}
 
 
 def survey_surface(image: NDArray[np.uint8], grid: int = GRID) -> Surface:
@@ -181,18 +185,16 @@ def survey_surface(image: NDArray[np.uint8], grid: int = GRID) -> Surface:
     mean = ndimage.uniform_filter(grey, window)
     deviation = np.sqrt(np.maximum(ndimage.uniform_filter(grey**2, window) - mean**2, 0))
     boxes = {cell: cell_box(cell, grey.shape[1], grey.shape[0], grid) for cell in cell_names(grid)}
-    means = {cell: float(grey[t:b, x:r].mean()) for cell, (x, t, r, b) in boxes.items()}
-    unrest = {cell: float(deviation[t:b, x:r].mean()) for cell, (x, t, r, b) in boxes.items()}
-    brightest, darkest = max(means, key=means.__getitem__), min(means, key=means.__getitem__)
-    liveliest = max(unrest, key=unrest.__getitem__)
+    means = pd.Series({cell: grey[t:b, x:r].mean() for cell, (x, t, r, b) in boxes.items()})
+    unrest = pd.Series({cell: deviation[t:b, x:r].mean() for cell, (x, t, r, b) in boxes.items()})
     return Surface(
         brightness=float(grey.mean()),
         texture=float(np.median(deviation)),
-        brightest=brightest,
-        darkest=darkest,
-        difference=means[brightest] - means[darkest],
-        liveliest=liveliest,
-        unrest=unrest[liveliest] / max(float(np.median(list(unrest.values()))), 1e-6),
+        brightest=str(means.idxmax()),
+        darkest=str(means.idxmin()),
+        difference=float(means.max() - means.min()),
+        liveliest=str(unrest.idxmax()),
+        unrest=float(unrest.max() / max(unrest.median(), 1e-6)),
     )
 
 
@@ -201,18 +203,17 @@ def note_of(image: str | Path) -> dict[str, Any]:
     path = Path(os.path.abspath(image))  # "good/0.png" has no category's folder above it otherwise
     if len(path.parents) < 3:
         return {}
-    category = path.parents[2]
-    notes = category / "notes.json"
+    notes = path.parents[2] / "notes.json"
     read = _read_notes(notes, notes.stat().st_mtime_ns) if notes.is_file() else {}
-    return read.get(path.relative_to(category).as_posix(), {})
+    return read.get(path.relative_to(notes.parent).as_posix(), {})
 
 
 @lru_cache(maxsize=256)
 def _read_notes(path: Path, written: int) -> dict[str, dict[str, Any]]:
-    """The notes as of the time `written`: a world drawn again brings new ones. A file of another kind has none."""
+    """The notes as of the time `written`: a world drawn again brings new ones. A file of another program has none."""
     try:
         notes = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError:  # of another program: pictures may lie anywhere
+    except ValueError:
         return {}
     return notes if isinstance(notes, dict) and all(isinstance(note, dict) for note in notes.values()) else {}
 
@@ -224,24 +225,16 @@ def facts_of(sample: Sample, grid: int = GRID) -> Facts:
         UserError: picture or mask cannot be read, or a defective picture has no mask, or one that marks nothing or most
             of it or is of another size.
     """
-    note = note_of(sample.image)
-    image = np.asarray(open_image(sample.image))
-    common: dict[str, Any] = {key: note.get(key) for key in ("look_alike", "look_alike_cell")}
+    note, image = note_of(sample.image), np.asarray(open_image(sample.image))
+    common: dict[str, Any] = {"look_alike": note.get("look_alike"), "look_alike_cell": note.get("look_alike_cell")}
     common |= {"surface": survey_surface(image, grid), "grid": grid}
     if sample.label == "no":
         return Facts(label="no", **common)
     if sample.mask is None:
-        raise UserError(f"{sample.image} is defective but has no mask: the rule teacher needs one; leave the image out")
+        raise UserError(f"{sample.image} is defective but has no mask: leave the image out")
     mask = read_mask(sample.mask)
-    if not mask.any() or not says_where(mask):
-        what = "most of its picture" if mask.any() else "nothing"
-        raise UserError(f"The mask {sample.mask} marks {what}: replace it or leave the image out")
-    if mask.shape != image.shape[:2]:
-        raise UserError(f"The mask {sample.mask} has another size than its picture: replace it or leave the image out")
-    return Facts(
-        label="yes",
-        location=cell_of_mask(mask, grid),
-        defect_type=category_of(sample),
-        **measure(image, mask, grid),
-        **common,
-    )
+    if not says_where(mask) or mask.shape != image.shape[:2]:
+        why = "has another size than its picture" if says_where(mask) else "marks nothing or most of its picture"
+        raise UserError(f"The mask {sample.mask} {why}: replace it or leave the image out")
+    place, kind = cell_of_mask(mask, grid), category_of(sample)
+    return Facts("yes", place, kind, **measure(image, mask, grid), **common)

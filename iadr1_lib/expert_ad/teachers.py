@@ -15,7 +15,8 @@ from typing import Protocol
 
 import yaml
 
-from iadr1_lib.answer import CELLS, DEFECT_TYPES, SYNONYMS, term_forms
+from iadr1_lib.answer import CELLS, DEFECT_TYPES
+from iadr1_lib.expert_ad.claims import TERM
 from iadr1_lib.expert_ad.facts import Facts
 from iadr1_lib.records import Sample
 
@@ -67,9 +68,9 @@ def short_reasoning(facts: Facts, rng: random.Random) -> str:
         return rng.choice(_SHORT[key]).format(**words)
 
     sentences = [write("scan")]
-    look_alike = ""
-    if facts.look_alike and facts.look_alike_cell:
-        look_alike = write("look_alike", what=facts.look_alike, place=facts.look_alike_cell)
+    # A defective picture's look-alike is not spoken of, but its wording is chosen: the records of a seed rest on that.
+    place = facts.look_alike_cell if facts.look_alike else None
+    look_alike = write("look_alike", what=facts.look_alike, place=place) if place else ""
     if facts.label == "no":
         sentences += [look_alike or write("nothing"), write("intact"), write("fine")]
     else:
@@ -82,33 +83,27 @@ def short_reasoning(facts: Facts, rng: random.Random) -> str:
 
 def teacher_vocabulary() -> list[str]:
     """Every sentence the rule teacher can write, slots filled: the tokenizer is trained on these words too."""
+    looks = {"size": "small medium large", "tone": "dark bright faint", "form": "line streak patch"}
     frames: list[str] = [*_SHORT["scan"], *_SHORT["nothing"], *_SHORT["intact"], *_SHORT["fine"]]
     frames += [s.format(severity=v) for s in _SHORT["severe"] for v in ("clear", "slight")]
     frames += [s.format(what="printed mark seam shadow knot", place=c) for s in _SHORT["look_alike"] for c in CELLS]
-    frames += [
-        s.format(place=c, size="small medium large", tone="dark bright faint", form="line streak patch")
-        for s in _SHORT["locate"]
-        for c in CELLS
+    frames += [s.format(place=c, **looks) for s in _SHORT["locate"] for c in CELLS]
+    return frames + [
+        s.format(type=t) for t in DEFECT_TYPES for s in (*_SHORT["knowledge"][t], *_SHORT["other_knowledge"])
     ]
-    frames += [s.format(type=t) for t in DEFECT_TYPES for s in (*_SHORT["knowledge"][t], *_SHORT["other_knowledge"])]
-    return frames
 
 
 # Names of folders that are no words for a thing, or that would be read as a claim: "train 007", "mask set", "left arm".
-_CLAIMS = "|".join(
-    re.escape(form) for kind in SYNONYMS for term in (kind, *SYNONYMS[kind]) for form in term_forms(term)
-)
 _NO_THING = re.compile(
     r"[^a-z ]|\b(?:(?:data|mask|label|image|picture|photo|test|train|good|bad|normal|set|defect|anomal)\w*|ok|ng|"
-    r"ground|truth|other|top|upper|bottom|lower|left|right|center|centre|middle|"
-    rf"{_CLAIMS})\b"
+    r"ground|truth|other|top|upper|bottom|lower|left|right|center|centre|middle)\b"
 )
 
 
 def item_named(category: str) -> str:
     """What a text calls the thing in the picture: the category's name, or "item" where that is no word for it."""
     name = category.replace("_", " ").lower().strip()
-    return "item" if not name or _NO_THING.search(name) else name
+    return "item" if not name or _NO_THING.search(name) or TERM.search(name) else name
 
 
 def full_reasoning(facts: Facts, item: str, rng: random.Random) -> str:
@@ -129,21 +124,25 @@ def full_reasoning(facts: Facts, item: str, rng: random.Random) -> str:
         tone = rng.choice(_FULL["tone"][facts.tone])
         sentences.append(write("spot", place=_at(facts, facts.location), size=facts.size, form=facts.shape, tone=tone))
         contrast = facts.step if facts.step == "hardly any" else f"a {facts.step}"
-        sentences.append(write("extent", share=_percent(facts.area, 0.8, "less than one percent"), contrast=contrast))
+        share = "less than one percent" if facts.area < 0.008 else f"about {100 * facts.area:.0f} percent"
+        sentences.append(write("extent", share=share, contrast=contrast))
         if facts.direction and facts.shape != "patch":
             sentences.append(write("course", direction=facts.direction))
         if facts.patches > 1:
-            sentences.append(write("elsewhere" if facts.other_cells else "more", **_patches(facts)))
+            number = ("two", "three", "four", "five", "six")[facts.patches - 2] if facts.patches <= 6 else "many"
+            lie, largest = ("the other lies", "larger") if facts.patches == 2 else ("more lie", "largest")
+            cells = " and ".join(", ".join(_at(facts, cell) for cell in facts.other_cells).rsplit(", ", 1))
+            key = "elsewhere" if cells else "more"
+            sentences.append(write(key, patches=number, largest=largest, others=f"{lie} at the {cells}"))
         sentences.append(write("judge"))
         kind = facts.defect_type or ""
         meaning = rng.choice(_FULL["meaning"].get(kind, [""]))
         sentences.append(write("fits" if meaning else "no_kind", type=kind, meaning=meaning))
-        sentences.append(write("verdict", severity=facts.severity))
-        return " ".join(sentences)
+        return " ".join([*sentences, write("verdict", severity=facts.severity)])
     if surface is not None:
-        apart = f"{_percent(surface.difference, 3, 'only a few percent')} of the range from black to white"
-        cells = {"brightest": _at(facts, surface.brightest), "darkest": _at(facts, surface.darkest)}
-        sentences.append(write("range", **cells, apart=apart))
+        percent = "only a few" if surface.difference < 0.03 else f"about {100 * surface.difference:.0f}"
+        extremes = {"brightest": _at(facts, surface.brightest), "darkest": _at(facts, surface.darkest)}
+        sentences.append(write("range", apart=f"{percent} percent of the range from black to white", **extremes))
         lively = "lively" if surface.unrest > 1.5 else "steady"
         sentences.append(write(lively, liveliest=_at(facts, surface.liveliest)))
     if facts.look_alike and facts.look_alike_cell:
@@ -151,26 +150,9 @@ def full_reasoning(facts: Facts, item: str, rng: random.Random) -> str:
     return " ".join([*sentences, write("whole"), write("normal")])
 
 
-def _percent(share: float, least: float, less: str) -> str:
-    """A share (0 to 1) in whole percent, or the words `less` below `least` percent."""
-    return less if 100 * share < least else f"about {100 * share:.0f} percent"
-
-
-def _patches(facts: Facts) -> dict[str, str]:
-    """The words for a mask of several patches: their number, how large this one is, where the others lie."""
-    number = ("two", "three", "four", "five", "six")[facts.patches - 2] if facts.patches <= 6 else "many"
-    *first, last = [_at(facts, cell) for cell in facts.other_cells] or [""]
-    cells = f"{', '.join(first)} and {last}" if first else last
-    lie, largest = ("the other lies", "larger") if facts.patches == 2 else ("more lie", "largest")
-    return {"patches": number, "largest": largest, "others": f"{lie} at the {cells}"}
-
-
 def _at(facts: Facts, cell: str | None) -> str:
     """A cell after "at the": in finer grids "upper" and "far left" need a noun."""
     return f"{cell} part" if facts.grid > 3 else str(cell)
-
-
-# ---------------------------------------------------------------------------------------------- the teacher
 
 
 class RuleTeacher:
@@ -189,9 +171,7 @@ class RuleTeacher:
         for task in tasks:
             sample = task.sample
             rng = random.Random(zlib.crc32(f"{self.seed}/{Path(sample.image).name}/{sample.category}".encode()))
+            item = item_named(sample.category)
             for _ in range(task.attempt + 1):  # another wording each time
-                if self.short:
-                    text = short_reasoning(task.facts, rng)
-                else:
-                    text = full_reasoning(task.facts, item_named(sample.category), rng)
+                text = short_reasoning(task.facts, rng) if self.short else full_reasoning(task.facts, item, rng)
             yield Draft(text)
