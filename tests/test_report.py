@@ -179,7 +179,7 @@ def test_what_one_run_lacks_is_left_out(finished_runs: list[Path], drawn_world: 
         timed = [{"name": "course seconds", "value": seconds, "n": notebooks, "unit": "s"}]
         record_metrics(run, results.BATCH, timed)
     for order in (("s0", "s2"), ("s2", "s0")):
-        rows = {row["name"]: row for row in results.pool_seeds([tmp_path / name for name in order])}
+        rows = results.by_name(results.pooled_metrics([tmp_path / name for name in order])["rows"])
         assert "sc_grpo/balanced_accuracy/mean" in rows and not any("control" in name for name in rows)
         assert rows["course seconds"]["seeds"] == {"0": 700.0}, "the time of some notebooks is not the course's"
 
@@ -196,7 +196,7 @@ def test_runs_that_cannot_be_compared_are_refused(finished_runs: list[Path], tmp
         ([tmp_path / "nothing"], "missing"),
     ):
         with pytest.raises(UserError, match=reason):
-            results.pool_seeds(folders)
+            results.pooled_metrics(folders)
 
 
 def test_command_prints_and_writes_the_pooled_results(finished_runs: list[Path], tmp_path: Path) -> None:
