@@ -48,8 +48,7 @@ def _groups(table: pd.DataFrame, hue: str | None) -> list[tuple[str, pd.DataFram
 
 def _colour(index: int, title: str = "") -> str:
     """A stage's own colour, for others the next one."""
-    stages = {STAGES[stage]: colour for stage, colour in STAGE_COLOURS.items()}
-    return stages.get(title, COLOURS[index % len(COLOURS)])
+    return STAGE_COLOURS.get(title, COLOURS[index % len(COLOURS)])
 
 
 def _whiskers(rows: pd.DataFrame) -> np.ndarray:

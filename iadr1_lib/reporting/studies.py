@@ -51,9 +51,8 @@ class Study:
     variants: dict[str, Variant]
 
 
-def _without(part: str) -> Variant:
-    kept = (other for other in ("consistency", "accuracy", "location", "type") if other != part)
-    return Variant({"rewards": "strict", "reward_parts": tuple(kept)})
+def _rewards(*parts: str) -> Variant:
+    return Variant({"rewards": "strict", "reward_parts": parts})
 
 
 STUDIES = {
@@ -62,8 +61,10 @@ STUDIES = {
         "before SC-GRPO",
         {
             **{mode: Variant({"rewards": mode}) for mode in ("strict", "paper", "released")},
-            "accuracy only": Variant({"rewards": "strict", "reward_parts": ("accuracy",)}),
-            **{f"without {part}": _without(part) for part in PARTS},
+            "accuracy only": _rewards("accuracy"),
+            "without consistency": _rewards("accuracy", "location", "type"),
+            "without location": _rewards("consistency", "accuracy", "type"),
+            "without type": _rewards("consistency", "accuracy", "location"),
         },
     ),
     "reasoning": Study(  # Table 2

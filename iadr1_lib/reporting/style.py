@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 WIDTH = 9.0  # inches: a notebook's column
 COLOURS: list[str] = sns.color_palette("colorblind").as_hex()
 INK = "#333333"
-STAGE_COLOURS = {"base": "#8c8c8c", "pa_sft": COLOURS[0], "sc_grpo": COLOURS[1], "control": COLOURS[2]}
+STAGE_COLOURS = {"base": "#8c8c8c", "PA-SFT": COLOURS[0], "SC-GRPO": COLOURS[1], "control": COLOURS[2]}
 
 _STYLE: dict[str, Any] = {
     **sns.axes_style("whitegrid"),
