@@ -18,7 +18,7 @@ from iadr1_lib.cli.app import app
 from iadr1_lib.course import batch
 from iadr1_lib.errors import UserError
 from iadr1_lib.evaluation import interval_text, paired_difference
-from iadr1_lib.files import write_json
+from iadr1_lib.files import write_json, write_text
 from iadr1_lib.reporting import documents, results, tables
 from iadr1_lib.reporting.claims import NOT_MEASURED, agreement, in_short, measured
 from iadr1_lib.runs import Run, record_metrics
@@ -27,14 +27,12 @@ SHIPPED = ROOT / "data" / "reference" / "mini"
 
 
 def shipped(name: str) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads((SHIPPED / name).read_text())
-    return found
+    return dict(json.loads((SHIPPED / name).read_text()))
 
 
 def mean_row(name: str) -> dict[str, Any]:
     """Balanced accuracy of a shipped evaluation, mean of its benchmarks."""
-    found: dict[str, Any] = next(r for r in shipped(name)["rows"] if r["name"].endswith("/balanced_accuracy/mean"))
-    return found
+    return next(row for row in shipped(name)["rows"] if row["name"].endswith("/balanced_accuracy/mean"))
 
 
 # ------------------------------------------------------------------------------------------------- one run
@@ -51,7 +49,7 @@ def test_every_defect_is_in_one_bin_of_severity(finished_runs: list[Path]) -> No
 
 def test_tables_of_one_run_repeat_what_it_recorded(finished_runs: list[Path]) -> None:
     metrics = results.recorded(finished_runs[0])
-    rows = {row["name"]: row for row in metrics["rows"]}
+    rows = results.by_name(metrics["rows"])
     stages = tables.stage_table(metrics).set_index("mean of six mini benchmarks (%)")
     assert stages.loc["balanced accuracy", "SC-GRPO"] == interval_text(rows["sc_grpo/balanced_accuracy/mean"])
     changes = tables.difference_table(metrics).set_index("difference (points)")
@@ -61,19 +59,16 @@ def test_tables_of_one_run_repeat_what_it_recorded(finished_runs: list[Path]) ->
     assert order == ["PA-SFT − base", "SC-GRPO − PA-SFT", "control − PA-SFT", "SC-GRPO − control"]
 
 
-@pytest.mark.parametrize("content", ["[]", "{}", '{"seconds": "long", "steps": 3}'])
-def test_a_stage_file_of_another_shape_is_named(tmp_path: Path, content: str) -> None:
-    (tmp_path / "pa_sft").mkdir()
-    (tmp_path / "pa_sft" / "stage.json").write_text(content)
-    with pytest.raises(UserError, match=r"stage\.json"):
-        results.cost(tmp_path)
+BROKEN = [("pa_sft/stage.json", text) for text in ("[]", "{}", '{"seconds": "long", "steps": 3}')]
+BROKEN += [("manifest.json", text) for text in ("[]", '{"notebooks": []}', '{"notebooks": {"00_a": 3}}', "{}")]
 
 
-@pytest.mark.parametrize("content", ["[]", '{"notebooks": []}', '{"notebooks": {"00_a": 3}}', "{}"])
-def test_a_manifest_of_another_shape_is_named(tmp_path: Path, content: str) -> None:
-    (tmp_path / "manifest.json").write_text(content)
-    for read in (results.notebook_times, lambda folder: batch.Manifest(Run("smoke", 0, folder))):
-        with pytest.raises(UserError, match=r"manifest\.json"):
+@pytest.mark.parametrize("file, content", BROKEN)
+def test_a_file_of_another_shape_is_named(tmp_path: Path, file: str, content: str) -> None:
+    write_text(tmp_path / file, content)
+    manifest = (results.notebook_times, lambda folder: batch.Manifest(Run("smoke", 0, folder)))
+    for read in manifest if file == "manifest.json" else (results.cost,):
+        with pytest.raises(UserError, match=Path(file).name):
             read(tmp_path)
 
 
@@ -101,20 +96,14 @@ def test_each_benchmark_has_its_predictors_and_stages_side_by_side(finished_runs
     metrics = results.recorded(finished_runs[0])
     table = tables.predictor_table(tables.judged_benchmarks(metrics)).set_index("balanced accuracy (%)")
     assert list(table.index[-7:]) == ["mean", *tables.REAL] and len(table) == 6 + 7
-    rows = {row["name"]: row for row in metrics["rows"]}
+    rows = results.by_name(metrics["rows"])
     assert table.loc["mini-mesh", "SC-GRPO"] == interval_text(rows["sc_grpo/balanced_accuracy/mini-mesh"])
     assert table.loc["mini-mesh", "file size"] == "57.0 [53.0, 61.0]"
     brightness = next(row for row in shipped("sanity_elpv.json")["rows"] if "mean_brightness" in row["name"])
     assert table.loc["ELPV (solar cells)", "mean brightness"] == interval_text(brightness)
+    assert (table.loc[list(tables.REAL), ["file size", "SC-GRPO"]] != "–").all().all(), "each has its files"
     assert table.loc["MVTec-AD, screw", "base"] == interval_text(mean_row("real_screw_base.json"))
-    drawn = tables.predictor_table(tables.judged_benchmarks(metrics, real=False))
-    assert len(drawn) == 7
-
-
-def test_every_real_benchmark_has_its_files() -> None:
-    names = [f"sanity_{word}" for word in tables.REAL.values()]
-    names += [f"real_{word}_{stage}" for word in tables.REAL.values() for stage in ("base", "pa_sft", "sc_grpo")]
-    assert [name for name in names if not (SHIPPED / f"{name}.json").exists()] == []
+    assert len(tables.predictor_table(tables.judged_benchmarks(metrics, real=False))) == 7
 
 
 def test_it_is_said_what_a_benchmark_measures_where_a_simple_predictor_does_well() -> None:
@@ -144,10 +133,9 @@ def pooled(finished_runs: list[Path]) -> dict[str, Any]:
 
 
 def test_pooled_levels_are_means_over_the_seeds(pooled: dict[str, Any], finished_runs: list[Path]) -> None:
-    rows = {row["name"]: row for row in pooled["rows"]}
+    rows = results.by_name(pooled["rows"])
     for name in ("sc_grpo/balanced_accuracy/mean", "base/share_yes/mean", "course seconds"):
-        runs = [results.recorded(folder)["rows"] for folder in finished_runs]
-        each = [next(row["value"] for row in one if row["name"] == name) for one in runs]
+        each = [results.by_name(results.recorded(folder)["rows"])[name]["value"] for folder in finished_runs]
         assert rows[name]["value"] == pytest.approx(np.mean(each))
         assert rows[name]["seeds"] == dict(zip(("0", "1"), each, strict=True))
         assert (rows[name]["low"], rows[name]["high"]) == (min(each), max(each))
@@ -159,7 +147,7 @@ def test_pooled_levels_are_means_over_the_seeds(pooled: dict[str, Any], finished
 
 
 def test_pooled_differences_are_those_of_the_pairs(pooled: dict[str, Any], finished_runs: list[Path]) -> None:
-    rows = {row["name"]: row for row in pooled["rows"]}
+    rows = results.by_name(pooled["rows"])
     name = "difference/sc_grpo-pa_sft/balanced_accuracy"
     for seed, folder in enumerate(finished_runs):
         answers = results.predictions(folder)
@@ -179,7 +167,7 @@ def test_what_one_run_lacks_is_left_out(finished_runs: list[Path], drawn_world: 
         timed = [{"name": "course seconds", "value": seconds, "n": notebooks, "unit": "s"}]
         record_metrics(run, results.BATCH, timed)
     for order in (("s0", "s2"), ("s2", "s0")):
-        rows = {row["name"]: row for row in results.pool_seeds([tmp_path / name for name in order])}
+        rows = results.by_name(results.pooled_metrics([tmp_path / name for name in order])["rows"])
         assert "sc_grpo/balanced_accuracy/mean" in rows and not any("control" in name for name in rows)
         assert rows["course seconds"]["seeds"] == {"0": 700.0}, "the time of some notebooks is not the course's"
 
@@ -196,7 +184,7 @@ def test_runs_that_cannot_be_compared_are_refused(finished_runs: list[Path], tmp
         ([tmp_path / "nothing"], "missing"),
     ):
         with pytest.raises(UserError, match=reason):
-            results.pool_seeds(folders)
+            results.pooled_metrics(folders)
 
 
 def test_command_prints_and_writes_the_pooled_results(finished_runs: list[Path], tmp_path: Path) -> None:
@@ -225,7 +213,7 @@ def test_command_without_runs_and_without_shipped_results_says_so(
 
 
 def test_zero_shot_of_any_model_is_what_the_course_measures() -> None:
-    whole = {row["name"]: row for row in shipped("metrics.json")["rows"]}
+    whole = results.by_name(shipped("metrics.json")["rows"])
     table = tables.one_shot_table().set_index("%")
     for stage in ("base", "pa_sft", "sc_grpo"):
         for shots, count in (("zero", 0), ("one", 1)):
@@ -246,7 +234,7 @@ def test_only_the_marked_part_of_the_readme_is_renewed(tmp_path: Path) -> None:
     assert once.startswith("before\n") and once.endswith("after\n") and "of yesterday" not in once
     rows = [line for line in once.splitlines() if line.startswith("|")][2:]
     assert [row.split(" | ")[0] for row in rows] == ["| balanced accuracy", "| location right", "| type right"]
-    level = next(row for row in shipped("metrics.json")["rows"] if row["name"] == "sc_grpo/balanced_accuracy/mean")
+    level = results.by_name(shipped("metrics.json")["rows"])["sc_grpo/balanced_accuracy/mean"]
     page = (tmp_path / documents.RESULTS).read_text()
     assert interval_text(level) in once and interval_text(level) in page and "commit" in page
     for table in [block for block in page.split("\n\n") if block.startswith("|")]:

@@ -11,16 +11,15 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from iadr1_lib.answer import GRID
 from iadr1_lib.course import steps
 from iadr1_lib.data import labelled
-from iadr1_lib.evaluation import MEAN, METRICS, PAIRED, SEED_RANGE, paired_difference, read_predictions, score
+from iadr1_lib.evaluation import MEAN, METRICS, PAIRED, paired_difference, read_predictions, score
 from iadr1_lib.files import read_json
 from iadr1_lib.records import Sample
-from iadr1_lib.reporting import BASELINE, STUDIES, Variant, study_named
+from iadr1_lib.reporting import BASELINE, STUDIES, mean_row, study_named
 from iadr1_lib.runs import Run, base_model_dir, pooled_provenance, provenance
 
 LONGEST_ANSWER = 72  # tokens: names of places in finer grids are longer ("lower far right")
@@ -32,7 +31,7 @@ def run_study(study: str, runs: Sequence[Run], say: Callable[[str], None] = prin
 
     Raises UserError for a run without PA-SFT.
     """
-    variants = study_named(study).variants
+    variants = list(study_named(study).variants)
     for run in runs:
         steps.stage_model(run, "pa_sft")  # all of them must be there before the first is trained
     answers: dict[str, Answers] = {name: {} for name in (BASELINE, *variants)}
@@ -46,16 +45,16 @@ def run_study(study: str, runs: Sequence[Run], say: Callable[[str], None] = prin
             stages[variant][run.seed] = read_json(variant_folder(run, study, variant) / "stage.json")
     parser = steps.evaluation_settings(runs[0]).parser
     rows = [row for variant, by_seed in answers.items() for row in _levels(variant, by_seed, parser)]
-    first = next(iter(variants))
     for variant in variants:
-        rows += _differences(variant, BASELINE, answers, parser)
-        if study == "rewards" and variant != first:
-            rows += _differences(variant, first, answers, parser)
+        for baseline in (BASELINE, "strict") if study == "rewards" and variant != "strict" else (BASELINE,):
+            rows += _differences(variant, baseline, answers, parser)
     for variant, facts in stages.items():
         seconds = {seed: one["seconds"] / one["steps"] for seed, one in facts.items()}
-        rows.append(_row(f"{variant}/seconds per step", seconds, "s"))
+        rows.append(mean_row(f"{variant}/seconds per step", seconds, "s", len(runs)))
     for variant, facts in stages.items():
-        rows.append(_row(f"{variant}/steps", {seed: one["steps"] for seed, one in facts.items()}, "steps"))
+        rows.append(
+            mean_row(f"{variant}/steps", {seed: one["steps"] for seed, one in facts.items()}, "steps", len(runs))
+        )
     return {"rows": rows, "provenance": _provenance(study, runs)}
 
 
@@ -93,7 +92,10 @@ def train_variant(run: Run, study: str, variant: str) -> Path:
     if chosen.stage == "pa_sft":
         sft = run.profile.settings("pa_sft", trainers.PaSftSettings)
         sft = replace(sft, num_train_epochs=sft.num_train_epochs * 100 / changes.share, **changes.settings)
-        records = _pa_sft_records(run, changes)
+        if changes.grid == GRID:
+            records = run.require(run.path("expert_ad", changes.records or "pa_sft.json"), "03_expert_ad")
+        else:
+            records = steps.build_grid_records(run, changes.grid)
         dev_check = steps.dev_check(run, max_new_tokens=LONGEST_ANSWER)
         trainers.train_pa_sft(base_model_dir(), records, out, sft, run.seed, dev_check)
     else:
@@ -104,27 +106,19 @@ def train_variant(run: Run, study: str, variant: str) -> Path:
     return out
 
 
-def _pa_sft_records(run: Run, variant: Variant) -> Path:
-    if variant.grid != GRID:
-        return steps.build_grid_records(run, variant.grid)
-    return run.require(run.path("expert_ad", variant.records or "pa_sft.json"), "03_expert_ad")
-
-
 def _levels(variant: str, answers: Answers, parser: str) -> list[dict[str, Any]]:
     """variant/metric/benchmark: the mean over the seeds, with the lowest and the highest."""
     scores = {seed: score(table, parser).set_index(["metric", "benchmark"])["value"] for seed, table in answers.items()}
     return [
-        _row(f"{variant}/{metric}/{benchmark}", {seed: one[metric, benchmark] for seed, one in scores.items()}, "%")
+        mean_row(
+            f"{variant}/{metric}/{benchmark}",
+            {s: one[metric, benchmark] for s, one in scores.items()},
+            "%",
+            len(scores),
+        )
         for metric, benchmark in next(iter(scores.values())).index
         if metric in METRICS and (metric == "balanced_accuracy" or benchmark == MEAN)
     ]
-
-
-def _row(name: str, by_seed: Mapping[int, float], unit: str) -> dict[str, Any]:
-    values = [float(value) for value in by_seed.values()]
-    ends = {"value": float(np.mean(values)), "low": min(values), "high": max(values)}
-    seeds = {str(seed): float(value) for seed, value in by_seed.items()}
-    return {"name": name, **ends, "n": len(values), "unit": unit, "interval": SEED_RANGE, "seeds": seeds}
 
 
 def _differences(variant: str, baseline: str, answers: Mapping[str, Answers], parser: str) -> list[dict[str, Any]]:
@@ -134,14 +128,11 @@ def _differences(variant: str, baseline: str, answers: Mapping[str, Answers], pa
     """
     rows = []
     model, before = answers[variant], answers[baseline]
-    same_grid = all("grid" not in table for table in model.values())
     for metric in PAIRED:
-        if metric == "location" and not same_grid:
+        if metric == "location" and any("grid" in table for table in model.values()):
             continue  # one place of 25 is another question than one of nine
         pooled = paired_difference(list(model.values()), list(before.values()), metric, parser)
-        seeds = {
-            str(seed): paired_difference(table, before[seed], metric, parser).value for seed, table in model.items()
-        }
+        by_seed = {seed: paired_difference(table, before[seed], metric, parser) for seed, table in model.items()}
         rows.append(
             {
                 "name": f"difference/{variant}/{baseline}/{metric}",
@@ -149,7 +140,7 @@ def _differences(variant: str, baseline: str, answers: Mapping[str, Answers], pa
                 "p": pooled.p_mcnemar,
                 **{key: getattr(pooled, key) for key in ("value", "low", "high", "n")},
                 "unit": "points",
-                "seeds": seeds,
+                "seeds": {str(seed): one.value for seed, one in by_seed.items()},
             }
         )
     return rows

@@ -17,7 +17,6 @@ from iadr1_lib.reporting.charts import (
 )
 from iadr1_lib.reporting.claims import (
     NOT_MEASURED,
-    OWN_SETTING,
     PAPER_SETS,
     TITLES,
     Measured,
@@ -29,7 +28,7 @@ from iadr1_lib.reporting.claims import (
     paper_table,
     printed_table,
 )
-from iadr1_lib.reporting.documents import MARKS, RESULTS, readme_block, results_page, write_readme
+from iadr1_lib.reporting.documents import write_readme
 from iadr1_lib.reporting.page import build_page
 from iadr1_lib.reporting.pictures import answer_sheet, mark_cell, record_gallery, sample_sheet
 from iadr1_lib.reporting.results import (
@@ -41,6 +40,7 @@ from iadr1_lib.reporting.results import (
     cost,
     differences,
     found_by_severity,
+    mean_row,
     notebook_times,
     pooled_metrics,
     predictions,
@@ -52,9 +52,7 @@ from iadr1_lib.reporting.results import (
 from iadr1_lib.reporting.studies import (
     BASELINE,
     STUDIES,
-    Variant,
     own_results,
-    reference_study,
     shipped_study,
     study_changes,
     study_named,
@@ -73,17 +71,13 @@ __all__ = [
     "BASELINE",
     "COMPARISONS",
     "EVALUATION",
-    "MARKS",
     "NOT_MEASURED",
-    "OWN_SETTING",
     "PAPER_SETS",
     "REPORT",
-    "RESULTS",
     "STAGES",
     "STUDIES",
     "TITLES",
     "Measured",
-    "Variant",
     "agreement",
     "answer_sheet",
     "baseline_bars",
@@ -99,6 +93,7 @@ __all__ = [
     "judged_benchmarks",
     "line_chart",
     "mark_cell",
+    "mean_row",
     "measured",
     "notebook_times",
     "our_table",
@@ -108,12 +103,9 @@ __all__ = [
     "predictions",
     "predictor_table",
     "printed_table",
-    "readme_block",
     "record_gallery",
     "recorded",
-    "reference_study",
     "result_tables",
-    "results_page",
     "sample_sheet",
     "severity_of",
     "shipped_metrics",

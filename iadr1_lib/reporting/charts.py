@@ -5,7 +5,6 @@ Shares are in percent, 0 to 100. Columns ``low`` and ``high`` are the ends of an
 
 from __future__ import annotations
 
-import re
 import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -20,11 +19,10 @@ from matplotlib.lines import Line2D
 
 from iadr1_lib.evaluation import MEAN, interval_text
 from iadr1_lib.reporting.results import STAGES
-from iadr1_lib.reporting.style import COLOURS, INK, STAGE_COLOURS, WIDTH, require_columns, styled
+from iadr1_lib.reporting.style import COLOURS, INK, STAGE_COLOURS, WIDTH, styled
 
 # Titles with units for the columns that TRL's trainers log; training_curves looks here first.
 TITLES = {
-    "loss": "loss",
     "dev_score": "score on the dev families (%)",
     "eval_loss": "loss on held-out records (nats per token)",
     "learning_rate": "learning rate",
@@ -41,13 +39,36 @@ TITLES = {
 }
 
 
+def _groups(table: pd.DataFrame, hue: str | None) -> list[tuple[str, pd.DataFrame]]:
+    """(title, rows) for each value of ``hue`` in the table's order; all rows with the title "" without it."""
+    if hue is None:
+        return [("", table)]
+    return [(STAGES.get(str(key), str(key)), rows) for key, rows in table.groupby(hue, sort=False)]
+
+
+def _colour(index: int, title: str = "") -> str:
+    """A stage's own colour, for others the next one."""
+    return STAGE_COLOURS.get(title, COLOURS[index % len(COLOURS)])
+
+
+def _whiskers(rows: pd.DataFrame) -> np.ndarray:
+    """(2, n) lengths below and above the value; never below zero, which rounding may ask for."""
+    return np.array([rows["value"] - rows["low"], rows["high"] - rows["value"]], dtype=float).clip(min=0)
+
+
+def _write(
+    axis: Axes, text: str, at: tuple[Any, Any], offset: tuple[int, int], coordinates: Any = "data", **look: Any
+) -> None:
+    """Text beside a point, ``offset`` points away from it."""
+    axis.annotate(text, at, offset, coordinates, "offset points", **look)
+
+
 @styled
 def training_curves(
     log: pd.DataFrame,
     columns: Sequence[str],
     smoothing: int = 20,
     titles: Mapping[str, str] | None = None,
-    step: str = "step",
     hue: str | None = None,
     title: str | None = None,
 ) -> Figure:
@@ -58,11 +79,9 @@ def training_curves(
         columns: what to draw.
         smoothing: rows per rolling mean, at most a fifth of the rows; 1 draws the rows alone.
         titles: column -> title with unit; by default `TITLES`, else the column's name.
-        step: the column with steps.
         hue: a column that splits the log into curves (seed, stage).
         title: a line above all charts.
     """
-    require_columns(log, [step, *columns, *([hue] if hue else [])], "the training log")
     names = {**TITLES, **(titles or {})}
     across = min(3, len(columns))
     rows = -(-len(columns) // across)
@@ -70,15 +89,14 @@ def training_curves(
     groups = _groups(log, hue)
     for axis, column in zip(axes.flat, columns, strict=False):
         for index, (_, group) in enumerate(groups):
-            curve = group[[step, column]].dropna().sort_values(step)
+            curve = group[["step", column]].dropna().sort_values("step")
             colour, window = _colour(index), min(smoothing, len(curve) // 5)  # a longer mean would hide the course
             if window > 1:
-                axis.plot(curve[step], curve[column], color=colour, alpha=0.3, linewidth=1)
-                axis.plot(curve[step], curve[column].rolling(window, min_periods=1).mean(), color=colour)
+                axis.plot(curve["step"], curve[column], color=colour, alpha=0.3, linewidth=1)
+                axis.plot(curve["step"], curve[column].rolling(window, min_periods=1).mean(), color=colour)
             else:
-                axis.plot(curve[step], curve[column], color=colour, marker="o" if len(curve) < 40 else None)
-        axis.set_title(textwrap.fill(names.get(column) or _log_title(column), 38))
-        axis.set_xlabel("step")
+                axis.plot(curve["step"], curve[column], color=colour, marker="o" if len(curve) < 40 else None)
+        axis.set(title=textwrap.fill(names.get(column, column), 38), xlabel="step")
         axis.tick_params(labelbottom=True)
     for axis in list(axes.flat)[len(columns) :]:
         axis.remove()
@@ -90,45 +108,19 @@ def training_curves(
     return figure
 
 
-def _log_title(column: str) -> str:
-    """TRL logs each reward as "rewards/<function's name>/mean" and ".../std"."""
-    part = re.fullmatch(r"rewards/(\w+)/(mean|std)", column)
-    if part is None:
-        return column
-    name = part[1].replace("_", " ")
-    return f"{name} (points)" if part[2] == "mean" else f"spread of the {name} (points)"
-
-
-def _groups(table: pd.DataFrame, hue: str | None) -> list[tuple[str, pd.DataFrame]]:
-    """(title, rows) for each value of ``hue`` in the table's order; all rows with the title "" without it."""
-    if hue is None:
-        return [("", table)]
-    return [(STAGES.get(str(key), str(key)), rows) for key, rows in table.groupby(hue, sort=False)]
-
-
-def _colour(index: int, title: str = "") -> str:
-    """A stage's own colour, for others the next one."""
-    stages = {STAGES[stage]: colour for stage, colour in STAGE_COLOURS.items()}
-    return stages.get(title, COLOURS[index % len(COLOURS)])
-
-
-# ------------------------------------------------------------------------------------------------- bars
-
-
 @styled
 def value_bars(
     table: pd.DataFrame,
     x: str,
     y: str,
     hue: str | None = None,
-    title: str | None = None,
+    title: str = "",
     ylabel: str | None = None,
     lines: Mapping[float, str] | None = None,
 ) -> Figure:
     """A bar per row in the table's order, or per ``x`` and ``hue``; many labels are turned upright.
 
-    Bars have intervals if the table has columns low and high. With ``lines`` the chart is one of percentages: it
-    reaches from 0 to 100, the bars of "mean" stand apart with their values written.
+    Bars have intervals if the table has columns low and high.
 
     Args:
         table: one row per bar.
@@ -137,9 +129,9 @@ def value_bars(
         hue: splits each label's bar into several, told apart by colour.
         title: the figure's title.
         ylabel: the measure and its unit; by default the column's name.
-        lines: height -> what a line across all bars at this height means.
+        lines: makes a chart of percentages, from 0 to 100, with these lines across all bars (height -> label); the
+            bars of "mean" stand apart with their values written.
     """
-    require_columns(table, [x, y, *([hue] if hue else [])], "values")
     table = table.reset_index(drop=True)  # tables that were put together repeat their index
     names = list(table[x].drop_duplicates().sort_values(key=lambda name: name == MEAN, kind="stable"))
     if not hue:
@@ -147,15 +139,14 @@ def value_bars(
     places = np.arange(len(names), dtype=float)
     if lines and names[-1] == MEAN and len(names) > 1:
         places[-1] += 0.5
-    place = dict(zip(names, places, strict=True))
-    at = table[x].map(place) if hue else pd.Series(places, index=table.index)
+    at = table[x].map(dict(zip(names, places, strict=True))) if hue else pd.Series(places, index=table.index)
     figure, axis = plt.subplots(figsize=(WIDTH, 3.2 if lines is None else 3.9))
     groups = _groups(table, hue)
     width = 0.8 / len(groups)
     for index, (name, rows) in enumerate(groups):
         where = at[rows.index] + (index - (len(groups) - 1) / 2) * width
         axis.bar(where, rows[y], width * 0.92, color=_colour(index, name), label=name, zorder=2)
-        if {"low", "high"} <= set(rows.columns):
+        if "low" in rows:
             axis.errorbar(where, rows[y], _whiskers(rows), fmt="none", ecolor=INK, elinewidth=1, capsize=2, zorder=3)
         if lines is not None:
             tops = rows["high"].fillna(rows[y]) if "high" in rows else rows[y]
@@ -166,10 +157,10 @@ def value_bars(
         axis.axhline(height, color=INK, linewidth=1, linestyle=":" if height == 50 else "--", zorder=4)
         _write(axis, name, (1, height), (4, 0), ("axes fraction", "data"), va="center", fontsize=8)
     upright = len(names) > 12
-    wrap = int(110 / len(names)) if not upright else 200
+    wrap = 200 if upright else 110 // len(names)
     labels = [textwrap.fill(str(name).replace("_", " ") if lines is not None else str(name), wrap) for name in names]
     axis.set_xticks(places, labels, rotation=90 if upright else 0, fontsize=7.5 if upright else 8.5)
-    axis.set(title=title or "", ylabel=ylabel or y, xlim=(-0.6, places[-1] + 0.6))
+    axis.set(title=title, ylabel=ylabel or y, xlim=(-0.6, places[-1] + 0.6))
     if lines is None:
         axis.axhline(0, color=INK, linewidth=0.8, zorder=3)
     else:
@@ -196,39 +187,20 @@ def stage_bars(
         chance: where a dotted line marks guessing; None for none.
         metric: which rows to draw, if the table (from `evaluation.score`) has a column metric.
     """
-    require_columns(scores, ["stage", "benchmark", "value", "low", "high"], "scores")
     if "metric" in scores:
         scores = scores[scores["metric"] == metric]
     lines = {} if chance is None else {chance: "guessing"}
     return value_bars(scores, "benchmark", "value", "stage", title, ylabel, lines)
 
 
-def baseline_bars(
-    scores: pd.DataFrame, title: str = "Simple predictors, without a language model", limit: float = 60
-) -> Figure:
+def baseline_bars(scores: pd.DataFrame, title: str = "Simple predictors, without a language model") -> Figure:
     """Bars per benchmark of predictors that a model must beat (always yes, file size, mean brightness …).
 
-    A benchmark is fair if those that do not look for defects stay near guessing (50) and below ``limit``. The table has
+    A benchmark is fair if those that do not look for defects stay near guessing (50) and below 60. The table has
     columns baseline, benchmark, value, and if there are intervals low and high.
     """
-    require_columns(scores, ["baseline", "benchmark", "value"], "baselines")
-    lines = {50: "guessing", limit: "limit"}
+    lines = {50.0: "guessing", 60.0: "limit"}
     return value_bars(scores, "benchmark", "value", "baseline", title, "balanced accuracy (%)", lines)
-
-
-def _whiskers(rows: pd.DataFrame) -> np.ndarray:
-    """(2, n) lengths below and above the value; never below zero, which rounding may ask for."""
-    return np.array([rows["value"] - rows["low"], rows["high"] - rows["value"]], dtype=float).clip(min=0)
-
-
-def _write(
-    axis: Axes, text: str, at: tuple[Any, Any], offset: tuple[int, int], coordinates: Any = "data", **look: Any
-) -> None:
-    """Text beside a point, ``offset`` points away from it."""
-    axis.annotate(text, at, offset, coordinates, "offset points", **look)
-
-
-# ------------------------------------------------------------------------------------- intervals and lines
 
 
 @styled
@@ -240,30 +212,26 @@ def stage_differences(
     """Forest plot: a line per seed with its interval, the pooled one as a diamond; right of zero is a gain.
 
     Args:
-        rows: columns seed (a number, or "pooled"), value, low, high; with a column comparison ("SC-GRPO −
-            PA-SFT"), one block per comparison.
+        rows: columns comparison ("SC-GRPO − PA-SFT"), which makes blocks, seed (a number, or "pooled"), value, low,
+            high.
         title: the figure's title.
         xlabel: the measure and its unit.
     """
-    require_columns(rows, ["seed", "value", "low", "high"], "differences")
-    blocks = _groups(rows, "comparison" if "comparison" in rows else None)
+    blocks = _groups(rows, "comparison")
     figure, axis = plt.subplots(figsize=(WIDTH, 0.32 * (len(rows) + 1.4 * len(blocks)) + 1.2))
     beside = ("axes fraction", "data")
     place, ticks = 0.0, {}
     for name, block in blocks:
-        if name:
-            _write(axis, name, (0, place), (4, 0), beside, va="center", weight="bold")
-            place += 1
+        _write(axis, name, (0, place), (4, 0), beside, va="center", weight="bold")
         for row in block.to_dict("records"):
+            place += 1
             pooled = str(row["seed"]) == "pooled"
             colour, mark, size = (COLOURS[1], "D", 8) if pooled else (COLOURS[0], "o", 6)
             axis.plot([row["low"], row["high"]], [place, place], color=colour, linewidth=3 if pooled else 1.8)
             axis.plot(row["value"], place, mark, color=colour, markersize=size)
             ticks[place] = "pooled" if pooled else f"seed {row['seed']}"
-            numbers = interval_text(row, signed=True)
-            _write(axis, numbers, (1, place), (6, 0), beside, va="center", fontsize=8.5)
-            place += 1
-        place += 0.4
+            _write(axis, interval_text(row, signed=True), (1, place), (6, 0), beside, va="center", fontsize=8.5)
+        place += 1.4
     axis.axvline(0, color=INK, linewidth=1)
     left, right = min(float(rows["low"].min()), 0), max(float(rows["high"].max()), 0)
     room = 0.05 * ((right - left) or 1.0)  # all may be zero
@@ -295,20 +263,17 @@ def interval_chart(
         hue: splits the table into lines, their intervals side by side; without it each value is written.
         own: the ``x`` that is the course's own setting; it is drawn as a diamond of another colour.
     """
-    require_columns(table, [x, "value", "low", "high", *([hue] if hue else [])], "values with intervals")
     words = not pd.api.types.is_numeric_dtype(table[x])
     names = list(dict.fromkeys(table[x]))
     table = table.assign(at=table[x].map(names.index) if words else table[x]).sort_values("at", kind="stable")
     space = float(np.diff(np.unique(table["at"])).min()) if table["at"].nunique() > 1 else 1.0
     figure, axis = plt.subplots(figsize=(WIDTH * 0.7, 3.5))
-    look: dict[str, Any] = {"capsize": 3, "elinewidth": 1.2}
     chosen = table[x] == own
+    look: dict[str, Any] = {"capsize": 3, "elinewidth": 1.2}
     if chosen.any():
+        mark: dict[str, Any] = {"color": COLOURS[1], "marker": "D", "markersize": 8, "linestyle": "none", "zorder": 3}
         rows = table[chosen]
-        mark: dict[str, Any] = {"color": COLOURS[1], "marker": "D", "markersize": 8, "linestyle": "none"}
-        axis.errorbar(
-            rows["at"], rows["value"], _whiskers(rows), label="the course's setting", zorder=3, **mark, **look
-        )
+        axis.errorbar(rows["at"], rows["value"], _whiskers(rows), label="the course's setting", **mark, **look)
     groups = _groups(table.assign(low=table["low"].mask(chosen), high=table["high"].mask(chosen)), hue)
     for index, (name, rows) in enumerate(groups):
         at = rows["at"] + (index - (len(groups) - 1) / 2) * 0.06 * space
@@ -324,7 +289,7 @@ def interval_chart(
         for row in groups[0][1].to_dict("records"):
             _write(axis, f"n={row['n']:.0f}", (row["at"], 0), (0, 3), ha="center", fontsize=7.5)
     if words:
-        axis.set_xticks(range(len(names)), [str(name) for name in names])
+        axis.set_xticks(range(len(names)), names)
         axis.set_xlim(-0.5, len(names) - 0.5)
         axis.grid(axis="x", visible=False)
     if hue or chosen.any():
@@ -337,7 +302,7 @@ def line_chart(
     table: pd.DataFrame,
     x: str,
     y: str,
-    hue: str | None = None,
+    hue: str,
     panel: str | None = None,
     title: str | None = None,
     xlabel: str | None = None,
@@ -359,68 +324,54 @@ def line_chart(
         zero: mark the height 0.
         ylim: lower and upper end of ``y``.
     """
-    require_columns(table, [x, y, *(name for name in (hue, panel) if name)], "points")
     panels = _groups(table, panel)
     size = (WIDTH if len(panels) > 1 else WIDTH * 0.7, 3.3)
     figure, axes = plt.subplots(1, len(panels), squeeze=False, figsize=size, sharex=True, sharey=True)
-    look: dict[str, Any] = {"style": hue, "palette": "colorblind"} if hue else {"color": COLOURS[0]}
     marker = "o" if table[x].nunique() <= 12 else None
     for axis, (name, rows) in zip(axes.flat, panels, strict=True):
         if zero:
             axis.axhline(0, color=INK, linewidth=0.8)
-        sns.lineplot(rows, x=x, y=y, hue=hue, errorbar=None, marker=marker, ax=axis, **look)
+        sns.lineplot(rows, x=x, y=y, hue=hue, style=hue, palette="colorblind", errorbar=None, marker=marker, ax=axis)
         axis.set(title=name, xlabel=xlabel or x, ylabel=ylabel or y, ylim=ylim)
-        if hue:
-            handles, labels = axis.get_legend_handles_labels()
-            axis.get_legend().remove()
-    if hue:
-        figure.legend(handles, labels, loc="outside lower center", ncols=min(4, len(labels)))
+        handles, labels = axis.get_legend_handles_labels()
+        axis.get_legend().remove()
+    figure.legend(handles, labels, loc="outside lower center", ncols=min(4, len(labels)))
     if title:
         figure.suptitle(title)
     return figure
 
 
-# ------------------------------------------------------------------------------------------------ heat maps
-
-
 @styled
-def confusion_heatmaps(answers: pd.DataFrame, title: str = "Truth against answer") -> Figure:
+def confusion_heatmaps(answers: pd.DataFrame) -> Figure:
     """One heat map per stage: truth (yes, no) x answer (yes, no, unparsed); counts, and shares of the row.
 
     Args:
         answers: judged predictions of all stages (`evaluation.judge`) with a column stage: columns stage,
             label ("yes" or "no") and answer ("yes", "no"; None counts as unparsed).
-        title: the figure's title.
     """
-    require_columns(answers, ["stage", "label", "answer"], "answers")
     stages = _groups(answers, "stage")
-    across = min(4, len(stages))
-    down = -(-len(stages) // across)
-    size = (max(4.0, WIDTH * across / 4), 2.1 * down + 0.4)
-    figure, axes = plt.subplots(down, across, squeeze=False, figsize=size)
-    for position, (axis, (name, rows)) in enumerate(zip(axes.flat, stages, strict=False)):
+    size = (max(4.0, WIDTH * len(stages) / 4), 2.5)
+    figure, axes = plt.subplots(1, len(stages), squeeze=False, figsize=size)
+    for axis, (name, rows) in zip(axes.flat, stages, strict=True):
         words = rows["answer"].where(rows["answer"].isin(["yes", "no"]), "unparsed")
         counts = pd.crosstab(rows["label"], words)
         counts = counts.reindex(index=["yes", "no"], columns=["yes", "no", "unparsed"], fill_value=0)
         shares = counts.div(counts.sum(axis=1).clip(lower=1), axis=0) * 100
         text = counts.astype(str) + "\n" + shares.map(lambda share: f"{share:.0f} %")
         _heatmap(axis, shares, annot=text, fmt="", vmax=100, cbar=False)
-        axis.set(title=name, xlabel="answer", ylabel="truth" if position % across == 0 else "")
-    for axis in list(axes.flat)[len(stages) :]:
-        axis.remove()
-    figure.suptitle(title)
+        axis.set(title=name, xlabel="answer", ylabel="truth" if axis is axes[0, 0] else "")
+    figure.suptitle("Truth against answer")
     return figure
 
 
 @styled
-def value_map(table: pd.DataFrame, title: str | None = None, label: str = "points", digits: int = 2) -> Figure:
+def value_map(table: pd.DataFrame, title: str, label: str = "points") -> Figure:
     """A field per row and column, coloured by its value and written out."""
-    require_columns(table, [], "values")
     longest = max(len(str(name)) for name in table.index)
     size = (min(WIDTH, 2.2 + 0.055 * longest + 0.75 * table.shape[1]), 1.2 + 0.34 * len(table))
     figure, axis = plt.subplots(figsize=size)
-    _heatmap(axis, table.astype(float), annot=True, fmt=f".{digits}f", cbar_kws={"label": label})
-    axis.set(title=title or "", xlabel="", ylabel="")
+    _heatmap(axis, table.astype(float), annot=True, fmt=".2f", cbar_kws={"label": label})
+    axis.set(title=title, xlabel="", ylabel="")
     turned = max(len(str(name)) for name in table.columns) > 12
     names = [textwrap.fill(str(name), 16) for name in table.columns]
     axis.set_xticks(axis.get_xticks(), names, rotation=40 if turned else 0, ha="right" if turned else "center")

@@ -17,8 +17,8 @@ import pandas as pd
 
 from iadr1_lib.errors import UserError
 from iadr1_lib.evaluation import BASELINES, MEAN, interval_text
-from iadr1_lib.reporting.results import STAGES, Row
-from iadr1_lib.reporting.studies import BASELINE, PARTS, STUDIES, reference_study, study_file
+from iadr1_lib.reporting.results import STAGES, Row, by_name
+from iadr1_lib.reporting.studies import BASELINE, PARTS, STUDIES, shipped_study, study_file
 from iadr1_lib.runs import project_root
 
 # Our numbers: "course" (the stages) and each measured study -> name of a row -> row.
@@ -27,7 +27,6 @@ Measured = Mapping[str, Mapping[str, Row]]
 NOT_MEASURED = "not measured"
 AGREES, DISAGREES, OPEN = "agrees", "disagrees", "open"
 PAPER_SETS = ["MVTec", "VisA", "MPDD", "DAGM", "DTD", "SDD"]
-MODEL = "mini VLM"
 BALANCED = "balanced_accuracy"
 TITLES = {
     1: "Table 1: models",
@@ -36,24 +35,29 @@ TITLES = {
     4: "Table 4: stage by stage",
     5: "Table 5: rewards",
 }
+# Table 2: variants of the study `reasoning` -> title.
+_DATA = {"answers only": "answers only", BASELINE: "with reasoning (PA-SFT)"}
+# Table 3: variants of the study `rewards` -> title. In training the default mode is "strict".
+_STRATEGIES = {
+    BASELINE: "PA-SFT",
+    "accuracy only": "accuracy-only GRPO, short run",
+    "strict": "SC-GRPO, short run, rewards strict",
+    "paper": "SC-GRPO, short run, rewards as in the paper",
+    "released": "SC-GRPO, short run, rewards as released",
+}
+# Table 5, the same study: variants -> the rewards besides accuracy that each goes without.
+_REMOVED = {"accuracy only": PARTS, **{f"without {part}": (part,) for part in PARTS}, "strict": ()}
 
 
 def measured(metrics: Mapping[str, Any], studies: Mapping[str, dict[str, Any] | None] | None = None) -> Measured:
     """Numbers of a metrics record (one run's or several seeds') beside results of studies: by default the shipped."""
     if studies is None:
-        studies = {study: reference_study(study) for study in STUDIES}
-    records = {"course": metrics, **{study: record for study, record in studies.items() if record}}
-    return {name: {row["name"]: row for row in record["rows"]} for name, record in records.items()}
+        studies = {study: shipped_study(study) for study in STUDIES}
+    records = {"course": metrics, **studies}
+    return {name: by_name(record["rows"]) for name, record in records.items() if record}
 
 
 # ------------------------------------------------------------------------------------------- Tables 1 to 5
-
-
-def _csv(name: str) -> pd.DataFrame:
-    paths = sorted((project_root() / "data" / "paper_tables").glob(f"{name}.csv"))
-    if not paths:
-        raise UserError(f"there is no {name}.csv in data/paper_tables: it holds Tables 1 to 5 of the paper")
-    return pd.read_csv(paths[0])
 
 
 def paper_table(number: int) -> pd.DataFrame:
@@ -61,7 +65,10 @@ def paper_table(number: int) -> pd.DataFrame:
 
     Raises UserError for another number.
     """
-    return _csv(f"table{number}_*")
+    if number not in TITLES:
+        raise UserError(f"there is no table {number}: the paper has Tables 1 to 5")
+    (path,) = (project_root() / "data" / "paper_tables").glob(f"table{number}_*.csv")
+    return pd.read_csv(path)
 
 
 def printed_table(number: int) -> pd.DataFrame:
@@ -75,60 +82,36 @@ def printed_table(number: int) -> pd.DataFrame:
     return table.rename(columns=lambda name: name.replace("_1shot", ", one-shot").replace("_", "-"))
 
 
-# Variants of the study `rewards`: title in Table 3. In training the default mode is "strict".
-_STRATEGIES = {
-    BASELINE: "PA-SFT",
-    "accuracy only": "accuracy-only GRPO, short run",
-    "strict": "SC-GRPO, short run, rewards strict",
-    "paper": "SC-GRPO, short run, rewards as in the paper",
-    "released": "SC-GRPO, short run, rewards as released",
-}
-# The same study in Table 5: which rewards, besides accuracy, each variant goes without.
-_REMOVED: dict[str, tuple[str, ...]] = {
-    "accuracy only": PARTS,
-    **{f"without {part}": (part,) for part in PARTS},
-    "strict": (),
-}
-
-
 def our_table(number: int, ours: Measured) -> pd.DataFrame:
     """Our rows of one of the paper's five tables as text: balanced accuracy with intervals, or "not measured".
 
     The benchmarks are the mini ones. Column `source` names the file. Raises UserError for another number.
     """
-    course = ours["course"]
-    if number in (1, 4):
-        rows = [{"stage": title} | _levels(course, stage) for stage, title in STAGES.items()]
-        if number == 1:
-            simple = [{"model": name.replace("_", " ")} | _levels(course, f"baseline/{name}") for name in BASELINES]
-            rows = [{"model": f"{MODEL}, {row.pop('stage')}"} | row for row in rows] + simple
-        return pd.DataFrame(rows).fillna("").assign(source="metrics.json")
-    study = {2: "reasoning", 3: "rewards", 5: "rewards"}.get(number)
-    if study is None:
-        raise UserError(f"there is no table {number}: the paper has Tables 1 to 5")
-    of_study = ours.get(study, {})
-    if number == 5:
+    course, study = ours["course"], {2: "reasoning", 3: "rewards", 5: "rewards"}.get(number, "course")
+    rows = ours.get(study, {})
+    if number == 1:
+        lines = [{"model": f"mini VLM, {title}"} | _levels(course, stage) for stage, title in STAGES.items()]
+        lines += [{"model": name.replace("_", " ")} | _levels(course, f"baseline/{name}") for name in BASELINES]
+    elif number == 2:
+        lines = [{"data": "base", "zero-shot": _level(course, "base"), "minus PA-SFT": ""}]
+        lines += [{"data": title} | _against_pa_sft(rows, variant) for variant, title in _DATA.items()]
+    elif number == 3:
+        lines = [{"strategy": title} | _against_pa_sft(rows, variant) for variant, title in _STRATEGIES.items()]
+    elif number == 4:
+        lines = [{"stage": title} | _levels(course, stage) for stage, title in STAGES.items()]
+    elif number == 5:
         lines = [
             {part: "no" if part in removed else "yes" for part in PARTS}
-            | _levels(of_study, variant)
-            | {"minus all four": _minus(of_study, variant, "strict")}
+            | _levels(rows, variant)
+            | {"minus all four": _minus(rows, variant, "strict")}
             for variant, removed in _REMOVED.items()
         ]
-        return pd.DataFrame(lines).assign(source=study_file(study))
-    variants = {"answers only": "answers only", BASELINE: "with reasoning (PA-SFT)"} if number == 2 else _STRATEGIES
-    lines = [
-        {
-            "data" if number == 2 else "strategy": title,
-            "zero-shot": _level(of_study, variant),
-            "minus PA-SFT": _minus(of_study, variant, BASELINE),
-            "source": study_file(study),
-        }
-        for variant, title in variants.items()
-    ]
+    else:
+        raise UserError(f"there is no table {number}: the paper has Tables 1 to 5")
+    table = pd.DataFrame(lines).fillna("").assign(source=study_file(study))
     if number == 2:
-        base = {"data": "base", "zero-shot": _level(course, "base"), "minus PA-SFT": "", "source": "metrics.json"}
-        lines.insert(0, base)
-    return pd.DataFrame(lines)
+        table.loc[0, "source"] = study_file("course")
+    return table
 
 
 def _level(rows: Mapping[str, Row], name: str, benchmark: str = MEAN) -> str:
@@ -144,6 +127,10 @@ def _levels(rows: Mapping[str, Row], name: str) -> dict[str, str]:
     return cells | {"mean of six": _level(rows, name)}
 
 
+def _against_pa_sft(rows: Mapping[str, Row], variant: str) -> dict[str, str]:
+    return {"zero-shot": _level(rows, variant), "minus PA-SFT": _minus(rows, variant, BASELINE)}
+
+
 def _minus(rows: Mapping[str, Row], variant: str, baseline: str) -> str:
     if variant == baseline:
         return ""
@@ -151,21 +138,16 @@ def _minus(rows: Mapping[str, Row], variant: str, baseline: str) -> str:
     return interval_text(row, signed=True) if row else NOT_MEASURED
 
 
-# Studies whose variants lie on a line, with the course's own setting, which is PA-SFT, among them.
-CURVES = {"grid": ("1×1", "2×2", "3×3", "4×4", "5×5"), "data": ("20 %", "40 %", "60 %", "80 %", "100 %")}
-OWN_SETTING = {study: STUDIES[study].baseline for study in CURVES}
+def curve(study: str, ours: Measured) -> pd.DataFrame:
+    """Balanced accuracy, mean of the mini benchmarks, along the variants of `grid` or `data`, for `interval_chart`.
 
-
-def curve(study: str, ours: Measured, metric: str = BALANCED) -> pd.DataFrame:
-    """The mean of the six mini benchmarks along a study's variants, as `interval_chart` takes it.
-
-    Columns variant, value, low, high (lowest and highest seed), in percent; variants without a number are left out, so
-    the table is empty where the study has not been measured.
+    The course's own setting, which is PA-SFT, is among them. Columns variant, value, low, high (lowest and highest
+    seed), in percent; variants without a number are left out, so the table is empty where the study was not measured.
     """
-    rows = []
-    for name in CURVES[study]:
-        variant = BASELINE if name == OWN_SETTING[study] else name
-        if row := ours.get(study, {}).get(f"{variant}/{metric}/{MEAN}"):
+    plan, rows = STUDIES[study], []
+    for name in sorted([plan.baseline, *plan.variants], key=lambda name: (len(name), name)):  # 20 % before 100 %
+        variant = BASELINE if name == plan.baseline else name
+        if row := ours.get(study, {}).get(f"{variant}/{BALANCED}/{MEAN}"):
             rows.append({"variant": name, **{key: row[key] for key in ("value", "low", "high")}})
     return pd.DataFrame(rows, columns=["variant", "value", "low", "high"])
 
@@ -181,28 +163,25 @@ def agreement(ours: Measured) -> pd.DataFrame:
     numbers. A verdict speaks of direction alone: the interval lies above zero (agrees), below (disagrees) or holds it.
     """
     lines = []
-    for claim in _csv("claims").to_dict("records"):
-        study = claim["study"]
-        row = _difference(ours.get(study, {}), claim["better"], claim["than"])
-        numbers = row or {"value": None, "low": None, "high": None}
-        seeds = numbers.get("seeds", {}).values()
+    for claim in pd.read_csv(project_root() / "data" / "paper_tables" / "claims.csv").to_dict("records"):
+        row = _difference(ours.get(claim["study"], {}), claim["better"], claim["than"])
         lines.append(
             {
                 "claim": claim["claim"],
                 "where": claim["where"],
                 "paper": _span(claim),
                 "ours": interval_text(row, signed=True) if row else NOT_MEASURED,
-                "seeds": ", ".join(_signed(value) for value in seeds),
+                "seeds": ", ".join(_signed(value) for value in row.get("seeds", {}).values()),
                 "verdict": verdict(row),
-                "source": "metrics.json" if study == "course" else study_file(study),
-                **{key: numbers[key] for key in ("value", "low", "high")},
+                "source": study_file(claim["study"]),
+                **{key: row.get(key) for key in ("value", "low", "high")},
             }
         )
     return pd.DataFrame(lines).astype({"value": float, "low": float, "high": float})
 
 
-def _difference(rows: Mapping[str, Row], better: str, than: str) -> Row | None:
-    """Balanced accuracy of one stage or variant minus another's; a run's own, or that of all seeds.
+def _difference(rows: Mapping[str, Row], better: str, than: str) -> Row:
+    """Balanced accuracy of one stage or variant minus another's, of all seeds or of the one run; {} if not measured.
 
     Only a variant minus a baseline is measured; where the paper has the baseline ahead, the sign is turned.
     """
@@ -210,20 +189,16 @@ def _difference(rows: Mapping[str, Row], better: str, than: str) -> Row | None:
     for name in (f"{pair}/pooled", pair, f"difference/{better}/{than}/{BALANCED}"):
         if name in rows:
             return rows[name]
-    return turned(rows.get(f"difference/{than}/{better}/{BALANCED}"))
-
-
-def turned(row: Row | None) -> Row | None:
-    """The same difference seen from the other side."""
-    if row is None or pd.isna(row["value"]):
+    row = rows.get(f"difference/{than}/{better}/{BALANCED}", {})
+    if pd.isna(row.get("value")):
         return row
     seeds = {seed: -value for seed, value in row.get("seeds", {}).items()}
     return row | {"value": -row["value"], "low": -row["high"], "high": -row["low"], "seeds": seeds}
 
 
-def verdict(difference: Row | None) -> str:
+def verdict(difference: Row) -> str:
     """What an interval says of a difference that should be positive."""
-    if difference is None or pd.isna(difference["value"]):
+    if pd.isna(difference.get("value")):
         return NOT_MEASURED
     if difference["low"] > 0:
         return AGREES

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
+from string import Template
 from typing import Any
 
 import pandas as pd
 
 from iadr1_lib.errors import UserError
 from iadr1_lib.evaluation import METRICS
-from iadr1_lib.files import write_text
+from iadr1_lib.files import read_text, write_text
 from iadr1_lib.reporting.claims import agreement, in_short, measured
 from iadr1_lib.reporting.results import REFERENCE, SHIPPED, shipped_metrics
-from iadr1_lib.reporting.studies import shipped_study
+from iadr1_lib.reporting.studies import STUDIES, shipped_study
 from iadr1_lib.reporting.tables import (
     ablation_table,
     cost_table,
@@ -36,97 +37,46 @@ def readme_block() -> str:
     metrics = shipped_metrics()
     table = stage_table(metrics)
     short = table[table.iloc[:, 0].isin([METRICS[name] for name in ("balanced_accuracy", "location", "type")])]
-    seeds = ", ".join(str(run["seed"]) for run in metrics["provenance"]["runs"])
+    seeds = _listed(run["seed"] for run in metrics["provenance"]["runs"])
     source = f"Mean of seeds {seeds}. {_ROUND} Source: `{REFERENCE.as_posix()}`. All results: [docs/results.md]"
     return f"{_markdown(short)}\n\n{source}(docs/results.md)."
 
 
 def results_page() -> str:
-    """docs/results.md: all tables of the shipped results, each with its source."""
+    """docs/results.md: all tables of the shipped results, each with its source; the words are data/templates' own."""
     metrics = shipped_metrics()
     runs = metrics["provenance"]["runs"]
     machine = runs[0]["hardware"]
-    where = f"{machine['cores']} cores, {machine['processor']}, device {machine['device']}"
-    commits = _listed(run["commit"] for run in runs)
-    studies = {study: shipped_study(study)["provenance"] for study in ("rewards", "reasoning", "grid", "data")}
-    of_studies = [run for block in studies.values() for run in block["runs"]]
-    steps = studies["rewards"]["parameters"]["ablations"]["max_steps"]
+    studies = [shipped_study(study)["provenance"] for study in STUDIES]
+    of_studies = [run for block in studies for run in block["runs"]]
     claims = agreement(measured(metrics))
-    sections: list[tuple[str, list[str | pd.DataFrame]]] = [
-        (
-            "Stage by stage",
-            [
-                "Balanced accuracy is the mean of the shares of normal and of defective images answered rightly; "
-                "guessing gives 50. The control is PA-SFT continued on SC-GRPO's pictures, with reasoning written for "
-                f"them. {_ROUND}",
-                stage_table(metrics),
-                f"Paired differences, image by image. {_SQUARE}",
-                difference_table(metrics),
-                f"Source: `{REFERENCE.as_posix()}`; profile {metrics['provenance']['parameters']['profile']}, seeds "
-                f"{_listed(run['seed'] for run in runs)}; {where}; commit {commits}.",
-            ],
-        ),
-        ("Cost", [cost_table(metrics), f"Source: `{REFERENCE.as_posix()}`; {where}."]),
-        (
-            "What each benchmark measures",
-            [
-                "Balanced accuracy of predictors that know nothing of inspection and of each stage, on drawn "
-                f"benchmarks (seeds as above; a predictor needs none) and real pictures (seed 0). {_ROUND} {_SQUARE}",
-                predictor_table(judged_benchmarks(metrics)),
-                f"Source: `{REFERENCE.as_posix()}`; real pictures, zero-shot: `{SHIPPED.as_posix()}/real_*.json` "
-                "(`iadr1 evaluate`) and `sanity_*.json` (`iadr1 sanity`).",
-            ],
-        ),
-        (
-            "Ablations",
-            [
-                f"Runs of `rewards` are SC-GRPO with {steps} steps, shorter than the course's; the others are PA-SFT, "
-                f"as long as the course's. {_ROUND} {_SQUARE}",
-                ablation_table(),
-                f"Source: `{SHIPPED.as_posix()}/ablation_*.json`, made by `iadr1 ablate STUDY`; seeds "
-                f"{_listed(sorted({run['seed'] for run in of_studies}))}; device "
-                f"{_listed(sorted({run['hardware']['device'] for run in of_studies}))}; commit "
-                f"{_listed(sorted({run['commit'] for run in of_studies}))}.",
-            ],
-        ),
-        (
-            "The paper's claims",
-            [
-                "The paper's differences in balanced accuracy and ours, in points. `agrees`: our 95 % interval lies on "
-                "the same side of zero; `open`: it holds zero. No interval is corrected for the number of claims "
-                "(notebook 09 has corrected p values). The benchmarks are others, so only the direction can be "
-                f"compared. {in_short(claims)}",
-                claims[["claim", "where", "paper", "ours", "verdict"]].rename(columns={"where": "in the paper"}),
-                f"Source: `data/paper_tables/claims.csv`, `{REFERENCE.as_posix()}` and the ablations.",
-            ],
-        ),
-        (
-            "With a reference picture",
-            [
-                "Seed 0, six mini benchmarks, in percent. One-shot: the most similar normal training picture of the "
-                f"category first. {_SQUARE}",
-                one_shot_table(),
-                f"Source: `{SHIPPED.as_posix()}/mini_*_shot_*.json` (`iadr1 evaluate --data mini`, with `--shots 1` "
-                "for one-shot; the base with the prompt `yes-no`).",
-            ],
-        ),
-        (
-            "To measure again",
-            [
-                "`iadr1 run --profile mini --seed N` for each seed, then `iadr1 report runs/mini-s0 runs/mini-s1 "
-                "runs/mini-s2` and `iadr1 ablate` with `rewards`, `reasoning`, `grid` and `data`. "
-                "[data/reference](../data/reference/README.md) says where the files go."
-            ],
-        ),
-    ]
-    parts = [
-        "# Results",
-        "Written by `iadr1 report --readme` from the results that the project ships. The six mini benchmarks are "
-        "drawn, small and not the paper's six: compare directions with the paper, not levels.",
-    ]
-    for heading, contents in sections:
-        parts += [f"## {heading}", *(_markdown(one) if isinstance(one, pd.DataFrame) else one for one in contents)]
-    return "\n\n".join(parts) + "\n"
+    shown = claims[["claim", "where", "paper", "ours", "verdict"]].rename(columns={"where": "in the paper"})
+    words = {
+        "reference": REFERENCE.as_posix(),
+        "shipped": SHIPPED.as_posix(),
+        "round": _ROUND,
+        "square": _SQUARE,
+        "profile": metrics["provenance"]["parameters"]["profile"],
+        "seeds": _listed(run["seed"] for run in runs),
+        "commits": _listed(run["commit"] for run in runs),
+        "machine": f"{machine['cores']} cores, {machine['processor']}, device {machine['device']}",
+        "steps": studies[0]["parameters"]["ablations"]["max_steps"],
+        "study_seeds": _listed(sorted(run["seed"] for run in of_studies)),
+        "study_devices": _listed(sorted(run["hardware"]["device"] for run in of_studies)),
+        "study_commits": _listed(sorted(run["commit"] for run in of_studies)),
+        "in_short": in_short(claims),
+    }
+    tables = {
+        "stages": stage_table(metrics),
+        "differences": difference_table(metrics),
+        "cost": cost_table(metrics),
+        "predictors": predictor_table(judged_benchmarks(metrics)),
+        "ablations": ablation_table(),
+        "claims": shown,
+        "one_shot": one_shot_table(),
+    }
+    template = Template(read_text(project_root() / "data" / "templates" / "results.md"))
+    return template.substitute(words, **{name: _markdown(table) for name, table in tables.items()})
 
 
 def write_readme(root: Path | None = None) -> list[Path]:

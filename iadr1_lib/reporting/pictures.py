@@ -26,10 +26,11 @@ from iadr1_lib.data import open_image, read_mask
 from iadr1_lib.errors import UserError
 from iadr1_lib.evaluation import judge
 from iadr1_lib.records import Record, Sample
-from iadr1_lib.reporting.style import COLOURS, INK, WIDTH, require_columns, styled
+from iadr1_lib.reporting.style import COLOURS, INK, WIDTH, styled
 
 _PICTURE = 320  # pixels: longer side of a picture in a sheet, enough for print and small in a notebook file
-_TRUTH, _PREDICTED, _MASK = COLOURS[1], COLOURS[9], "#c2187a"  # orange, sky blue, dark pink
+_FRAMES = (("true cell", COLOURS[1], "-"), ("predicted cell", COLOURS[9], "--"))  # orange, sky blue
+_MASK = "#c2187a"  # dark pink
 _RIGHT, _WRONG = COLOURS[2], COLOURS[3]  # green, vermilion; always with a word beside
 
 
@@ -49,27 +50,25 @@ class _Panel:
 
 
 @styled
-def sample_sheet(
-    samples: Sequence[Sample], columns: int = 6, masks: bool = True, grid: bool = True, title: str | None = None
-) -> Figure:
+def sample_sheet(samples: Sequence[Sample], columns: int = 6, title: str | None = None) -> Figure:
     """Pictures side by side; on defective ones the mask's outline, the 3x3 grid and the true cell.
 
     Args:
         samples: what to show, in this order (a dozen or two: all are opened).
         columns: pictures per row.
-        masks: draw outlines of masks.
-        grid: draw the grid and the true cell.
         title: a line above the sheet.
     """
     panels = []
     for sample in samples:
-        marked = grid and sample.label == "yes"
-        lines = [sample.type or "defect", sample.location or "no mask"] if sample.label == "yes" else ["good"]
-        caption = "\n".join(textwrap.fill(line, int(130 / columns)) for line in lines)
-        colour = INK if sample.label == "yes" else _RIGHT
-        cell, mask = sample.location if marked else None, sample.mask if masks else None
-        panels.append(_Panel(sample.image, caption, colour, cell, grid=marked, mask=mask))
-    return _sheet(panels, columns, title, "samples")
+        if sample.label == "no":
+            panels.append(_Panel(sample.image, "good", _RIGHT, mask=sample.mask))
+            continue
+        lines = [
+            textwrap.fill(line, 130 // columns) for line in (sample.type or "defect", sample.location or "no mask")
+        ]
+        panels.append(_Panel(sample.image, "\n".join(lines), INK, sample.location, grid=True, mask=sample.mask))
+    legend = [_FRAMES[0]] if any(panel.true for panel in panels) else []
+    return _sheet(panels, columns, title, "samples", legend)
 
 
 @styled
@@ -91,41 +90,32 @@ def answer_sheet(
         parser: how answers are read, see `evaluation.read_answer`.
         title: a line above the sheet.
     """
-    require_columns(predictions, ["image", "label", "location", "type", "raw"], "predictions")
     judged = judge(predictions, parser)
     panels = []
     for right, number in ((1, n_right), (0, n_wrong)):
         rows = judged[judged["correct"] == right]
         sampled = rows.sample(min(number, len(rows)), random_state=seed)
         panels += [_answer_panel(row) for row in sampled.to_dict("records")]
-    return _sheet(panels, 4, title, "answers", [("true cell", _TRUTH, "-"), ("predicted cell", _PREDICTED, "--")])
+    return _sheet(panels, 4, title, "answers", _FRAMES)
 
 
 def _answer_panel(row: Mapping[Any, Any]) -> _Panel:
     answer = parse_answer(str(row["raw"]))
     truth = "good" if row["label"] == "no" else _joined(row["type"], row["location"]) or "defect"
-    word = str(row["answer"]).capitalize() if _known(row["answer"]) else "not readable"
+    word = _joined(row["answer"]).capitalize() or "not readable"
     verdict, colour = ("right", _RIGHT) if row["correct"] == 1 else ("wrong", _WRONG)
-    named = _joined(answer.type, answer.location)
-    note = _cut(named, 36, 2) + "\n" * bool(named) + _cut(answer.reasoning or str(row["raw"]), 36, 9)
-    return _Panel(
-        row["image"],
-        f"{verdict}: {word}\n{_cut(f'truth: {truth}', 34, 2)}",
-        colour,
-        row["location"] if _known(row["location"]) else None,
-        cell_of_words(answer.location or ""),
-        grid=True,
-        note=note,
-    )
+    caption = f"{verdict}: {word}\n{_cut(f'truth: {truth}', 34, 2)}"
+    note = "\n".join([_cut(_joined(answer.type, answer.location), 36, 2), _cut(answer.reasoning or row["raw"], 36, 9)])
+    true, predicted = _joined(row["location"]), cell_of_words(answer.location or "")
+    return _Panel(row["image"], caption, colour, true, predicted, grid=True, note=note.lstrip("\n"))
 
 
 @styled
-def record_gallery(records: Sequence[tuple[Record, str]], title: str | None = None) -> Figure:
+def record_gallery(records: Sequence[tuple[Record, str]]) -> Figure:
     """Records with their reasoning below the picture, three a row: accepted, or rejected with the reason.
 
     Args:
         records: each with the sentence that rejected it, "" if it was accepted.
-        title: a line above the sheet.
     """
     panels = []
     for record, reason in records:
@@ -133,21 +123,17 @@ def record_gallery(records: Sequence[tuple[Record, str]], title: str | None = No
         caption = f"{verdict}: {_joined(record.type or 'normal', record.location)}"
         note = _cut(record.reasoning, 54, 12)
         panels.append(_Panel(record.image, caption, colour, record.location, reason=_cut(reason, 54, 3), note=note))
-    return _sheet(panels, 3, title, "records", legend=[])
+    return _sheet(panels, 3, None, "records", [])
 
 
 def _sheet(
-    panels: Sequence[_Panel],
-    columns: int,
-    title: str | None,
-    what: str,
-    legend: Sequence[tuple[str, str, Any]] | None = None,
+    panels: Sequence[_Panel], columns: int, title: str | None, what: str, frames: Sequence[tuple[str, str, Any]]
 ) -> Figure:
-    """Draw panels side by side. The legend (label, colour, line style) is by default what the panels show."""
+    """Draw panels side by side, with a legend of frames (label, colour, line style) and of outlined masks."""
     if not panels:
         raise UserError(f"There are no {what} to show: choose at least one.")
-    caption_lines = max(panel.caption.count("\n") + 1 for panel in panels)
     notes = any(panel.note for panel in panels)
+    caption_lines = max(panel.caption.count("\n") + 1 for panel in panels)
     note_lines = max(f"{panel.reason}\n{panel.note}".strip().count("\n") + 1 for panel in panels) if notes else 0
     rows, across, side = -(-len(panels) // columns), min(len(panels), columns), WIDTH / columns
     heights = [side + 0.15 * caption_lines, 0.15 * note_lines + 0.01]  # inches
@@ -163,11 +149,9 @@ def _sheet(
         below.text(0, 1, panel.reason, va="top", fontsize=7.5, color=_WRONG, in_layout=False)
         skipped = "\n" * (panel.reason.count("\n") + 1 if panel.reason else 0)
         below.text(0, 1, skipped + panel.note, va="top", fontsize=7.5, in_layout=False)
-    if legend is None:
-        legend = [("true cell", _TRUTH, "-")] if any(panel.true for panel in panels) else []
     handles: list[Any] = [
         Patch(facecolor="none", edgecolor=colour, linewidth=2, linestyle=line, label=label)
-        for label, colour, line in legend
+        for label, colour, line in frames
     ]
     if any(panel.mask for panel in panels):
         handles.append(Line2D([], [], color=_MASK, label="outline of the mask"))
@@ -189,32 +173,24 @@ def _draw_panel(panel: _Panel, axis: Axes) -> None:
                 draw(place, color="white", linewidth=1.6, alpha=0.55)
                 draw(place, color="black", linewidth=0.6, alpha=0.7)
     inset = 0.012 * max(width, height)  # so that both frames show where the two cells are one
-    for cell, colour, line, room in ((panel.true, _TRUTH, "-", inset), (panel.predicted, _PREDICTED, "--", 3 * inset)):
+    for cell, (_, colour, line), room in zip((panel.true, panel.predicted), _FRAMES, (inset, 3 * inset), strict=True):
         if cell:
             left, top, right, bottom = cell_box(cell, width, height)
             corner, size = (left - 0.5 + room, top - 0.5 + room), (right - left - 2 * room, bottom - top - 2 * room)
             axis.add_patch(Rectangle(corner, *size, fill=False, edgecolor=colour, linewidth=2, linestyle=line))
     if panel.mask:
-        _draw_outline(axis, panel.mask, width, height)
-
-
-def _draw_outline(axis: Axes, mask: str | Path, width: int, height: int) -> None:
-    grey = Image.fromarray(read_mask(mask).astype(np.uint8) * 255)
-    small = np.asarray(grey.resize((width, height), Image.Resampling.BOX)) > 0  # a thin scratch survives shrinking
-    padded = np.pad(small, 1)  # closes the outline of a mask that touches the edge
-    positions = np.arange(-1, width + 1), np.arange(-1, height + 1)
-    if small.any():
-        axis.contour(*positions, padded.astype(float), levels=[0.5], colors=[_MASK], linewidths=1.2)
-        axis.set(xlim=(-0.5, width - 0.5), ylim=(height - 0.5, -0.5))
+        grey = Image.fromarray(read_mask(panel.mask).astype(np.uint8) * 255)
+        small = np.asarray(grey.resize((width, height), Image.Resampling.BOX)) > 0  # a thin scratch survives shrinking
+        if small.any():
+            positions = np.arange(-1, width + 1), np.arange(-1, height + 1)
+            padded = np.pad(small, 1).astype(float)  # closes the outline of a mask that touches the edge
+            axis.contour(*positions, padded, levels=[0.5], colors=[_MASK], linewidths=1.2)
+            axis.set(xlim=(-0.5, width - 0.5), ylim=(height - 0.5, -0.5))
 
 
 def _joined(*parts: object) -> str:
-    return ", ".join(str(part) for part in parts if _known(part))
-
-
-def _known(value: object) -> bool:
-    """False for None, for "" and for the NaN that pandas makes of None."""
-    return isinstance(value, str) and value != ""
+    """The parts that are words: neither None, nor the NaN that pandas makes of None."""
+    return ", ".join(part for part in parts if isinstance(part, str) and part)
 
 
 def _cut(text: str, width: int, lines: int) -> str:
@@ -222,36 +198,22 @@ def _cut(text: str, width: int, lines: int) -> str:
     return "\n".join(textwrap.wrap(text.replace("$", r"\$"), width, max_lines=lines, placeholder=" …"))
 
 
-def mark_cell(
-    image: Image.Image, cell: str | None, text: str | None = None, predicted: str | None = None, grid: int = GRID
-) -> Image.Image:
+def mark_cell(image: Image.Image, cell: str | None, text: str | None = None, grid: int = GRID) -> Image.Image:
     """The picture with its grid of places and one cell marked, and a line of text below it.
 
     Small pictures are enlarged by a whole factor first, so that the frame and the text can be seen; larger
-    ones keep their size, and the frame grows with them. ``predicted`` marks a second cell, in blue and inside
-    the first where the two are one. With neither no grid is drawn. The input is not changed.
+    ones keep their size, and the frame grows with them. Without a cell no grid is drawn. The input is not changed.
     """
     factor = max(1, -(-384 // max(image.size)))
     marked = image.convert("RGB").resize((image.width * factor, image.height * factor), Image.Resampling.NEAREST)
     line = max(2, round(min(marked.size) / 120))
-    draw = ImageDraw.Draw(marked)
-    if cell is not None or predicted is not None:
-        for name in cell_names(grid):
-            _frame(draw, cell_box(name, *marked.size, grid), "#bbbbbb", max(1, line // 4))
-    if cell is not None:
-        _frame(draw, cell_box(cell, *marked.size, grid), _TRUTH, line)
-    if predicted is not None:
-        left, top, right, bottom = cell_box(predicted, *marked.size, grid)
-        inset = 2 * line
-        _frame(draw, (left + inset, top + inset, right - inset, bottom - inset), _PREDICTED, line)
+    frames = [(name, "#bbbbbb", max(1, line // 4)) for name in cell_names(grid)] + [(cell, _FRAMES[0][1], line)]
+    for name, colour, thick in frames if cell else ():
+        left, top, right, bottom = cell_box(str(name), *marked.size, grid)
+        if right > left and bottom > top:  # a picture two pixels wide has no room for three cells
+            thick = max(1, min(thick, (right - left) // 3, (bottom - top) // 3))
+            ImageDraw.Draw(marked).rectangle((left, top, right - 1, bottom - 1), outline=colour, width=thick)
     return _with_text(marked, text) if text else marked
-
-
-def _frame(draw: ImageDraw.ImageDraw, box: tuple[int, int, int, int], colour: str, line: int) -> None:
-    left, top, right, bottom = box
-    if right > left and bottom > top:  # a picture two pixels wide has no room for three cells
-        line = max(1, min(line, (right - left) // 3, (bottom - top) // 3))
-        draw.rectangle((left, top, right - 1, bottom - 1), outline=colour, width=line)
 
 
 def _with_text(image: Image.Image, text: str) -> Image.Image:

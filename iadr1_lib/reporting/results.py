@@ -6,7 +6,8 @@ dictionary with name, value, low, high, n and unit; names are stage/metric/bench
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,9 +36,15 @@ COMPARISONS = (("pa_sft", "base"), ("sc_grpo", "pa_sft"), ("control", "pa_sft"),
 EVALUATION, REPORT, BATCH = "08_evaluation", "10_report", "batch"  # who recorded a row
 SHIPPED = Path("data") / "reference" / "mini"
 REFERENCE = SHIPPED / "metrics.json"
+_EDGES = np.linspace(0, 1, 6)  # of the bins of severity
 
 
 # -------------------------------------------------------------------------------------------------- one run
+
+
+def by_name(rows: Iterable[Row]) -> dict[str, Row]:
+    """The rows, each under its name."""
+    return {row["name"]: row for row in rows}
 
 
 def recorded(folder: Path) -> dict[str, Any]:
@@ -53,8 +60,7 @@ def recorded(folder: Path) -> dict[str, Any]:
 
 def shipped_rows(file: str) -> list[Row]:
     """Rows of a file of results that the project ships; none where it is missing."""
-    rows: list[Row] = read_metrics_file(project_root() / SHIPPED / file, {"rows": []})["rows"]
-    return rows
+    return list(read_metrics_file(project_root() / SHIPPED / file, {"rows": []})["rows"])
 
 
 def shipped_metrics() -> dict[str, Any]:
@@ -70,13 +76,11 @@ def stage_scores(metrics: dict[str, Any]) -> pd.DataFrame:
 
     Stages come in the course's order.
     """
-    rows = []
-    for row in metrics["rows"]:
-        parts = row["name"].split("/")
-        if row["notebook"] in (EVALUATION, REPORT) and len(parts) == 3 and parts[0] in STAGES:
-            rows.append(dict(zip(("stage", "metric", "benchmark"), parts, strict=True)) | row)
+    name = re.compile(f"({'|'.join(STAGES)})/[^/]+/[^/]+")
+    rows = [row for row in metrics["rows"] if row["notebook"] in (EVALUATION, REPORT) and name.fullmatch(row["name"])]
     frame = pd.DataFrame(rows)
-    frame[["value", "low", "high"]] = frame[["value", "low", "high"]].astype(float)
+    parts = frame["name"].str.split("/", expand=True).set_axis(["stage", "metric", "benchmark"], axis=1)
+    frame = pd.concat([parts, frame], axis=1).astype({"value": float, "low": float, "high": float})
     return frame.sort_values("stage", key=lambda stage: stage.map(list(STAGES).index), kind="stable", ignore_index=True)
 
 
@@ -103,37 +107,26 @@ def comparison_title(pair: str) -> str:
     return f"{STAGES[model]} − {STAGES[baseline]}"
 
 
-def stage_facts(stage: Path) -> dict[str, Any] | None:
+def _stage_facts(stage: Path) -> dict[str, Any] | None:
     """stage.json of a stage's folder, None where it was not trained; UserError for another shape."""
-    number = (int, float)
-    facts: dict[str, Any] | None = read_object(stage / "stage.json", seconds=number, steps=number)
+    facts: dict[str, Any] | None = read_object(stage / "stage.json", seconds=(int, float), steps=(int, float))
     return facts
 
 
 def cost(folder: Path) -> pd.DataFrame:
     """Seconds and steps of each trained stage, from its stage.json."""
-    rows = []
-    for stage, title in STAGES.items():
-        if facts := stage_facts(folder / stage):
-            rows.append({"stage": title, "seconds": facts["seconds"], "steps": facts["steps"]})
+    facts = {title: _stage_facts(folder / stage) for stage, title in STAGES.items()}
+    rows = [{**one, "stage": title} for title, one in facts.items() if one]
     return pd.DataFrame(rows, columns=["stage", "seconds", "steps"])
 
 
 def notebook_times(folder: Path) -> pd.DataFrame:
     """Status, seconds and peak memory (MiB, all processes) of each notebook but the report, from manifest.json."""
     records = notebook_records(folder / "manifest.json")
-    keys = {"status": "status", "seconds": "seconds", "peak_mib": "peak MiB"}
-    rows = [
-        {"notebook": name} | {title: record.get(key) for key, title in keys.items()}
-        for name, record in sorted(records.items())
-        if name != REPORT  # it is being executed, or stands from an earlier call
-    ]
-    return pd.DataFrame(rows, columns=["notebook", *keys.values()])
-
-
-def parser_of(metrics: dict[str, Any]) -> str:
-    """The parser by which a run's answers were read."""
-    return str(metrics["provenance"]["parameters"].get("evaluation", {}).get("parser", "fair"))
+    # the report is being executed, or stands from an earlier call
+    rows = [{"notebook": name, **record} for name, record in sorted(records.items()) if name != REPORT]
+    columns = ["notebook", "status", "seconds", "peak_mib"]
+    return pd.DataFrame(rows, columns=columns).rename(columns={"peak_mib": "peak MiB"})
 
 
 def predictions(folder: Path) -> dict[str, pd.DataFrame]:
@@ -150,26 +143,23 @@ def severity_of(image: str | Path) -> float:
     return float(note_of(image).get("severity", np.nan))
 
 
-def found_by_severity(answers: dict[str, pd.DataFrame], parser: str = "fair", bins: int = 5) -> pd.DataFrame:
-    """Share of defects found per bin of severity, in %, as `interval_chart` takes it.
+def found_by_severity(answers: dict[str, pd.DataFrame], parser: str = "fair") -> pd.DataFrame:
+    """Share of defects found in each of five bins of severity, in %, as `interval_chart` takes it.
 
     Columns stage, severity (the bin's middle), value, low, high (95 % Wilson intervals), n. Severities are what the
     drawing noted beside the pictures; a picture without one is left out.
     """
     rows = []
-    edges = np.linspace(0, 1, bins + 1)
     for stage, table in answers.items():
         judged = judge(table[table["label"] == "yes"], parser)
         judged["severity"] = [severity_of(image) for image in judged["image"]]
         judged = judged.dropna(subset=["severity"])
-        judged["bin"] = np.clip(np.digitize(judged["severity"], edges) - 1, 0, bins - 1)
-        for place in sorted(set(judged["bin"])):
-            group = judged[judged["bin"] == place]
-            ends = proportion_confint(int(group["correct"].sum()), len(group), method="wilson")
-            shares = dict(zip(("value", "low", "high"), (float(group["correct"].mean()), *ends), strict=True))
-            shares = {key: 100 * share for key, share in shares.items()}
-            middle = (edges[place] + edges[place + 1]) / 2
-            rows.append({"stage": stage, "severity": middle, **shares, "n": len(group)})
+        judged["bin"] = np.clip(np.digitize(judged["severity"], _EDGES) - 1, 0, len(_EDGES) - 2)
+        for place in np.unique(judged["bin"]):
+            right = judged.loc[judged["bin"] == place, "correct"]
+            low, high = proportion_confint(int(right.sum()), len(right), method="wilson")
+            ends = {"value": 100 * float(right.mean()), "low": 100 * low, "high": 100 * high}
+            rows.append({"stage": stage, "severity": _EDGES[place : place + 2].mean(), **ends, "n": len(right)})
     return pd.DataFrame(rows, columns=["stage", "severity", "value", "low", "high", "n"])
 
 
@@ -177,14 +167,7 @@ def found_by_severity(answers: dict[str, pd.DataFrame], parser: str = "fair", bi
 
 
 def pooled_metrics(run_folders: Sequence[str | Path]) -> dict[str, Any]:
-    """The rows of `pool_seeds` with every run's provenance: what data/reference/mini/metrics.json holds."""
-    rows = pool_seeds(run_folders)
-    blocks = [recorded(Path(folder))["provenance"] for folder in run_folders]
-    return {"rows": rows, "provenance": pooled_provenance(blocks[0]["parameters"], blocks)}
-
-
-def pool_seeds(run_folders: Sequence[str | Path]) -> list[Row]:
-    """Rows for metrics.json from runs of one profile with different seeds.
+    """Metrics of runs of one profile with different seeds: what data/reference/mini/metrics.json holds.
 
     - stage/metric/benchmark and cost: the mean over the seeds; low and high are the lowest and highest seed.
     - difference/stage-stage/metric/seed N: one seed's paired difference with its 95 % stratified bootstrap
@@ -197,24 +180,30 @@ def pool_seeds(run_folders: Sequence[str | Path]) -> list[Row]:
     """
     folders = [Path(folder) for folder in run_folders]
     runs = _comparable(folders)
+    blocks = [metrics["provenance"] for metrics in runs.values()]
     rows = []
     for row in next(iter(runs.values()))["rows"]:
         if _is_pooled(row):
-            rows += _mean_row(row["name"], _values(runs, row), row["unit"], row["n"])
+            rows += _pooled_row(row["name"], _values(runs, row), row["unit"], row["n"])
     for stage in list(STAGES)[1:]:
-        facts = {seed: stage_facts(folder / stage) for seed, folder in zip(runs, folders, strict=True)}
-        rows += _mean_row(
-            f"{stage}/seconds", {seed: one["seconds"] if one else None for seed, one in facts.items()}, "s", None
-        )
+        facts = {seed: _stage_facts(folder / stage) or {} for seed, folder in zip(runs, folders, strict=True)}
+        rows += _pooled_row(f"{stage}/seconds", {seed: one.get("seconds") for seed, one in facts.items()}, "s", None)
     answers = {seed: predictions(folder) for seed, folder in zip(runs, folders, strict=True)}
-    parser = parser_of(next(iter(runs.values())))
+    parser = blocks[0]["parameters"].get("evaluation", {}).get("parser", "fair")
     for model, baseline in COMPARISONS:
         if all({model, baseline} <= set(stages) for stages in answers.values()):
             pairs = {seed: (stages[model], stages[baseline]) for seed, stages in answers.items()}
-            metrics = PAIRED[:1] if baseline == "base" else PAIRED  # the base names no location and no type
-            for metric in metrics:
+            for metric in PAIRED[:1] if baseline == "base" else PAIRED:  # the base names no location and no type
                 rows += _difference_rows(f"difference/{model}-{baseline}/{metric}", pairs, metric, parser)
-    return rows
+    return {"rows": rows, "provenance": pooled_provenance(blocks[0]["parameters"], blocks)}
+
+
+def mean_row(name: str, by_seed: Mapping[Any, float], unit: str | None, n: int | None) -> Row:
+    """A row with the mean over seeds, the lowest and the highest of them."""
+    values = [float(value) for value in by_seed.values()]
+    ends = {"value": float(np.mean(values)), "low": min(values), "high": max(values)}
+    seeds = {str(seed): float(value) for seed, value in by_seed.items()}
+    return {"name": name, **ends, "n": n, "unit": unit, "seeds": seeds, "interval": SEED_RANGE}
 
 
 def _comparable(folders: list[Path]) -> dict[str, dict[str, Any]]:
@@ -247,25 +236,20 @@ def _values(runs: dict[str, dict[str, Any]], wanted: Row) -> dict[str, float | N
     says nothing of the whole.
     """
     key = (wanted["notebook"], wanted["name"])
-    rows = {
-        seed: next((row for row in metrics["rows"] if (row["notebook"], row["name"]) == key), None)
+    rows: dict[str, Row] = {
+        seed: next((row for row in metrics["rows"] if (row["notebook"], row["name"]) == key), {})
         for seed, metrics in runs.items()
     }
     if wanted["notebook"] == BATCH:
-        most = max((row["n"] or 0 for row in rows.values() if row), default=0)
-        rows = {seed: row for seed, row in rows.items() if row is None or (row["n"] or 0) == most}
-    return {seed: row["value"] if row else None for seed, row in rows.items()}
+        most = max(row.get("n") or 0 for row in rows.values())
+        rows = {seed: row for seed, row in rows.items() if not row or (row["n"] or 0) == most}
+    return {seed: row.get("value") for seed, row in rows.items()}
 
 
-def _mean_row(name: str, values: dict[str, float | None], unit: str | None, n: int | None) -> list[Row]:
+def _pooled_row(name: str, values: dict[str, float | None], unit: str | None, n: int | None) -> list[Row]:
     """One row with the mean of all seeds; none where a seed has no value."""
-    known = {seed: float(value) for seed, value in values.items() if value is not None}
-    if len(known) < len(values):
-        return []
-    numbers = list(known.values())
-    ends = {"value": float(np.mean(numbers)), "low": min(numbers), "high": max(numbers)}
-    more = {"n": n, "unit": unit, "seeds": known, "interval": SEED_RANGE}
-    return [{"notebook": REPORT, "name": name, **ends, **more}]
+    known = {seed: value for seed, value in values.items() if value is not None}
+    return [{"notebook": REPORT, **mean_row(name, known, unit, n)}] if len(known) == len(values) else []
 
 
 def _difference_rows(

@@ -14,7 +14,7 @@ from iadr1_lib.answer import GRID
 from iadr1_lib.errors import UserError, WrongUse
 from iadr1_lib.evaluation import MEAN, METRICS, PAIRED, interval_text
 from iadr1_lib.expert_ad import build
-from iadr1_lib.reporting.results import SHIPPED, Row
+from iadr1_lib.reporting.results import SHIPPED, Row, by_name
 from iadr1_lib.runs import project_root, read_metrics_file, runs_folder
 
 BASELINE = "PA-SFT"  # what every variant is compared with
@@ -41,7 +41,7 @@ class Variant:
 
 @dataclass(frozen=True)
 class Study:
-    """What is compared: variants of a stage, and what the course's own PA-SFT is among them.
+    """Variants of a stage, and what the course's own PA-SFT is among them.
 
     SC-GRPO's variants are shorter runs from PA-SFT (profile section `ablations`), PA-SFT's as long as PA-SFT itself.
     """
@@ -51,9 +51,8 @@ class Study:
     variants: dict[str, Variant]
 
 
-def _without(part: str) -> Variant:
-    kept = (other for other in ("consistency", "accuracy", "location", "type") if other != part)
-    return Variant({"rewards": "strict", "reward_parts": tuple(kept)})
+def _rewards(*parts: str) -> Variant:
+    return Variant({"rewards": "strict", "reward_parts": parts})
 
 
 STUDIES = {
@@ -61,11 +60,11 @@ STUDIES = {
         "sc_grpo",
         "before SC-GRPO",
         {
-            "strict": Variant({"rewards": "strict"}),
-            "paper": Variant({"rewards": "paper"}),
-            "released": Variant({"rewards": "released"}),
-            "accuracy only": Variant({"rewards": "strict", "reward_parts": ("accuracy",)}),
-            **{f"without {part}": _without(part) for part in PARTS},
+            **{mode: Variant({"rewards": mode}) for mode in ("strict", "paper", "released")},
+            "accuracy only": _rewards("accuracy"),
+            "without consistency": _rewards("accuracy", "location", "type"),
+            "without location": _rewards("consistency", "accuracy", "type"),
+            "without type": _rewards("consistency", "accuracy", "location"),
         },
     ),
     "reasoning": Study(  # Table 2
@@ -91,8 +90,8 @@ def study_named(name: str) -> Study:
 
 
 def study_file(study: str) -> str:
-    """The name of the file that holds a study's shipped results."""
-    return f"ablation_{study}.json"
+    """The name of the file that holds a study's shipped results; for "course" those of the stages."""
+    return "metrics.json" if study == "course" else f"ablation_{study}.json"
 
 
 def own_results(study: str, profile: str) -> Path:
@@ -100,32 +99,20 @@ def own_results(study: str, profile: str) -> Path:
     return runs_folder() / f"{profile}-{study_file(study)}"
 
 
-def reference_study(study: str) -> dict[str, Any] | None:
-    """The results of a study that the project ships, or None where they have not been measured yet."""
-    study_named(study)
-    record: dict[str, Any] | None = read_metrics_file(project_root() / SHIPPED / study_file(study))
-    return record
-
-
 def shipped_study(study: str) -> dict[str, Any]:
-    """As `reference_study`, or a UserError naming the command that makes them."""
-    record = reference_study(study)
+    """The results of a study that the project ships; UserError where they are missing."""
+    record: dict[str, Any] | None = read_metrics_file(project_root() / SHIPPED / study_file(study))
     if record is None:
         raise UserError(f"the results of {study} are missing: make them with `iadr1 ablate {study}`")
     return record
 
 
-def study_results(study: str, profile: str) -> tuple[dict[str, Any] | None, str]:
-    """Results of a study, and in words whose they are: one's own of this profile where there are some, else shipped.
-
-    None where there are neither.
-    """
+def study_results(study: str, profile: str) -> tuple[dict[str, Any], str]:
+    """Results of a study, one's own of this profile or else the shipped, and in words which of them."""
     own = own_results(study, profile)
     if own.exists():
         return read_metrics_file(own), f"measured here: {own.name}"
-    record = reference_study(study)
-    source = f"shipped with the project: {(SHIPPED / study_file(study)).as_posix()}"
-    return record, source if record else f"not measured yet: iadr1 ablate {study}"
+    return shipped_study(study), f"shipped with the project: {(SHIPPED / study_file(study)).as_posix()}"
 
 
 def study_table(rows: Sequence[Row]) -> pd.DataFrame:
@@ -134,19 +121,19 @@ def study_table(rows: Sequence[Row]) -> pd.DataFrame:
     Levels in %, the mean over the seeds with the lowest and the highest in round brackets; changes in points, with 95 %
     intervals in square ones.
     """
-    by_name = {row["name"]: row for row in rows}
-    levels = [name.split("/") for name in by_name if len(name.split("/")) == 3]
+    named = by_name(rows)
+    levels = [name.split("/") for name in named if name.count("/") == 2]
     variants = list(dict.fromkeys(parts[0] for parts in levels))
     measured = list(dict.fromkeys((parts[1], parts[2]) for parts in levels if parts[1] in METRICS))
     measured.sort(key=lambda pair: list(METRICS).index(pair[0]))
     lines = []
     for metric, benchmark in measured:
         title = benchmark if metric == "balanced_accuracy" and benchmark != MEAN else METRICS[metric]
-        cells = {variant: interval_text(by_name.get(f"{variant}/{metric}/{benchmark}")) for variant in variants}
+        cells = {variant: interval_text(named.get(f"{variant}/{metric}/{benchmark}")) for variant in variants}
         lines.append({"%": title, **cells})
-    for baseline in dict.fromkeys(name.split("/")[2] for name in by_name if name.startswith("difference/")):
+    for baseline in dict.fromkeys(name.split("/")[2] for name in named if name.startswith("difference/")):
         for metric in PAIRED:
-            changes = {v: interval_text(by_name.get(f"difference/{v}/{baseline}/{metric}"), True) for v in variants}
+            changes = {v: interval_text(named.get(f"difference/{v}/{baseline}/{metric}"), True) for v in variants}
             lines.append({"%": f"{METRICS[metric]}, minus {baseline}", **changes})
     return pd.DataFrame(lines)
 
@@ -159,8 +146,8 @@ def study_changes(rows: Sequence[Row], baseline: str, metric: str = "balanced_ac
     """
     changes = []
     for row in rows:
-        kind, *words = row["name"].split("/")
-        if kind == "difference" and words[1:] == [baseline, metric]:
-            numbers = {key: row[key] for key in ("value", "low", "high")} | {"p": row.get("p", np.nan)}
-            changes.append({"variant": words[0], **numbers, "seeds": list(row.get("seeds", {}).values())})
+        kind, variant, *words = row["name"].split("/")
+        if kind == "difference" and words == [baseline, metric]:
+            seeds = list(row.get("seeds", {}).values())
+            changes.append({"p": np.nan, **row, "variant": variant, "seeds": seeds})
     return pd.DataFrame(changes, columns=["variant", "value", "low", "high", "p", "seeds"])

@@ -6,21 +6,18 @@ ends with the call shows it once, and a loop over hundreds of figures keeps none
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from functools import wraps
 from typing import Any, ParamSpec
 
 import matplotlib.pyplot as plt
-import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
 
-from iadr1_lib.errors import UserError
-
 WIDTH = 9.0  # inches: a notebook's column
 COLOURS: list[str] = sns.color_palette("colorblind").as_hex()
-INK, GREY = "#333333", "#8c8c8c"
-STAGE_COLOURS = {"base": GREY, "pa_sft": COLOURS[0], "sc_grpo": COLOURS[1], "control": COLOURS[2]}
+INK = "#333333"
+STAGE_COLOURS = {"base": "#8c8c8c", "PA-SFT": COLOURS[0], "SC-GRPO": COLOURS[1], "control": COLOURS[2]}
 
 _STYLE: dict[str, Any] = {
     **sns.axes_style("whitegrid"),
@@ -60,12 +57,3 @@ def styled(draw: Callable[P, Figure]) -> Callable[P, Figure]:
                     plt.close(number)
 
     return drawn
-
-
-def require_columns(table: pd.DataFrame, columns: Iterable[str], what: str) -> None:
-    """Raise UserError for a table that lacks columns or has no rows; ``what`` says what its rows are."""
-    missing = [column for column in columns if column not in table.columns]
-    if missing:
-        raise UserError(f"The table of {what} has no column {', '.join(missing)}: it has {', '.join(table.columns)}.")
-    if table.empty:
-        raise UserError(f"The table of {what} has no rows: there is nothing to draw.")

@@ -10,9 +10,9 @@ from typing import Any
 
 import pandas as pd
 
-from iadr1_lib.evaluation import BASELINES, MEAN, METRICS, PAIRED, interval_text, sanity
-from iadr1_lib.reporting.results import STAGES, Row, differences, shipped_rows, stage_scores
-from iadr1_lib.reporting.studies import BASELINE, STUDIES, reference_study
+from iadr1_lib.evaluation import BASELINES, MEAN, METRICS, PAIRED, SEED_RANGE, interval_text, sanity
+from iadr1_lib.reporting.results import STAGES, Row, by_name, differences, shipped_rows, stage_scores
+from iadr1_lib.reporting.studies import BASELINE, STUDIES, shipped_study
 
 # What a whole run costs: name of the row -> title.
 _COST = {
@@ -34,6 +34,7 @@ REAL = {
     "KolektorSDD": "kolektor",
     "Magnetic tiles": "magnetic_tile",
 }
+_SHIPPED_STAGES = ("base", "pa_sft", "sc_grpo")  # whose evaluations ship, beside metrics.json
 
 
 def result_tables(metrics: dict[str, Any]) -> list[pd.DataFrame]:
@@ -43,35 +44,37 @@ def result_tables(metrics: dict[str, Any]) -> list[pd.DataFrame]:
     return [table for table in every if len(table)]
 
 
+def _wide(frame: pd.DataFrame, index: str, columns: str, signed: bool = False) -> pd.DataFrame:
+    """Rows of value, low and high as text, spread over columns; both in the order of the rows, "–" for no value."""
+    texts = [interval_text(row, signed) for row in frame.to_dict("records")]
+    wide = frame.assign(text=texts).pivot(index=index, columns=columns, values="text")
+    return wide.reindex(index=frame[index].unique(), columns=frame[columns].unique()).fillna("–")
+
+
 def stage_table(metrics: dict[str, Any]) -> pd.DataFrame:
     """One row per metric, one column per stage: the mean of the six mini benchmarks."""
-    scores = stage_scores(metrics)
-    means = scores[(scores["benchmark"] == MEAN) & scores["metric"].isin(METRICS)]
-    cells = {
-        STAGES[str(stage)]: {row["metric"]: interval_text(row) for row in rows.to_dict("records")}
-        for stage, rows in means.groupby("stage", sort=False)
-    }
-    measured = [metric for metric in METRICS if metric in set(means["metric"])]
-    table = pd.DataFrame(cells).reindex(measured).rename(index=METRICS).fillna("–")
-    return table.rename_axis("mean of six mini benchmarks (%)").reset_index()
+    means = stage_scores(metrics).query("benchmark == @MEAN and metric in @METRICS")
+    means = means.assign(stage=means["stage"].map(STAGES), metric=means["metric"].map(METRICS))
+    table = _wide(means, "metric", "stage").reindex(
+        [title for title in METRICS.values() if title in set(means["metric"])]
+    )
+    return table.rename_axis("mean of six mini benchmarks (%)").reset_index().rename_axis(columns=None)
 
 
 def difference_table(metrics: dict[str, Any]) -> pd.DataFrame:
     """One row per comparison and metric: each seed's paired difference and the pooled one."""
-    cells: dict[str, dict[str, str]] = {}
-    for row in differences(metrics).to_dict("records"):
-        column = row["seed"] if row["seed"] == "pooled" else f"seed {row['seed']}"
-        title = f"{row['comparison']}, {METRICS[row['metric']]}"
-        cells.setdefault(title, {})[column] = interval_text(row, signed=True)
-    table = pd.DataFrame.from_dict(cells, orient="index").rename_axis("difference (points)")
-    return table.reset_index().fillna("–")
+    rows = differences(metrics)
+    title = rows["comparison"] + ", " + rows["metric"].map(METRICS)
+    seed = ("seed " + rows["seed"]).replace("seed pooled", "pooled")
+    table = _wide(rows.assign(title=title, seed=seed), "title", "seed", signed=True)
+    return table.rename_axis("difference (points)").reset_index().rename_axis(columns=None)
 
 
 def cost_table(metrics: dict[str, Any]) -> pd.DataFrame:
     """Time in minutes and memory in GiB; of several seeds the mean."""
-    by_name = {row["name"]: row for row in metrics["rows"]}
+    named = by_name(metrics["rows"])
     lines = []
-    for row, title in ((by_name[name], title) for name, title in _COST.items() if name in by_name):
+    for row, title in ((named[name], title) for name, title in _COST.items() if name in named):
         scale, unit = (60, "min") if row["unit"] == "s" else (1024, "GiB")
         scaled = {key: row[key] / scale for key in ("value", "low", "high") if row[key] is not None}
         lines.append([title, f"{interval_text(row | scaled)} {unit}"])
@@ -89,38 +92,35 @@ def judged_benchmarks(metrics: dict[str, Any], real: bool = True) -> pd.DataFram
     high of a row are those of seeds, it gets NaN.
     """
     rows: list[dict[Any, Any]] = []
-    for row in metrics["rows"]:
-        parts = row["name"].split("/")
-        if parts[0] == "baseline":
-            ends = {"low": None, "high": None} if "seed" in str(row.get("interval", "")) else {}
-            rows.append({**row, **ends, "benchmark": parts[3], "kind": "predictor", "name": parts[1]})
+    for name, row in by_name(metrics["rows"]).items():
+        if name.startswith("baseline/"):
+            ends = {"low": None, "high": None} if row.get("interval") == SEED_RANGE else {}
+            _, predictor, _, benchmark = name.split("/")
+            rows.append({**row, **ends, "benchmark": benchmark, "kind": "predictor", "name": predictor})
     stages = stage_scores(metrics).query("metric == 'balanced_accuracy'")
     rows += [{"kind": "stage", **row, "name": row["stage"]} for row in stages.to_dict("records")]
     for title, word in REAL.items() if real else ():
         for row in shipped_rows(f"sanity_{word}.json"):
             rows.append({**row, "benchmark": title, "kind": "predictor", "name": row["name"].split("/")[1]})
-        for stage in ("base", "pa_sft", "sc_grpo"):
-            whole = _mean(shipped_rows(f"real_{word}_{stage}.json"), "balanced_accuracy")
-            rows += [{**row, "benchmark": title, "kind": "stage", "name": stage} for row in whole]
+        for stage in _SHIPPED_STAGES:
+            row = _mean(f"real_{word}_{stage}.json", "balanced_accuracy")
+            rows.append({**row, "benchmark": title, "kind": "stage", "name": stage})
     table = pd.DataFrame(rows, columns=["benchmark", "n", "kind", "name", "value", "low", "high", "interval"])
     return table.astype({"value": float, "low": float, "high": float})
 
 
-def _mean(rows: list[Row], metric: str) -> list[Row]:
-    """The row of a metric's mean over all benchmarks, of an evaluation whose model is not known by name."""
-    return [row for row in rows if row["name"].endswith(f"/{metric}/{MEAN}")][:1]
+def _mean(file: str, metric: str) -> Row:
+    """The row of a metric's mean over all benchmarks, of a shipped evaluation."""
+    return next(row for row in shipped_rows(file) if row["name"].endswith(f"/{metric}/{MEAN}"))
 
 
 def predictor_table(judged: pd.DataFrame) -> pd.DataFrame:
     """`judged_benchmarks` for the eye: a row per benchmark, a column per predictor and stage; "–" is not measured."""
-    cells: dict[str, dict[str, str]] = {}
-    for row in judged.to_dict("records"):
-        title = STAGES.get(row["name"], row["name"].replace("_", " "))
-        cells.setdefault(row["benchmark"], {"pictures": f"{row['n']:.0f}"})[title] = interval_text(row)
-    columns = ["pictures", *(name.replace("_", " ") for name in BASELINES), *STAGES.values()]
-    table = pd.DataFrame.from_dict(cells, orient="index").reindex(columns=columns)
+    table = _wide(judged, "benchmark", "name").reindex(columns=[*BASELINES, *STAGES]).fillna("–")
+    table.insert(0, "pictures", judged.groupby("benchmark")["n"].first().map("{:.0f}".format))
     order = sorted(table.index, key=lambda name: (name in REAL, name == MEAN))  # drawn, their mean, real
-    return table.loc[order].fillna("–").rename_axis("balanced accuracy (%)").reset_index()
+    table = table.loc[order].rename(columns=lambda name: STAGES.get(name, name.replace("_", " ")))
+    return table.rename_axis("balanced accuracy (%)").reset_index().rename_axis(columns=None)
 
 
 def what_they_measure(judged: pd.DataFrame) -> list[str]:
@@ -150,8 +150,7 @@ def ablation_table() -> pd.DataFrame:
     same seeds."""
     lines = []
     for study, plan in STUDIES.items():
-        record = reference_study(study)
-        rows = {row["name"]: row for row in record["rows"]} if record else {}
+        rows = by_name(shipped_study(study)["rows"])
         for variant in (BASELINE, *plan.variants):
             own = f" ({plan.baseline})" if variant == BASELINE else ""
             level = interval_text(rows.get(f"{variant}/balanced_accuracy/{MEAN}"))
@@ -168,12 +167,9 @@ def one_shot_table() -> pd.DataFrame:
 
     A column per stage; from mini_<zero|one>_shot_<stage>.json.
     """
-    lines = []
-    for metric in ("balanced_accuracy", "share_yes", "location", "type"):
-        for shots in ("zero", "one"):
-            line = {"%": f"{METRICS[metric]}, {shots}-shot"}
-            for stage in ("base", "pa_sft", "sc_grpo"):
-                row = next(iter(_mean(shipped_rows(f"mini_{shots}_shot_{stage}.json"), metric)), None)
-                line[STAGES[stage]] = interval_text(row)
-            lines.append(line)
-    return pd.DataFrame(lines)
+    return pd.DataFrame(
+        {"%": f"{METRICS[metric]}, {shots}-shot"}
+        | {STAGES[stage]: interval_text(_mean(f"mini_{shots}_shot_{stage}.json", metric)) for stage in _SHIPPED_STAGES}
+        for metric in ("balanced_accuracy", "share_yes", "location", "type")
+        for shots in ("zero", "one")
+    )
