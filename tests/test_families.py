@@ -25,7 +25,7 @@ from iadr1_lib.models import FAMILIES, MODELS, ModelSettings, family_of, load_mo
 from iadr1_lib.records import Sample, read_rows
 from iadr1_lib.runs import load_profile
 from iadr1_lib.training import PaSftSettings, ScGrpoSettings, trainers
-from iadr1_lib.training.stages import StageFolder
+from iadr1_lib.training.stages import Inputs
 
 SFT = replace(load_profile("smoke").settings("pa_sft", PaSftSettings), per_device_train_batch_size=4, frozen="released")
 GRPO = replace(
@@ -214,7 +214,7 @@ def test_lora_adapts_the_language_model_only(family: str, miniature: Callable[[s
     adapted = get_peft_model(loading.load_for_training(folder, ModelSettings()), config)
     names = [name for name, p in adapted.named_parameters() if p.requires_grad]
     # seven linear layers in a block, two small matrices each
-    assert len(names) == miniatures.TEXT["num_hidden_layers"] * 7 * 2
+    assert len(names) == miniatures.SMALL.layers * 7 * 2
     assert all(".language_model." in name for name in names)
 
 
@@ -321,9 +321,9 @@ def test_pictures_are_made_smaller_for_training(pictures: list[Sample], tmp_path
         assert [image.size for image in data[0]["images"]] == [(50, 50), (50, 50)]
 
 
-def test_weights_of_the_hub_are_named_by_their_commit(miniature: Callable[[str], Path], tmp_path: Path) -> None:
+def test_weights_of_the_hub_are_named_by_their_commit(tmp_path: Path) -> None:
     snapshot = tmp_path / "owner--name" / "0123abc"
-    miniatures.save("llava", snapshot)
+    snapshot.mkdir(parents=True)
     (tmp_path / "owner--name" / "revision.json").write_text("{}")
-    facts = trainers._facts(StageFolder(tmp_path, "f"), snapshot, SFT, ModelSettings(), 0)
+    facts = Inputs(snapshot, tmp_path, SFT, ModelSettings(), 0).facts()
     assert facts["start"] == {"commit": "0123abc", "repository": "owner--name"}
