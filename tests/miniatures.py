@@ -23,7 +23,8 @@ from transformers.models.llava_next.image_processing_pil_llava_next import Llava
 from transformers.models.llava_onevision.image_processing_pil_llava_onevision import LlavaOnevisionImageProcessorPil
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
-from iadr1_lib.models import IMAGE, KeptVideoSettings, build_tokenizer
+from iadr1_lib.models import IMAGE, build_tokenizer
+from iadr1_lib.models.processors import KeptVideoSettings
 
 CORPUS = ["Are there any defects in the query image? Yes No yes no I scan the whole image . USER ASSISTANT"] * 4
 SIDE, PATCH = 28, 14  # pictures of 2 x 2 patches

@@ -21,7 +21,7 @@ from trl import SFTConfig, SFTTrainer
 from iadr1_lib.data import hub, open_image
 from iadr1_lib.errors import UserError
 from iadr1_lib.evaluation import balanced_accuracy, prediction, read_answer
-from iadr1_lib.models import FAMILIES, MODELS, ModelSettings, family_of, load_model, loading, named, save_model
+from iadr1_lib.models import FAMILIES, MODELS, ModelSettings, family_of, load_model, loading, named
 from iadr1_lib.records import Sample, read_rows
 from iadr1_lib.runs import load_profile
 from iadr1_lib.training import PaSftSettings, ScGrpoSettings, trainers
@@ -243,7 +243,8 @@ def test_a_saved_model_loads_again_with_all_its_weights_and_settings(
     family: str, pictures: list[Sample], miniature: Callable[[str], Path], tmp_path: Path
 ) -> None:
     model, processor = load_model(miniature(family))
-    save_model(model, processor, tmp_path)
+    model.save_pretrained(tmp_path)
+    processor.save_pretrained(tmp_path)
     again, same = load_model(tmp_path)
     assert type(same).__name__ == type(processor).__name__ and same.chat_template == processor.chat_template
     assert all(torch.equal(v, again.state_dict()[k]) for k, v in model.state_dict().items())

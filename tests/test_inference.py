@@ -184,7 +184,8 @@ def test_answers_of_another_model_are_set_aside(folder: Path, samples: list[Samp
     model, processor = tiny_vlm.build()
     with torch.no_grad():
         next(model.parameters()).add_(0.1)
-    tiny_vlm.loading.save_model(model, processor, tmp_path / "other" / "model")
+    for part in (model, processor):
+        part.save_pretrained(tmp_path / "other" / "model")
     predict(tmp_path / "other" / "model", samples[:2], out, **QUICK)
     assert out.with_name("p.jsonl.old").read_bytes() == old
     assert {r["model"].split("@")[0] for r in rows_of(out)} == {"other/model"}

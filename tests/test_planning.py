@@ -18,7 +18,8 @@ from transformers import AutoModelForImageTextToText
 from trl.trainer.utils import add_fused_lm_head
 
 from iadr1_lib.errors import UserError
-from iadr1_lib.models import FAMILIES, MODELS, configuration, image_tokens, meta_model, sizes, tokens_of
+from iadr1_lib.models import FAMILIES, MODELS, meta_model, tokens_of
+from iadr1_lib.models.shapes import configuration, image_tokens, sizes
 from iadr1_lib.runs import Profile, load_profile
 from iadr1_lib.training import plan as planning
 from iadr1_lib.training.plan import PlanSettings, plan, settings_of

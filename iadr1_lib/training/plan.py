@@ -21,7 +21,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from iadr1_lib.errors import UserError
-from iadr1_lib.models import FAMILIES, ModelSettings, Tokens, meta_model_named, parameter_count, tokens_of
+from iadr1_lib.models import FAMILIES, ModelSettings, Tokens, meta_model, parameter_count, tokens_of
 from iadr1_lib.records import Stage
 from iadr1_lib.runs import Profile
 from iadr1_lib.training.launch import EngineSettings
@@ -144,7 +144,7 @@ def plan(model: str, settings: PlanSettings) -> Plan:
         raise UserError("four_bit needs lora: weights of four bits cannot be trained themselves")
     if settings.four_bit and settings.sharding == "zero3":
         raise UserError("four_bit does not go with ZeRO-3 here: choose ddp or fsdp2")
-    shapes = meta_model_named(model)
+    shapes = meta_model(model)
     tokens = tokens_of(shapes.config, settings.max_pixels, settings.images)
     stages = _stages(shapes, settings, tokens)
     return Plan(model, settings, parameter_count(shapes), tokens, stages, tuple(_advice(shapes, settings, stages)))
