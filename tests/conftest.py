@@ -58,6 +58,15 @@ def finished_runs(drawn_world: Path, tmp_path_factory: pytest.TempPathFactory) -
     return [write_run(root / f"smoke-s{seed}", drawn_world, seed).folder for seed in (0, 1)]
 
 
+@pytest.fixture(scope="session")
+def miniature(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """The folder of a family's miniature (of transformers' real classes), made once."""
+    import miniatures
+
+    root = tmp_path_factory.mktemp("miniatures")
+    return lambda family: root / family if (root / family).exists() else miniatures.save(family, root / family)
+
+
 PROFILE = """
 world:
   images: {value: 4, source: "why: small"}

@@ -62,18 +62,6 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> list[Sample]:
     return tiny_vlm.draw_samples(tmp_path_factory.mktemp("family_pictures"), count=8)
 
 
-@pytest.fixture(scope="session")
-def miniature(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    """The folder of a family's miniature, made once."""
-    root = tmp_path_factory.mktemp("miniatures")
-
-    def folder(family: str) -> Path:
-        path = root / family
-        return path if path.exists() else miniatures.save(family, path)
-
-    return folder
-
-
 def write_records(samples: list[Sample], folder: Path, images: int) -> tuple[Path, Path]:
     """Both kinds of records, with one picture or with a reference before it."""
     folder.mkdir(parents=True, exist_ok=True)
