@@ -19,6 +19,7 @@ from __future__ import annotations
 import argparse
 import csv
 import hashlib
+import json
 import random
 import time
 from collections.abc import Iterable
@@ -45,7 +46,6 @@ from iadr1_lib.models import (
     build_mini,
     build_processor,
     build_tokenizer,
-    save_model,
 )
 
 SIZE = IMAGE_SIZE
@@ -559,7 +559,12 @@ def build_base(out: Path, seed: int = 0, settings: BaseSettings | None = None) -
     model = build_mini(processor.tokenizer).train()
     learn_to_see(model, settings, seed, log)
     learn_to_talk(model, processor, settings, seed + 1, log)
-    save_model(model.eval(), processor, out, half=True)
+    model.eval().half().save_pretrained(out)
+    processor.save_pretrained(out)
+    config = json.loads((out / "config.json").read_text())
+    for part in (config, config["text_config"], config["vision_config"]):
+        part["dtype"] = "float32"  # what the float16 weights are loaded as
+    (out / "config.json").write_text(json.dumps(config, indent=2))
     keys = ["lesson", "step", "seconds", "loss", "marked_patches_named", "answer_tokens_right"]
     with (out / "log.csv").open("w", newline="") as file:
         writer = csv.DictWriter(file, keys, lineterminator="\n")

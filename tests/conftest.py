@@ -13,6 +13,8 @@ import nbformat
 import pytest
 from api_server import ApiServer
 
+from iadr1_lib.runs import load_profile
+
 ROOT = Path(__file__).resolve().parents[1]
 
 
@@ -54,6 +56,15 @@ def finished_runs(drawn_world: Path, tmp_path_factory: pytest.TempPathFactory) -
 
     root = tmp_path_factory.mktemp("runs")
     return [write_run(root / f"smoke-s{seed}", drawn_world, seed).folder for seed in (0, 1)]
+
+
+@pytest.fixture(scope="session")
+def miniature(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """The folder of a family's miniature (of transformers' real classes), made once."""
+    import miniatures
+
+    root = tmp_path_factory.mktemp("miniatures")
+    return lambda family: root / family if (root / family).exists() else miniatures.save(family, root / family)
 
 
 PROFILE = """
@@ -103,18 +114,16 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[ApiServer]:
     api.close()
 
 
-SECTIONS: dict[str, dict[str, Any]] = {
+CHANGES: dict[str, dict[str, Any]] = {
     "model": {"name": "qwen2.5-vl-3b", "lora_rank": 8, "dtype": "float32"},
-    "engine": {"config": "ddp", "processes": 2, "gpu_gib": 48, "vllm": "off"},
-    "pa_sft": {
-        **{"per_device_train_batch_size": 1, "gradient_accumulation_steps": 8, "max_pixels": 100_000},
-        **{"num_train_epochs": 2.0, "learning_rate": 1e-5},
-    },
+    "engine": {"config": "ddp", "processes": 2, "gpu_gib": 48},
+    "pa_sft": {"max_pixels": 100_000, "num_train_epochs": 2.0},
     "sc_grpo": {
-        **{"per_device_train_batch_size": 2, "gradient_accumulation_steps": 3, "num_generations": 4},
+        **{"per_device_train_batch_size": 2, "gradient_accumulation_steps": 3, "max_pixels": None},
         **{"beta": 0.0, "max_completion_length": 256, "max_steps": 9},
     },
 }
+SECTIONS = {name: load_profile("gpu").section(name) | change for name, change in CHANGES.items()}
 
 
 @pytest.fixture

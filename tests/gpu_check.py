@@ -41,7 +41,8 @@ from transformers import AutoModelForImageTextToText  # noqa: E402
 from trl import GRPOConfig, SFTConfig  # noqa: E402
 
 from iadr1_lib.evaluation import prediction  # noqa: E402
-from iadr1_lib.models import MODELS, ModelSettings, configuration, load_model, load_processor  # noqa: E402
+from iadr1_lib.models import MODELS, ModelSettings, load_model, load_processor  # noqa: E402
+from iadr1_lib.models.shapes import configuration  # noqa: E402
 from iadr1_lib.runs import base_model_dir, hardware, load_profile  # noqa: E402
 from iadr1_lib.training import PaSftSettings, ScGrpoSettings, trainers  # noqa: E402
 from iadr1_lib.training import plan as planning  # noqa: E402

@@ -21,11 +21,11 @@ from trl import SFTConfig, SFTTrainer
 from iadr1_lib.data import hub, open_image
 from iadr1_lib.errors import UserError
 from iadr1_lib.evaluation import balanced_accuracy, prediction, read_answer
-from iadr1_lib.models import FAMILIES, MODELS, ModelSettings, family_of, load_model, loading, named, save_model
+from iadr1_lib.models import FAMILIES, MODELS, ModelSettings, family_of, load_model, loading, named
 from iadr1_lib.records import Sample, read_rows
 from iadr1_lib.runs import load_profile
 from iadr1_lib.training import PaSftSettings, ScGrpoSettings, trainers
-from iadr1_lib.training.stages import StageFolder
+from iadr1_lib.training.stages import Inputs
 
 SFT = replace(load_profile("smoke").settings("pa_sft", PaSftSettings), per_device_train_batch_size=4, frozen="released")
 GRPO = replace(
@@ -60,18 +60,6 @@ MATRIX = [marked(family, number) for family in FAMILIES for number in range(len(
 @pytest.fixture(scope="session")
 def pictures(tmp_path_factory: pytest.TempPathFactory) -> list[Sample]:
     return tiny_vlm.draw_samples(tmp_path_factory.mktemp("family_pictures"), count=8)
-
-
-@pytest.fixture(scope="session")
-def miniature(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    """The folder of a family's miniature, made once."""
-    root = tmp_path_factory.mktemp("miniatures")
-
-    def folder(family: str) -> Path:
-        path = root / family
-        return path if path.exists() else miniatures.save(family, path)
-
-    return folder
 
 
 def write_records(samples: list[Sample], folder: Path, images: int) -> tuple[Path, Path]:
@@ -214,7 +202,7 @@ def test_lora_adapts_the_language_model_only(family: str, miniature: Callable[[s
     adapted = get_peft_model(loading.load_for_training(folder, ModelSettings()), config)
     names = [name for name, p in adapted.named_parameters() if p.requires_grad]
     # seven linear layers in a block, two small matrices each
-    assert len(names) == miniatures.TEXT["num_hidden_layers"] * 7 * 2
+    assert len(names) == miniatures.SMALL.layers * 7 * 2
     assert all(".language_model." in name for name in names)
 
 
@@ -243,7 +231,8 @@ def test_a_saved_model_loads_again_with_all_its_weights_and_settings(
     family: str, pictures: list[Sample], miniature: Callable[[str], Path], tmp_path: Path
 ) -> None:
     model, processor = load_model(miniature(family))
-    save_model(model, processor, tmp_path)
+    model.save_pretrained(tmp_path)
+    processor.save_pretrained(tmp_path)
     again, same = load_model(tmp_path)
     assert type(same).__name__ == type(processor).__name__ and same.chat_template == processor.chat_template
     assert all(torch.equal(v, again.state_dict()[k]) for k, v in model.state_dict().items())
@@ -321,9 +310,9 @@ def test_pictures_are_made_smaller_for_training(pictures: list[Sample], tmp_path
         assert [image.size for image in data[0]["images"]] == [(50, 50), (50, 50)]
 
 
-def test_weights_of_the_hub_are_named_by_their_commit(miniature: Callable[[str], Path], tmp_path: Path) -> None:
+def test_weights_of_the_hub_are_named_by_their_commit(tmp_path: Path) -> None:
     snapshot = tmp_path / "owner--name" / "0123abc"
-    miniatures.save("llava", snapshot)
+    snapshot.mkdir(parents=True)
     (tmp_path / "owner--name" / "revision.json").write_text("{}")
-    facts = trainers._facts(StageFolder(tmp_path, "f"), snapshot, SFT, ModelSettings(), 0)
+    facts = Inputs(snapshot, tmp_path, SFT, ModelSettings(), 0).facts()
     assert facts["start"] == {"commit": "0123abc", "repository": "owner--name"}

@@ -30,7 +30,7 @@ from iadr1_lib.evaluation import (
     score,
 )
 from iadr1_lib.evaluation.prediction import generate, predict, prompt_messages
-from iadr1_lib.models import load_model, save_model
+from iadr1_lib.models import load_model
 from iadr1_lib.records import Sample
 
 QUICK: dict[str, Any] = {"batch_size": 2, "max_new_tokens": 4, "quiet": True}
@@ -177,7 +177,8 @@ def test_answers_of_another_model_are_set_aside(folder: Path, samples: list[Samp
     model, processor = tiny_vlm.build()
     with torch.no_grad():
         next(model.parameters()).add_(0.1)
-    save_model(model, processor, tmp_path / "other" / "model")
+    for part in (model, processor):
+        part.save_pretrained(tmp_path / "other" / "model")
     predict(tmp_path / "other" / "model", samples[:2], out, **QUICK)
     assert out.with_name("p.jsonl.old").read_bytes() == old
     assert {r["model"].split("@")[0] for r in rows_of(out)} == {"other/model"}

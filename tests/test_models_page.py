@@ -9,7 +9,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import miniatures
 import pytest
 import tiny_vlm
 from test_families import CASES, MATRIX
@@ -28,16 +27,6 @@ TRAIN = re.findall(r"`(iadr1 train [^`]*)`", PAGE) + re.findall(r"^(iadr1 train 
 
 class Reached(Exception):
     """The weights would be loaded now."""
-
-
-@pytest.fixture(scope="module")
-def miniature(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    root = tmp_path_factory.mktemp("page")
-
-    def folder(family: str) -> Path:
-        return root / family if (root / family).exists() else miniatures.save(family, root / family)
-
-    return folder
 
 
 @pytest.fixture(scope="module")

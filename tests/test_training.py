@@ -25,7 +25,7 @@ from PIL import Image
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from trl import GRPOConfig, SFTConfig, SFTTrainer
+from trl import GRPOConfig, SFTConfig
 
 from iadr1_lib.data import open_image
 from iadr1_lib.errors import UserError
@@ -159,21 +159,6 @@ def test_a_step_stays_the_same_in_other_numbers_of_processes() -> None:
         SFT.in_processes(3, planned=1)
 
 
-def test_only_the_answer_carries_loss(world: dict[str, Path], tmp_path: Path) -> None:
-    model, processor = load_model(world["model"])
-    rows = read_rows(world["pa_sft"])
-    arguments = SFTConfig(
-        output_dir=str(tmp_path), completion_only_loss=True, max_length=None, report_to="none", bf16=False
-    )
-    data = dataset.pa_sft_dataset(rows)
-    trainer = SFTTrainer(model=model, args=arguments, train_dataset=data, processing_class=processor)
-    batch = trainer.data_collator([data[i] for i in range(4)])
-    for ids, labels, row in zip(batch["input_ids"], batch["labels"], rows, strict=False):
-        learnt = processor.tokenizer.decode(ids[labels != -100])
-        assert learnt.replace("<|end|>", "").strip() == row["messages"][1]["content"]
-        assert int((ids[labels == -100] == model.config.image_token_id).sum()) == 64
-
-
 def test_a_stage_leaves_model_log_and_facts(stage: tuple[Train, Any], tmp_path: Path, world: dict[str, Path]) -> None:
     train, settings = stage
     model = train(tmp_path, settings)
@@ -264,22 +249,17 @@ def test_the_same_seed_gives_the_same_log_and_scoring_changes_nothing(stage: tup
 
 
 @pytest.mark.parametrize("content", [None, "", "[]", "{}"])
-def test_missing_and_broken_records_are_user_errors(
-    stage: tuple[Train, Any], world: dict[str, Path], tmp_path: Path, content: str | None
+@pytest.mark.parametrize("name, settings", [("pa_sft", SFT), ("sc_grpo", GRPO)])
+def test_missing_start_models_and_broken_records_are_user_errors(
+    world: dict[str, Path], tmp_path: Path, name: str, settings: Any, content: str | None
 ) -> None:
-    _, settings = stage
-    function: Any = trainers.train_pa_sft if settings is SFT else trainers.train_sc_grpo
+    train = getattr(trainers, f"train_{name}")
     if content is not None:
         (tmp_path / "r.json").write_text(content)
     with pytest.raises(UserError, match="r.json"):
-        function(world["model"], tmp_path / "r.json", tmp_path / "out", settings)
-
-
-def test_a_missing_start_model_is_a_user_error(world: dict[str, Path], tmp_path: Path) -> None:
-    for function, settings in ((trainers.train_pa_sft, SFT), (trainers.train_sc_grpo, GRPO)):
-        records = world["pa_sft"] if settings is SFT else world["sc_grpo"]
-        with pytest.raises(UserError, match="no model folder"):
-            function(tmp_path / "none", records, tmp_path / "out", settings)  # type: ignore[operator]
+        train(world["model"], tmp_path / "r.json", tmp_path / "out", settings)
+    with pytest.raises(UserError, match="no model folder"):
+        train(tmp_path / "none", world[name], tmp_path / "out", settings)
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,6 @@ from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
-import miniatures
 import numpy as np
 import pytest
 import torch
@@ -68,9 +67,9 @@ def vllm(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[str], Non
     return install
 
 
-@pytest.fixture(scope="module", params=["llava", "llava_onevision", "qwen2_vl"])
-def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return miniatures.save(request.param, tmp_path_factory.mktemp("model") / request.param)
+@pytest.fixture(params=["llava", "llava_onevision", "qwen2_vl"])
+def model(request: pytest.FixtureRequest, miniature: Callable[[str], Path]) -> Path:
+    return miniature(request.param)
 
 
 def pictures(count: int) -> list[list[Image.Image]]:

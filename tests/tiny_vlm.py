@@ -13,7 +13,7 @@ from PIL import Image
 
 from iadr1_lib import world as synthetic
 from iadr1_lib.answer import QUESTION, cell_of_mask
-from iadr1_lib.models import build_mini, build_processor, build_tokenizer, save_model
+from iadr1_lib.models import build_mini, build_processor, build_tokenizer
 from iadr1_lib.records import Record, Sample, pa_sft_row, sc_grpo_row
 
 CORPUS = [
@@ -36,8 +36,9 @@ def build() -> tuple[Any, Any]:
     return build_mini(processor.tokenizer, **sizes).eval(), processor
 
 
-def save(folder: Path, half: bool = False) -> Path:
-    save_model(*build(), folder, half=half)
+def save(folder: Path) -> Path:
+    for part in build():
+        part.save_pretrained(folder)
     return folder
 
 

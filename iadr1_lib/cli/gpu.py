@@ -13,7 +13,7 @@ from iadr1_lib.cli.options import ProfileOption, make_console
 from iadr1_lib.errors import UserError
 
 if TYPE_CHECKING:
-    from iadr1_lib.training import Plan
+    from iadr1_lib.training.plan import Plan
 
 commands = typer.Typer()
 
@@ -35,12 +35,10 @@ def plan(
     settings = dataclasses.replace(plan.settings_of(chosen), images=images)
     planned = plan.plan(model or str(chosen.section("model").get("name", "mini")), settings)
     if as_json:
-        print(json.dumps(planned.as_json(), indent=1))
+        print(json.dumps(dataclasses.asdict(planned), indent=1))
         return
     for table in _plan_tables(planned):
         make_console().print(table)
-    if planned.difference:
-        print(planned.difference)
     for number, advice in enumerate(planned.advice, 1):
         print(f"it will not fit; lower {advice}" if number == 1 else f"  {number}. {advice}")
 

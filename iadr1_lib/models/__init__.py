@@ -5,7 +5,7 @@ In comes a model's name or folder; out come model and processor (`load_model`), 
 """
 
 from iadr1_lib.models.batching import deduplicate_images, pass_image_counts, share_prefix
-from iadr1_lib.models.families import FAMILIES, MODELS, Family, family_of, model_config, named
+from iadr1_lib.models.families import FAMILIES, MODELS, family_of, model_config, named
 from iadr1_lib.models.loading import (
     ModelSettings,
     freeze,
@@ -28,56 +28,13 @@ from iadr1_lib.models.mini import (
     build_mini,
     build_processor,
     build_tokenizer,
-    save_model,
 )
-from iadr1_lib.models.processors import KeptVideoSettings, load_processor
-from iadr1_lib.models.shapes import (
-    Tokens,
-    configuration,
-    image_tokens,
-    meta_model,
-    meta_model_named,
-    sizes,
-    tokens_of,
-)
+from iadr1_lib.models.processors import load_processor
+from iadr1_lib.models.shapes import Tokens, meta_model, tokens_of
 
-__all__ = [
-    "ASSISTANT",
-    "END",
-    "FAMILIES",
-    "IMAGE",
-    "IMAGE_SIZE",
-    "MODELS",
-    "PATCH_SIZE",
-    "USER",
-    "Family",
-    "KeptVideoSettings",
-    "ModelSettings",
-    "Tokens",
-    "build_mini",
-    "build_processor",
-    "build_tokenizer",
-    "configuration",
-    "deduplicate_images",
-    "family_of",
-    "freeze",
-    "image_token_ids",
-    "image_tokens",
-    "load_for_training",
-    "load_model",
-    "load_processor",
-    "lora_config",
-    "meta_model",
-    "meta_model_named",
-    "model_config",
-    "model_folder",
-    "named",
-    "parameter_count",
-    "pass_image_counts",
-    "require_weights",
-    "save_model",
-    "share_prefix",
-    "sizes",
-    "tokens_of",
-    "weights_arguments",
-]
+__all__ = ["FAMILIES", "MODELS", "ModelSettings", "family_of", "model_config", "model_folder", "named"]
+__all__ += ["load_for_training", "load_model", "load_processor", "require_weights", "weights_arguments"]
+__all__ += ["deduplicate_images", "freeze", "image_token_ids", "lora_config", "pass_image_counts", "share_prefix"]
+__all__ += ["Tokens", "meta_model", "parameter_count", "tokens_of"]
+__all__ += ["ASSISTANT", "END", "IMAGE", "IMAGE_SIZE", "PATCH_SIZE", "USER"]
+__all__ += ["build_mini", "build_processor", "build_tokenizer"]

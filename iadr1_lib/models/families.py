@@ -26,9 +26,8 @@ class Family:
     """One class of models.
 
     Attributes:
-        model_type: as in config.json; for the default entry "".
-        tower, projector, language_model: where the part's weights lie, as prefixes of parameter names ("" where the
-            family has no such part of its own).
+        model_type: as in config.json.
+        tower, projector, language_model: where the part's weights lie, as prefixes of parameter names.
         frozen: parts that PA-SFT leaves as they are, as released (../data/README.md names the source).
         picture_tokens: how a picture becomes tokens: "fixed", "tiles" (as many as its shape asks for) or "area" (one
             per 28 x 28 pixels).
@@ -52,35 +51,24 @@ class Family:
 
     def part_of(self, parameter: str) -> str:
         """ "tower", "projector" or "language model": the part that a parameter's name belongs to."""
-        if self.projector and parameter.startswith(self.projector):
+        if parameter.startswith(self.projector):
             return "projector"  # first: Qwen's lies inside the tower
-        return "tower" if self.tower and parameter.startswith(self.tower) else "language model"
+        return "tower" if parameter.startswith(self.tower) else "language model"
 
 
-_LLAVA: dict[str, Any] = {"tower": "model.vision_tower", "projector": "model.multi_modal_projector"}
-_LLAVA |= {"language_model": "model.language_model"}
-_QWEN: dict[str, Any] = {
-    "tower": "model.visual",
-    "projector": "model.visual.merger",
-    "language_model": "model.language_model",
-}
+_LLAVA = ("model.vision_tower", "model.multi_modal_projector", "model.language_model")
+_QWEN = ("model.visual", "model.visual.merger", "model.language_model")
 _QWEN_MARKS = ("<|image_pad|>", "<|video_pad|>", "<|vision_start|>", "<|vision_end|>")
+_EYES = ("tower", "projector")
 
 FAMILIES: dict[str, Family] = {
     family.model_type: family
     for family in (
-        Family("llava", **_LLAVA, frozen=("tower", "projector"), picture_tokens="fixed"),
-        Family("llava_next", **_LLAVA, frozen=("tower", "projector"), picture_tokens="tiles"),
-        Family(
-            "llava_onevision",
-            **_LLAVA,
-            frozen=(),
-            picture_tokens="tiles",
-            counts_pictures=True,
-            image_marks=("<image>", "<video>"),
-        ),
-        Family("qwen2_vl", **_QWEN, frozen=("tower", "projector"), picture_tokens="area", image_marks=_QWEN_MARKS),
-        Family("qwen2_5_vl", **_QWEN, frozen=(), picture_tokens="area", image_marks=_QWEN_MARKS),
+        Family("llava", *_LLAVA, frozen=_EYES, picture_tokens="fixed"),
+        Family("llava_next", *_LLAVA, frozen=_EYES, picture_tokens="tiles"),
+        Family("llava_onevision", *_LLAVA, (), "tiles", counts_pictures=True, image_marks=("<image>", "<video>")),
+        Family("qwen2_vl", *_QWEN, frozen=_EYES, picture_tokens="area", image_marks=_QWEN_MARKS),
+        Family("qwen2_5_vl", *_QWEN, frozen=(), picture_tokens="area", image_marks=_QWEN_MARKS),
     )
 }
 
@@ -96,7 +84,7 @@ class Model:
     name: str
     hub_id: str | None
     family: Family
-    pa_sft_rate: float = 1e-5
+    pa_sft_rate: float
 
 
 MODELS: dict[str, Model] = {
@@ -148,7 +136,7 @@ def family_of(folder: Path | str) -> Family:
         "and LoRA adapts what lies under model.language_model",
         stacklevel=2,
     )
-    return Family(model_type, "model.vision_tower", "model.multi_modal_projector", "model.language_model", (), "tiles")
+    return Family(model_type, *_LLAVA, frozen=(), picture_tokens="tiles")
 
 
 def named(name: str) -> Model | None:

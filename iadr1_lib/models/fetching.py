@@ -16,6 +16,7 @@ from iadr1_lib.errors import UserError
 from iadr1_lib.models.families import MODELS, named
 from iadr1_lib.runs import Profile
 
+PATTERNS: dict[Kind, list[str] | None] = {"model": MODEL_FILES, "dataset": None}
 EXPERT_AD, BENCHMARKS = "yanhui01/Expert-AD", "yanhui01/Industrial_test"  # the paper's
 
 
@@ -45,11 +46,11 @@ def items(profile: Profile, model: str | None = None) -> list[Item]:
     listed = ", ".join(name for name, entry in MODELS.items() if entry.hub_id)
     if known is None and chosen.count("/") != 1:
         raise UserError(f"unknown model {chosen}: choose from {listed}, or name a hub id (owner/name)")
-    if known is not None and known.hub_id is None:
-        raise UserError(f"the model {known.name} ships with the project and need not be fetched: choose from {listed}")
+    hub_id = known.hub_id if known else chosen
+    if hub_id is None:
+        raise UserError(f"the model {chosen} ships with the project and need not be fetched: choose from {listed}")
     training = profile.sections.get("data", {}).get("expert_ad", EXPERT_AD)
     data_sets = [name for name in (training, BENCHMARKS) if not Path(name).is_dir()]
-    hub_id = known.hub_id if known is not None and known.hub_id else chosen
     return [_look_up(hub_id, "model"), *(_look_up(name, "dataset") for name in data_sets)]
 
 
@@ -61,20 +62,23 @@ def _look_up(name: str, kind: Kind) -> Item:
 
     folder = recorded_folder(name)
     if folder is not None:
-        return Item(name, kind, folder.name, sum(p.stat().st_size for p in folder.rglob("*") if p.is_file()), 0)
+        return Item(name, kind, folder.name, sum(_sizes(folder).values()), 0)
     try:
         info: Any = HfApi().repo_info(name, repo_type=kind, files_metadata=True)
     except errors.RepositoryNotFoundError:
         raise UserError(f"the hub has no {name} for you: check the name, or log in if it is private") from None
     except (httpx.HTTPError, OSError):
         return Item(name, kind, None, None, None)
-    patterns = MODEL_FILES if kind == "model" else None
-    files = list(filter_repo_objects(info.siblings or [], allow_patterns=patterns, key=lambda file: file.rfilename))
-    home = hub_home(name) / str(info.sha)
-    there = {path.relative_to(home).as_posix(): path.stat().st_size for path in home.rglob("*") if path.is_file()}
-    sizes = {file.rfilename: int(file.size or 0) for file in files}
+    siblings = filter_repo_objects(info.siblings or [], allow_patterns=PATTERNS[kind], key=lambda file: file.rfilename)
+    sizes = {file.rfilename: int(file.size or 0) for file in siblings}
+    there = _sizes(hub_home(name) / str(info.sha))
     missing = sum(size for file, size in sizes.items() if there.get(file) != size)
     return Item(name, kind, info.sha, sum(sizes.values()), missing)
+
+
+def _sizes(folder: Path) -> dict[str, int]:
+    """Bytes of each file of a folder."""
+    return {path.relative_to(folder).as_posix(): path.stat().st_size for path in folder.rglob("*") if path.is_file()}
 
 
 def free_bytes() -> int:
@@ -95,5 +99,4 @@ def fetch(wanted: list[Item]) -> None:
             f"{hub_home('x').parent}: free some space, or let runs/hub be a link to another disk"
         )
     for item in wanted:
-        patterns = MODEL_FILES if item.kind == "model" else None
-        print(f"{item.name} is in {download_once(item.name, kind=item.kind, patterns=patterns)}")
+        print(f"{item.name} is in {download_once(item.name, kind=item.kind, patterns=PATTERNS[item.kind])}")

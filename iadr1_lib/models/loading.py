@@ -116,9 +116,8 @@ def _from_pretrained(folder: Path, **arguments: Any) -> PreTrainedModel:
     except torch.OutOfMemoryError:
         raise
     except Exception as error:  # a damaged file breaks transformers in ways of every kind
-        raise UserError(
-            f"the model in {folder} cannot be loaded ({one_line(error)}): copy or fetch it again"
-        ) from error
+        message = f"the model in {folder} cannot be loaded ({one_line(error)}): copy or fetch it again"
+        raise UserError(message) from error
 
 
 def weights_arguments(settings: ModelSettings) -> dict[str, Any]:
@@ -129,12 +128,8 @@ def weights_arguments(settings: ModelSettings) -> dict[str, Any]:
         raise UserError("model.four_bit needs LoRA, since 4-bit weights cannot be trained: set model.lora_rank")
     if find_spec("bitsandbytes") is None:
         raise UserError('model.four_bit needs bitsandbytes: pip install -c constraints-gpu.txt -e ".[gpu]"')
-    four_bit = BitsAndBytesConfig(
-        load_in_4bit=True,
-        bnb_4bit_quant_type="nf4",
-        bnb_4bit_use_double_quant=True,
-        bnb_4bit_compute_dtype=torch.bfloat16,
-    )
+    nf4 = {"bnb_4bit_quant_type": "nf4", "bnb_4bit_use_double_quant": True, "bnb_4bit_compute_dtype": torch.bfloat16}
+    four_bit = BitsAndBytesConfig(load_in_4bit=True, **nf4)
     return {"dtype": settings.dtype, "quantization_config": four_bit}
 
 
@@ -167,8 +162,7 @@ def image_token_ids(folder: Path | str, processor: ProcessorMixin) -> list[int]:
 
 def parameter_count(model: PreTrainedModel) -> dict[str, int]:
     """Parameters of the three parts: tower, projector, language model (tied embeddings counted once)."""
-    family = FAMILIES[model.config.model_type]
     counts = {"tower": 0, "projector": 0, "language model": 0}
     for name, parameter in model.named_parameters():
-        counts[family.part_of(name)] += parameter.numel()
+        counts[FAMILIES[model.config.model_type].part_of(name)] += parameter.numel()
     return counts

@@ -7,9 +7,7 @@ data/mini_base; data/mini_base_build.py makes them.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
-from pathlib import Path
 
 from tokenizers import Tokenizer, decoders
 from tokenizers.models import BPE
@@ -19,9 +17,7 @@ from transformers import (
     LlavaConfig,
     LlavaForConditionalGeneration,
     LlavaProcessor,
-    PreTrainedModel,
     PreTrainedTokenizerFast,
-    ProcessorMixin,
     Qwen2Config,
     SiglipVisionConfig,
 )
@@ -143,19 +139,3 @@ def build_mini(
     generation.eos_token_id, generation.pad_token_id = tokenizer.eos_token_id, tokenizer.pad_token_id
     generation.suppress_tokens = [config.image_token_id]  # an image mark in an answer would ask for an image
     return model
-
-
-def save_model(model: PreTrainedModel, processor: ProcessorMixin, folder: Path, *, half: bool = False) -> None:
-    """Write a folder that `from_pretrained` loads. `half` stores float16 weights that load as float32."""
-    folder.mkdir(parents=True, exist_ok=True)
-    if half:
-        model.half().save_pretrained(folder)
-        model.float()
-        file = folder / "config.json"
-        config = json.loads(file.read_text())
-        for part in (config, config["text_config"], config["vision_config"]):
-            part["dtype"] = "float32"
-        file.write_text(json.dumps(config, indent=2))
-    else:
-        model.save_pretrained(folder)
-    processor.save_pretrained(folder)

@@ -47,32 +47,24 @@ def load_processor(folder: Path | str) -> ProcessorMixin:
         UserError: there is no model in the folder, or a file of the processor is damaged.
     """
     folder = Path(folder)
-    name = PROCESSOR_MAPPING_NAMES.get(model_config(folder)["model_type"], "")
-    processor_class: Any = getattr(transformers, name, None)
+    kind: Any = getattr(transformers, PROCESSOR_MAPPING_NAMES.get(model_config(folder)["model_type"], ""), None)
     try:
-        if processor_class is None or "video_processor" not in processor_class.get_attributes():
+        if kind is None or "video_processor" not in kind.get_attributes():
             processor = AutoProcessor.from_pretrained(str(folder), backend="pil")
-        else:
-            processor = _with_video_part(processor_class, folder)
+        else:  # part by part: AutoProcessor would hand the word "pil" to the video processor, which cannot take it
+            settings, _ = kind.get_processor_dict(str(folder))
+            image_processor = AutoImageProcessor.from_pretrained(str(folder), backend="pil")
+            tokenizer = AutoTokenizer.from_pretrained(str(folder))
+            if is_torchvision_available():
+                video = AutoVideoProcessor.from_pretrained(str(folder))
+            else:
+                kept = settings.get("video_processor") or read_json(folder / "video_preprocessor_config.json", {})
+                video = KeptVideoSettings(kept)
+            processor = kind.from_args_and_dict([image_processor, tokenizer, video], settings)
+            processor.chat_template = processor.chat_template or tokenizer.chat_template
         processor.apply_chat_template([{"role": "user", "content": [{"type": "text", "text": "word"}]}])
     except Exception as error:  # a damaged file breaks transformers in ways of every kind
-        raise UserError(
-            f"the processor in {folder} cannot be loaded ({one_line(error)}): copy the base model's"
-        ) from error
+        message = f"the processor in {folder} cannot be loaded ({one_line(error)}): copy the base model's"
+        raise UserError(message) from error
     processor.tokenizer.padding_side = "left"
-    return processor
-
-
-def _with_video_part(processor_class: Any, folder: Path) -> ProcessorMixin:
-    """Load part by part: AutoProcessor would hand the word "pil" to the video processor too, which cannot take it."""
-    settings, _ = processor_class.get_processor_dict(str(folder))
-    image_processor = AutoImageProcessor.from_pretrained(str(folder), backend="pil")
-    tokenizer = AutoTokenizer.from_pretrained(str(folder))
-    if is_torchvision_available():
-        video = AutoVideoProcessor.from_pretrained(str(folder))
-    else:
-        kept = settings.get("video_processor") or read_json(folder / "video_preprocessor_config.json", {})
-        video = KeptVideoSettings(kept)
-    processor = processor_class.from_args_and_dict([image_processor, tokenizer, video], settings)
-    processor.chat_template = processor.chat_template or tokenizer.chat_template
     return processor

@@ -5,16 +5,23 @@ from __future__ import annotations
 import json
 import math
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import torch
-from transformers import CONFIG_MAPPING, AutoConfig, AutoModelForImageTextToText
+from transformers import (
+    CONFIG_MAPPING,
+    AutoConfig,
+    AutoModelForImageTextToText,
+    LlavaNextProcessor,
+    LlavaOnevisionProcessor,
+)
+from transformers.image_processing_utils import select_best_resolution
+from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
 from iadr1_lib.errors import UserError, one_line
-from iadr1_lib.models.families import FAMILIES, Family, model_config, named
+from iadr1_lib.models.families import FAMILIES, model_config, named
 from iadr1_lib.runs import base_model_dir, project_root
 
 
@@ -38,7 +45,13 @@ def configuration(model: str) -> Any:
     """transformers' configuration of a short name, hub id or folder. UserError for anything else."""
     known = named(model)
     if known is not None and known.hub_id is not None:
-        return _configuration_of_sizes(sizes()[known.name], known.family)
+        entry, kind = sizes()[known.name], known.family.model_type
+        text, vision = ({k: v for k, v in entry[part].items() if k != "family"} for part in ("text", "vision"))
+        if known.family.picture_tokens != "area":
+            text["model_type"] = entry["text"]["family"]
+            vision["model_type"] = f"{entry['vision']['family']}_vision_model"
+        tied = text["tie_word_embeddings"]
+        return CONFIG_MAPPING[kind](text_config=text, vision_config=vision, tie_word_embeddings=tied)
     folder = base_model_dir() if known is not None else Path(model)
     if not folder.is_dir():
         listed = ", ".join([*sizes(), "mini"])
@@ -49,34 +62,19 @@ def configuration(model: str) -> Any:
     return AutoConfig.from_pretrained(str(folder))
 
 
-def _configuration_of_sizes(entry: dict[str, Any], family: Family) -> Any:
-    text, vision = ({k: v for k, v in entry[part].items() if k != "family"} for part in ("text", "vision"))
-    if family.picture_tokens != "area":
-        text["model_type"] = entry["text"]["family"]
-        vision["model_type"] = f"{entry['vision']['family']}_vision_model"
-    tied = text["tie_word_embeddings"]
-    return CONFIG_MAPPING[family.model_type](text_config=text, vision_config=vision, tie_word_embeddings=tied)
-
-
 def meta_model(config: Any) -> Any:
-    """The model of a configuration on the meta device: shapes without numbers."""
-    with torch.device("meta"):
-        return AutoModelForImageTextToText.from_config(config)
+    """The model of a configuration, or of a short name, hub id or folder, on the meta device: shapes without numbers.
 
-
-def meta_model_named(model: str) -> Any:
-    """As `meta_model`, by short name, hub id or folder. UserError where that names no model or a broken one."""
-    return _meta_model_named(model, project_root())
-
-
-@lru_cache(maxsize=8)
-def _meta_model_named(model: str, root: Path) -> Any:
+    Raises:
+        UserError: the name is unknown, or its configuration is broken.
+    """
     try:
-        return meta_model(configuration(model))
+        with torch.device("meta"):
+            return AutoModelForImageTextToText.from_config(configuration(config) if isinstance(config, str) else config)
     except UserError:
         raise
     except Exception as error:  # each class of models checks its configuration with errors of its own
-        raise UserError(f"the configuration of {model} cannot be used ({one_line(error)}): fetch it again") from error
+        raise UserError(f"the configuration of {config} cannot be used ({one_line(error)}): fetch it again") from error
 
 
 def image_tokens(config: Any, height: int, width: int, images: int = 1) -> tuple[int, int]:
@@ -87,30 +85,20 @@ def image_tokens(config: Any, height: int, width: int, images: int = 1) -> tuple
     vision = config.vision_config
     kind = FAMILIES[config.model_type].picture_tokens
     if kind == "area":
-        from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
-
         patches = int(Qwen2VLImageProcessorPil().get_number_of_image_patches(height, width))
         return patches // vision.spatial_merge_size**2, patches
-    side = vision.image_size // vision.patch_size
+    side, tile = vision.image_size // vision.patch_size, vision.image_size
     classes = 1 if vision.model_type == "clip_vision_model" else 0  # CLIP's class token, which "default" drops
     if kind == "fixed":
         kept = classes if config.vision_feature_select_strategy == "full" else 0
         return side**2 + kept, side**2 + classes
-    if config.model_type == "llava_onevision" and images > 1:
+    one_vision = config.model_type == "llava_onevision"
+    if one_vision and images > 1:
         return side**2 + 1, side**2
-    return _tiled_tokens(config, height, width, side, classes)
-
-
-def _tiled_tokens(config: Any, height: int, width: int, side: int, classes: int) -> tuple[int, int]:
-    from transformers.image_processing_utils import select_best_resolution
-    from transformers.models.llava_next.processing_llava_next import LlavaNextProcessor
-    from transformers.models.llava_onevision.processing_llava_onevision import LlavaOnevisionProcessor
-
-    tile, one_vision = config.vision_config.image_size, config.model_type == "llava_onevision"
     processor = object.__new__(LlavaOnevisionProcessor if one_vision else LlavaNextProcessor)  # no tokenizer needed
     processor.image_processor = SimpleNamespace(image_grid_pinpoints=config.image_grid_pinpoints)
     processor.num_image_tokens, processor.num_additional_image_tokens = side**2, classes
-    processor.patch_size = config.vision_config.patch_size
+    processor.patch_size = vision.patch_size
     processor.vision_aspect_ratio = getattr(config, "vision_aspect_ratio", None)
     tokens = processor._get_number_of_features(height, width, tile, tile)
     tokens -= config.vision_feature_select_strategy == "default"

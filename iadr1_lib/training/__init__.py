@@ -12,36 +12,17 @@ from iadr1_lib.training.settings import PaSftSettings, ScGrpoSettings
 
 if TYPE_CHECKING:
     from iadr1_lib.training.dataset import pa_sft_dataset, sc_grpo_dataset
-    from iadr1_lib.training.plan import Plan, PlanSettings, settings_of
     from iadr1_lib.training.stages import stage_note
     from iadr1_lib.training.trainers import train_pa_sft, train_sc_grpo
 
-__all__ = [
-    "VLLM_LENGTH",
-    "EngineSettings",
-    "PaSftSettings",
-    "Plan",
-    "PlanSettings",
-    "ScGrpoSettings",
-    "pa_sft_dataset",
-    "require_vllm",
-    "sc_grpo_dataset",
-    "settings_of",
-    "stage_note",
-    "train_pa_sft",
-    "train_sc_grpo",
-]
+__all__ = ["VLLM_LENGTH", "EngineSettings", "PaSftSettings", "ScGrpoSettings", "require_vllm"]
+__all__ += ["pa_sft_dataset", "sc_grpo_dataset", "stage_note", "train_pa_sft", "train_sc_grpo"]
 
-_NEED_TORCH = {  # loaded when they are asked for, so that what needs no torch starts at once
-    "dataset": ["pa_sft_dataset", "sc_grpo_dataset"],
-    "plan": ["Plan", "PlanSettings", "settings_of"],
-    "stages": ["stage_note"],
-    "trainers": ["train_pa_sft", "train_sc_grpo"],
-}
+_NEED_TORCH = {"pa_sft_dataset": "dataset", "sc_grpo_dataset": "dataset", "stage_note": "stages"}
+_NEED_TORCH |= {"train_pa_sft": "trainers", "train_sc_grpo": "trainers"}
 
 
-def __getattr__(name: str) -> Any:
-    for module, names in _NEED_TORCH.items():
-        if name in names:
-            return getattr(import_module(f"{__name__}.{module}"), name)
+def __getattr__(name: str) -> Any:  # torch is loaded with what needs it
+    if name in _NEED_TORCH:
+        return getattr(import_module(f"{__name__}.{_NEED_TORCH[name]}"), name)
     raise AttributeError(f"module {__name__} has no attribute {name}")

@@ -13,7 +13,7 @@ import shutil
 import sys
 import zipfile
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -42,20 +42,39 @@ def print_once(text: str) -> None:
         print(text, flush=True)
 
 
-def fingerprint(model_dir: Path, records: Path, settings: StageSettings, model: ModelSettings, seed: int) -> str:
+@dataclass(frozen=True)
+class Inputs:
+    """What a stage is made from: the model that it starts from, records, settings, seed."""
+
+    model_dir: Path
+    records: Path
+    settings: StageSettings
+    model: ModelSettings
+    seed: int
+
+    def facts(self) -> dict[str, Any]:
+        """What stage.json says of them. The folder of a hub model is named after the commit that was loaded."""
+        facts = {"settings": asdict(self.settings), "model": asdict(self.model), "seed": self.seed}
+        if (self.model_dir.parent / "revision.json").exists():
+            facts["start"] = {"commit": self.model_dir.name, "repository": self.model_dir.parent.name}
+        return facts
+
+
+def fingerprint(inputs: Inputs) -> str:
     """Hash of what a stage is made from: weights, records, settings, seed.
 
     Not of the pictures that records name, nor of code and library versions: after a change there, use --force. How a
     step is shared among processes and passes does not count.
     """
     digest = hashlib.sha256()
-    for file in sorted(model_dir.glob("*.safetensors")):
+    for file in sorted(inputs.model_dir.glob("*.safetensors")):
         with file.open("rb") as opened:
             digest.update(hashlib.file_digest(opened, "sha256").digest())
-    digest.update(records.read_bytes())
-    values = asdict(settings) | {"step_size": settings.step_size(process_state().num_processes)}
+    digest.update(inputs.records.read_bytes())
+    step_size = inputs.settings.step_size(process_state().num_processes)
+    values = asdict(inputs.settings) | {"step_size": step_size}
     del values["per_device_train_batch_size"], values["gradient_accumulation_steps"]
-    digest.update(json.dumps([values, asdict(model), seed], sort_keys=True).encode())
+    digest.update(json.dumps([values, asdict(inputs.model), inputs.seed], sort_keys=True).encode())
     return digest.hexdigest()
 
 

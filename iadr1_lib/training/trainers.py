@@ -8,7 +8,7 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, replace
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
@@ -25,9 +25,10 @@ from iadr1_lib.files import raise_if_full, write_json
 from iadr1_lib.models import ModelSettings
 from iadr1_lib.records import Stage, grid_of, read_rows, row_notes
 from iadr1_lib.training.dataset import alternate_labels, eos_suffix, pa_sft_dataset, sc_grpo_dataset
-from iadr1_lib.training.settings import RELEASED, PaSftSettings, ScGrpoSettings, StageSettings
+from iadr1_lib.training.settings import RELEASED, PaSftSettings, ScGrpoSettings
 from iadr1_lib.training.stage_log import ADVICE, DevScore, StageLog, StepClock, write_log
 from iadr1_lib.training.stages import (
+    Inputs,
     StageFolder,
     export_merged,
     fingerprint,
@@ -67,28 +68,24 @@ def train_pa_sft(
     Raises:
         UserError: the start model, a record, a picture or a setting is faulty; nothing was trained or removed.
     """
-    model_dir, records, model = models.require_weights(model_dir), Path(records), model or ModelSettings()
-    rows = read_rows(records)
-    folder = StageFolder(Path(out), fingerprint(model_dir, records, settings, model, seed))
-    if folder.is_finished() and not force:
+    inputs = Inputs(models.require_weights(model_dir), Path(records), settings, model or ModelSettings(), seed)
+    folder, rows = _open(inputs, Path(out), "pa_sft", force)
+    if not rows:
         return folder.model
-    rows = _checked(rows, records, "pa_sft")
-    processor, family = models.load_processor(model_dir), models.family_of(model_dir)
+    processor, family = models.load_processor(inputs.model_dir), models.family_of(inputs.model_dir)
     if settings.learning_rate == RELEASED:
-        known = models.named(model.name)
-        settings = replace(settings, learning_rate=known.pa_sft_rate if known else 1e-5)
+        known = models.named(inputs.model.name)
+        inputs = replace(inputs, settings=replace(settings, learning_rate=known.pa_sft_rate if known else 1e-5))
     config = _config(
         SFTConfig,
         folder,
-        settings,
-        model,
-        seed,
+        inputs,
         max_length=None,  # the default of 1024 would cut image tokens of the large models
         completion_only_loss=True,
     )
     resume = folder.prepare(force)
     # After the configuration: only then does DeepSpeed shard the weights while they are loaded.
-    policy = models.load_for_training(model_dir, model)
+    policy = models.load_for_training(inputs.model_dir, inputs.model)
     models.freeze(policy, family, family.frozen if settings.frozen == RELEASED else settings.frozen)
     log = StageLog(folder.work, processor, dev_score, settings, ["loss", "mean_token_accuracy"])
     trainer = SFTTrainer(
@@ -97,12 +94,11 @@ def train_pa_sft(
         train_dataset=pa_sft_dataset(rows, eos_suffix(processor), settings.max_pixels),
         processing_class=processor,
         callbacks=[log],
-        peft_config=models.lora_config(model_dir, model),
+        peft_config=models.lora_config(inputs.model_dir, inputs.model),
     )
     longest = max(len(processor.tokenizer(row["messages"][-1]["content"])["input_ids"]) for row in rows)
-    facts = _facts(folder, model_dir, settings, model, seed)
-    facts |= {"grid": grid_of(rows[0]), "answer_tokens": longest + 1}  # one more ends the answer
-    return _run(trainer, folder, model_dir, log, resume, facts)
+    more = {"grid": grid_of(rows[0]), "answer_tokens": longest + 1}  # one more ends the answer
+    return _run(trainer, folder, inputs, log, resume, more)
 
 
 def train_sc_grpo(
@@ -118,46 +114,39 @@ def train_sc_grpo(
 ) -> Path:
     """Stage two: GRPO with the structured reward (paper, SC-GRPO), on-policy: each completion serves one step.
 
-    Arguments and result as `train_pa_sft`, but for:
+    Arguments, result and errors as `train_pa_sft`, but for:
 
     Args:
         records: sc_grpo.json.
         vllm: GRPOConfig's arguments for rollouts by vLLM (`EngineSettings.rollouts`); without them transformers
             generates.
-
-    Raises:
-        UserError: as `train_pa_sft`; or the completions of a step are not a whole number of groups.
     """
-    model_dir, records, model = models.require_weights(model_dir), Path(records), model or ModelSettings()
-    rows = read_rows(records)
-    folder = StageFolder(Path(out), fingerprint(model_dir, records, settings, model, seed))
-    if folder.is_finished() and not force:
+    inputs = Inputs(models.require_weights(model_dir), Path(records), settings, model or ModelSettings(), seed)
+    folder, rows = _open(inputs, Path(out), "sc_grpo", force)
+    if not rows:
         return folder.model
-    rows = _checked(rows, records, "sc_grpo")
-    grid = grid_of(rows[0])
-    if (known := stage_note(model_dir).get("grid", grid)) != grid:
+    grid, start = grid_of(rows[0]), inputs.model_dir
+    if (known := stage_note(start).get("grid", grid)) != grid:
         raise UserError(
-            f"{model_dir} was trained on places of a grid of {known} x {known} cells, and those of {records} are of "
+            f"{start} was trained on places of a grid of {known} x {known} cells, and those of {records} are of "
             f"{grid} x {grid}: write records with the same grid"
         )
     dataset = sc_grpo_dataset(alternate_labels(rows, seed), settings.rewards, settings.max_pixels)
-    processor, family = models.load_processor(model_dir), models.family_of(model_dir)
+    processor, family = models.load_processor(start), models.family_of(start)
     if vllm:
         no_image_tokens: dict[str, Any] = {"bad_words": list(family.image_marks)}
     else:
-        no_image_tokens = {"suppress_tokens": models.image_token_ids(model_dir, processor)}
+        no_image_tokens = {"suppress_tokens": models.image_token_ids(start, processor)}
     config = _config(
         GRPOConfig,
         folder,
-        settings,
-        model,
-        seed,
+        inputs,
         **(vllm or {}),
         num_train_epochs=1,
         steps_per_generation=settings.gradient_accumulation_steps,  # on-policy
         reward_weights=rewards.reward_weights(settings.rewards, settings.reward_parts),
         generation_kwargs=no_image_tokens,
-        model_init_kwargs=models.weights_arguments(model),
+        model_init_kwargs=models.weights_arguments(inputs.model),
         shuffle_dataset=False,  # alternate_labels did
         log_completions=False,
     )
@@ -166,54 +155,56 @@ def train_sc_grpo(
     log, clock = StageLog(folder.work, processor, dev_score, settings, shown), StepClock()
     first, *others = rewards.reward_functions(settings.rewards, settings.reward_parts, grid)
     trainer = GRPOTrainer(
-        model=str(model_dir),  # a path: with beta > 0 TRL loads the reference model from it
+        model=str(start),  # a path: with beta > 0 TRL loads the reference model from it
         reward_funcs=[clock.watch(first), *others],
         args=config,
         train_dataset=dataset,
         processing_class=processor,
         callbacks=[log, clock],
-        peft_config=models.lora_config(model_dir, model),
+        peft_config=models.lora_config(start, inputs.model),
     )
     if family.counts_pictures:
         models.pass_image_counts(trainer)
     for policy in (trainer.model, trainer.ref_model):
         # Both need the plain module and its key-value cache.
-        plain = isinstance(policy, LlavaForConditionalGeneration) and not model.gradient_checkpointing
+        plain = isinstance(policy, LlavaForConditionalGeneration) and not inputs.model.gradient_checkpointing
         if plain and not (trainer.is_deepspeed_enabled or trainer.is_fsdp_enabled):
             models.deduplicate_images(policy.model.vision_tower)
             models.share_prefix(policy)
-    facts = _facts(folder, model_dir, settings, model, seed) | {"vllm": dict(vllm) if vllm else None}
-    facts |= {"grid": grid, "answer_tokens": settings.max_completion_length}
-    return _run(trainer, folder, model_dir, log, resume, facts)
+    more = {"vllm": dict(vllm) if vllm else None, "grid": grid, "answer_tokens": settings.max_completion_length}
+    return _run(trainer, folder, inputs, log, resume, more)
 
 
-def _checked(rows: list[dict[str, Any]], records: Path, stage: Stage) -> list[dict[str, Any]]:
-    """Checked rows, whose relative paths start from the folder of the file; prints what their form lacks."""
-    rows = checked_rows(rows, stage, records, records.parent)
+def _open(inputs: Inputs, out: Path, stage: Stage, force: bool) -> tuple[StageFolder, list[dict[str, Any]]]:
+    """The stage's folder, and its checked rows, or none if the stage is finished; prints what the rows' form lacks."""
+    rows = read_rows(inputs.records)
+    folder = StageFolder(out, fingerprint(inputs))
+    if folder.is_finished() and not force:
+        return folder, []
+    rows = checked_rows(rows, stage, inputs.records, inputs.records.parent)  # relative paths start from the file
     for note in row_notes(rows, stage):
-        print_once(f"{records}: {note}")
-    return rows
+        print_once(f"{inputs.records}: {note}")
+    return folder, rows
 
 
-def _config(
-    kind: type[ConfigT], folder: StageFolder, settings: StageSettings, model: ModelSettings, seed: int, **more: Any
-) -> ConfigT:
+def _config(kind: type[ConfigT], folder: StageFolder, inputs: Inputs, **more: Any) -> ConfigT:
     """The trainer's configuration: the profile's settings, what the stage folder needs, and `more`."""
+    checkpointing = inputs.model.gradient_checkpointing
     try:
         return kind(
-            **settings.for_trl(),
+            **inputs.settings.for_trl(),
             **more,
             output_dir=str(folder.checkpoints),
-            seed=seed,
-            data_seed=seed,
+            seed=inputs.seed,
+            data_seed=inputs.seed,
             save_strategy="steps",
             save_total_limit=2,  # if the newest is damaged, the one before it is there
             logging_steps=2,
             logging_nan_inf_filter=False,  # StageLog reports them
             report_to="none",
             disable_tqdm=True,
-            gradient_checkpointing=model.gradient_checkpointing,
-            gradient_checkpointing_kwargs={"use_reentrant": False} if model.gradient_checkpointing else None,
+            gradient_checkpointing=checkpointing,
+            gradient_checkpointing_kwargs={"use_reentrant": False} if checkpointing else None,
             dataloader_num_workers=0,
             dataloader_pin_memory=torch.cuda.is_available(),
             remove_unused_columns=False,
@@ -224,20 +215,10 @@ def _config(
         raise UserError(f"{kind.__name__} refuses the settings of this stage: {one_line(error, 400)}") from error
 
 
-def _facts(
-    folder: StageFolder, model_dir: Path, settings: StageSettings, model: ModelSettings, seed: int
-) -> dict[str, Any]:
-    """What stage.json holds. The folder of a hub model is named after the commit that was loaded."""
-    facts = {"fingerprint": folder.fingerprint, "settings": asdict(settings), "model": asdict(model), "seed": seed}
-    if (model_dir.parent / "revision.json").exists():
-        facts["start"] = {"commit": model_dir.name, "repository": model_dir.parent.name}
-    return facts
-
-
 def _run(
-    trainer: Any, folder: StageFolder, model_dir: Path, log: StageLog, resume: str | None, facts: dict[str, Any]
+    trainer: Any, folder: StageFolder, inputs: Inputs, log: StageLog, resume: str | None, more: dict[str, Any]
 ) -> Path:
-    """Train to the end, save the model and stage.json, put all in place; returns the model's folder.
+    """Train to the end, save the model and stage.json (with `more`), put all in place; returns the model's folder.
 
     Raises:
         UserError: the disk is full; a number is not finite; or one process would have to make a dev check with only
@@ -263,10 +244,11 @@ def _run(
         save_model(model, log.processor, work / part_to_save(model), trainer.save_model if sharded else None)
     if state.is_main_process:
         if adapted:
-            export_merged(model_dir, work / "adapter", log.processor, work / "model")
+            export_merged(inputs.model_dir, work / "adapter", log.processor, work / "model")
         write_log(trainer.state.log_history, work / "log.csv")
-        facts |= {"seconds": round(time.time() - log.start, 1), "steps": trainer.state.global_step}
-        write_json(work / "stage.json", facts | {"processes": state.num_processes})
+        more |= {"seconds": round(time.time() - log.start, 1), "steps": trainer.state.global_step}
+        facts = {"fingerprint": folder.fingerprint, **inputs.facts(), **more, "processes": state.num_processes}
+        write_json(work / "stage.json", facts)
         shutil.rmtree(folder.checkpoints, ignore_errors=True)
         folder.put_in_place()
     state.wait_for_everyone()
