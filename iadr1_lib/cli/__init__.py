@@ -4,5 +4,3 @@ Begin at `main`, which knows the exit statuses.
 """
 
 from iadr1_lib.cli.app import main
-
-__all__ = ["main"]

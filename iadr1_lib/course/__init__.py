@@ -25,27 +25,3 @@ from iadr1_lib.course.steps import (
     training_samples,
     world_settings,
 )
-
-__all__ = [
-    "STAGES",
-    "STAGE_TITLES",
-    "benchmark_samples",
-    "build_expert_ad",
-    "build_short_records",
-    "check_base",
-    "check_machine",
-    "check_notebooks",
-    "check_packages",
-    "check_python",
-    "check_runs_folder",
-    "draw_training_world",
-    "evaluation_settings",
-    "examine",
-    "predict_protocol",
-    "predict_stage",
-    "stage_model",
-    "train_stage",
-    "training_families",
-    "training_samples",
-    "world_settings",
-]

@@ -9,25 +9,3 @@ from iadr1_lib.expert_ad.card import write_card
 from iadr1_lib.expert_ad.facts import Facts, facts_of, measure, note_of
 from iadr1_lib.expert_ad.teachers import Draft, RuleTeacher, Task, Teacher, short_reasoning, teacher_vocabulary
 from iadr1_lib.expert_ad.verification import MOST_CHARACTERS, RULES, Verifier, failures
-
-__all__ = [
-    "MOST_CHARACTERS",
-    "RULES",
-    "Draft",
-    "Facts",
-    "RuleTeacher",
-    "Task",
-    "Teacher",
-    "Verifier",
-    "build_records",
-    "draw_sets",
-    "export",
-    "facts_of",
-    "failures",
-    "measure",
-    "note_of",
-    "rejections_table",
-    "short_reasoning",
-    "teacher_vocabulary",
-    "write_card",
-]

@@ -31,10 +31,3 @@ from iadr1_lib.models.mini import (
 )
 from iadr1_lib.models.processors import load_processor
 from iadr1_lib.models.shapes import Tokens, meta_model, tokens_of
-
-__all__ = ["FAMILIES", "MODELS", "ModelSettings", "family_of", "model_config", "model_folder", "named"]
-__all__ += ["load_for_training", "load_model", "load_processor", "require_weights", "weights_arguments"]
-__all__ += ["deduplicate_images", "freeze", "image_token_ids", "lora_config", "pass_image_counts", "share_prefix"]
-__all__ += ["Tokens", "meta_model", "parameter_count", "tokens_of"]
-__all__ += ["ASSISTANT", "END", "IMAGE", "IMAGE_SIZE", "PATCH_SIZE", "USER"]
-__all__ += ["build_mini", "build_processor", "build_tokenizer"]

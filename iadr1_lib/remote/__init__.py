@@ -8,17 +8,3 @@ from iadr1_lib.remote.client import Remote
 from iadr1_lib.remote.predictor import endpoint_named, p_yes, predict_remote
 from iadr1_lib.remote.providers import Endpoint, Reply, Request, encode_image
 from iadr1_lib.remote.teacher import ApiTeacher, RecordingTeacher, ReplayTeacher
-
-__all__ = [
-    "ApiTeacher",
-    "Endpoint",
-    "RecordingTeacher",
-    "Remote",
-    "ReplayTeacher",
-    "Reply",
-    "Request",
-    "encode_image",
-    "endpoint_named",
-    "p_yes",
-    "predict_remote",
-]

@@ -17,26 +17,3 @@ from iadr1_lib.runs.environment import (
     stamp,
 )
 from iadr1_lib.runs.run import Run, require, seed_everything
-
-__all__ = [
-    "RUN_KEYS",
-    "Profile",
-    "Run",
-    "base_model_dir",
-    "commit",
-    "data_hash",
-    "environment_banner",
-    "hardware",
-    "load_profile",
-    "notebook_records",
-    "pooled_provenance",
-    "profile_names",
-    "project_root",
-    "provenance",
-    "read_metrics_file",
-    "record_metrics",
-    "require",
-    "runs_folder",
-    "seed_everything",
-    "stamp",
-]

@@ -15,9 +15,6 @@ if TYPE_CHECKING:
     from iadr1_lib.training.stages import stage_note
     from iadr1_lib.training.trainers import train_pa_sft, train_sc_grpo
 
-__all__ = ["VLLM_LENGTH", "EngineSettings", "PaSftSettings", "ScGrpoSettings", "require_vllm"]
-__all__ += ["pa_sft_dataset", "sc_grpo_dataset", "stage_note", "train_pa_sft", "train_sc_grpo"]
-
 _NEED_TORCH = {"pa_sft_dataset": "dataset", "sc_grpo_dataset": "dataset", "stage_note": "stages"}
 _NEED_TORCH |= {"train_pa_sft": "trainers", "train_sc_grpo": "trainers"}
 

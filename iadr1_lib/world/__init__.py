@@ -18,32 +18,3 @@ from iadr1_lib.world.drawing import (
 from iadr1_lib.world.families import BENCHMARKS, TRAIN_TEXTURES, Family, dev_families, test_families, train_families
 from iadr1_lib.world.marks import LOOK_ALIKES, SIZE, Canvas, X, Y, blend, blob, colour_of, opacity, segment
 from iadr1_lib.world.outlines import box, polygon
-
-__all__ = [
-    "BENCHMARKS",
-    "DRAWING",
-    "LOOK_ALIKES",
-    "SIZE",
-    "TRAIN_TEXTURES",
-    "Canvas",
-    "Drawing",
-    "Family",
-    "X",
-    "Y",
-    "blend",
-    "blob",
-    "box",
-    "clean_canvas",
-    "colour_of",
-    "colours_of",
-    "dev_families",
-    "draw",
-    "drawings",
-    "opacity",
-    "polygon",
-    "random_place",
-    "segment",
-    "test_families",
-    "train_families",
-    "write_world",
-]
