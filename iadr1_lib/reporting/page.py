@@ -33,7 +33,11 @@ def build_page(folder: Path, path: Path | None = None) -> Path:
     if not all(cell.get("execution_count", 0) for cell in notebook.cells if cell.cell_type == "code"):
         raise UserError(f"{executed} was not executed to its end: run it again (iadr1 run --only 10)")
     exporter = HTMLExporter(
-        template_name="basic", exclude_input=True, exclude_anchor_links=True, embed_images=True, sanitize_html=False
+        template_name="basic",
+        exclude_input=True,
+        exclude_output_prompt=True,
+        exclude_anchor_links=True,
+        embed_images=True,
     )
     body, _ = exporter.from_notebook_node(notebook)
     title = f"IAD-R1 in miniature: profile {block['parameters']['profile']}, seed {block['seed']}"
