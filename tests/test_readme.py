@@ -20,9 +20,9 @@ from iadr1_lib.reporting import PAPER_SETS, documents, paper_table
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 DOCS = {path.stem: path.read_text(encoding="utf-8") for path in (ROOT / "docs").glob("*.md")}
-PAPERS = sorted(
-    [*ROOT.glob("*.md"), *(path for name in ("docs", "data", "notebooks") for path in (ROOT / name).rglob("*.md"))]
-)
+FOLDERS = ("docs", "data", "notebooks")
+PAPERS = sorted([*ROOT.glob("*.md"), *(path for name in FOLDERS for path in (ROOT / name).rglob("*.md"))])
+PAPERS = [path for path in PAPERS if path.parent.name != "templates"]  # these become docs/results.md
 LINK = re.compile(r"\]\((?!https?://|#)([^)#]+)")
 COMMANDS = typer.main.get_command(app).commands  # type: ignore[attr-defined]
 
