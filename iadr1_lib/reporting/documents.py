@@ -75,7 +75,7 @@ def results_page() -> str:
         "claims": shown,
         "one_shot": one_shot_table(),
     }
-    template = Template(read_text(project_root() / "data" / "templates" / "results.md"))
+    template = Template(read_text(project_root() / "data" / "templates" / "results.txt"))
     return template.substitute(words, **{name: _markdown(table) for name, table in tables.items()})
 
 
