@@ -33,7 +33,7 @@ from numpy.typing import NDArray
 from torch import nn
 from transformers import LlavaForConditionalGeneration, LlavaProcessor
 
-from iadr1_lib import world as synthetic
+from iadr1_lib import world
 from iadr1_lib.answer import CELLS, DEFECT_TYPES, QUESTION, cell_of_mask
 from iadr1_lib.expert_ad import teacher_vocabulary
 from iadr1_lib.files import write_json, write_text
@@ -95,10 +95,10 @@ class Scene:
 
 
 def _draw_mark(
-    name: str, rng: np.random.Generator, canvas: synthetic.Canvas, x: float, y: float
+    name: str, rng: np.random.Generator, canvas: world.Canvas, x: float, y: float
 ) -> tuple[NDArray[np.float64], NDArray[np.bool_], str | None]:
     """One generic mark in any size, strength and colour; returns picture, its pixels and the colour's name."""
-    s, X, Y = synthetic, synthetic.X, synthetic.Y
+    s, X, Y = synthetic, world.X, world.Y
     strength = rng.uniform(0.3, 1.0)
     hue = str(rng.choice(list(COLOURS)))
     tint = rng.random()
@@ -188,17 +188,17 @@ def _surface_colour(rgb: NDArray[np.float64]) -> str:
     return min(COLOURS, key=lambda c: min(abs(COLOURS[c] - turn), 1 - abs(COLOURS[c] - turn)))
 
 
-def draw_scene(family: synthetic.Family, rng: np.random.Generator, counts: tuple[int, ...] = FEW) -> Scene:
+def draw_scene(family: world.Family, rng: np.random.Generator, counts: tuple[int, ...] = FEW) -> Scene:
     """A generic picture with some marks, their number drawn from `counts`."""
-    canvas = synthetic.clean_canvas(rng, family)
-    colour = _surface_colour(synthetic.colours_of(family)[0])
+    canvas = world.clean_canvas(rng, family)
+    colour = _surface_colour(world.colours_of(family)[0])
     labels = np.zeros((PATCHES, PATCHES), dtype=np.int64)
     marks = []
     for _ in range(int(rng.choice(counts))):
         name = str(rng.choice(MARKS))
-        x, y = synthetic.random_place(rng, canvas)
+        x, y = world.random_place(rng, canvas)
         image, covered, mark_colour = _draw_mark(name, rng, canvas, x, y)
-        canvas = synthetic.Canvas(image, canvas.inside, canvas.edge, canvas.background, family)
+        canvas = world.Canvas(image, canvas.inside, canvas.edge, canvas.background, family)
         share = covered.reshape(PATCHES, PATCH_SIZE, PATCHES, PATCH_SIZE).mean((1, 3))
         labels[share > 0.04] = 1 + MARKS.index(name)
         marks.append((name, mark_colour, cell_of_mask(covered)))
@@ -253,7 +253,7 @@ def _yes_no_question(scene: Scene, rng: random.Random) -> tuple[str, str]:
         there = [c for n, _, c in scene.marks if n == name]
         question = f"Is the {name} at the {cell if truth else rng.choice([c for c in CELLS if c not in there])} ?"
     elif kind == "texture":
-        other = rng.choice([t for t in synthetic.TRAIN_TEXTURES if t != scene.surface])
+        other = rng.choice([t for t in world.TRAIN_TEXTURES if t != scene.surface])
         question = f"Is this a {scene.surface if truth else other} texture ?"
     else:
         other = rng.choice([c for c in (*COLOURS, "grey") if c != scene.colour])
@@ -275,11 +275,11 @@ def tokenizer_corpus(seed: int) -> list[str]:
     return lines + (reasoning + [QUESTION, "Yes No", *MARKS, *CELLS, *DEFECT_TYPES]) * 3
 
 
-def base_families(count: int) -> list[synthetic.Family]:
+def base_families(count: int) -> list[world.Family]:
     """Families for the base alone: the training split's generators with seeds and colours of their own."""
-    outlines, textures = OUTLINES, synthetic.TRAIN_TEXTURES
+    outlines, textures = OUTLINES, world.TRAIN_TEXTURES
     return [
-        synthetic.Family(
+        world.Family(
             f"base_{i}",
             "base",
             textures[i % len(textures)],

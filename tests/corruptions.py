@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from iadr1_lib import world as synthetic
+from iadr1_lib import world
 from iadr1_lib.answer import CELLS, DEFECT_TYPES, SYNONYMS, term_forms
 from iadr1_lib.data import load_mvtec
 from iadr1_lib.expert_ad import Facts, RuleTeacher, Task, Verifier, facts_of
@@ -131,7 +131,7 @@ def free_texts() -> Pairs:
 
 def rule_teacher_texts(folder: Path, short: bool, families: int = 16, pictures: int = 160, seed: int = 4) -> Pairs:
     """The rule teacher's records of a drawn world, with what was measured."""
-    synthetic.write_world(folder, synthetic.train_families(families), pictures, seed=seed)
+    world.write_world(folder, world.train_families(families), pictures, seed=seed)
     pairs: Pairs = []
     for sample in load_mvtec(folder):
         facts = facts_of(sample)

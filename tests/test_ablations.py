@@ -9,7 +9,7 @@ import tiny_vlm
 from conftest import read_json
 from typer.testing import CliRunner
 
-from iadr1_lib import world as synthetic
+from iadr1_lib import world
 from iadr1_lib.answer import build_answer, cell_names
 from iadr1_lib.cli.app import app
 from iadr1_lib.course import ablations
@@ -119,7 +119,7 @@ def test_places_of_a_finer_grid_are_taught_and_judged_in_that_grid(
     runs: list[Run], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(course, "dev_check", no_check)
-    synthetic.write_world(runs[0].path("drawn"), synthetic.train_families(3), 24, seed=1)
+    world.write_world(runs[0].path("drawn"), world.train_families(3), 24, seed=1)
     samples = load_mvtec(runs[0].path("drawn"))
     monkeypatch.setattr(course, "training_samples", lambda run, part: samples)
     answers = ablations.answers_of_variant(runs[0], "grid", "5×5", samples)

@@ -16,7 +16,7 @@ import pytest
 import tiny_vlm
 import torch
 
-from iadr1_lib import world as synthetic
+from iadr1_lib import world
 from iadr1_lib.answer import CELLS, QUESTION, TAGS
 from iadr1_lib.models import load_model
 
@@ -71,8 +71,8 @@ def test_scenes_are_labelled_where_marks_are() -> None:
 
 
 def test_base_families_share_no_seed_with_others_and_no_texture_with_test() -> None:
-    ours, tests = base.base_families(300), [f for group in synthetic.test_families().values() for f in group]
-    others = [*synthetic.train_families(300), *synthetic.dev_families(), *tests]
+    ours, tests = base.base_families(300), [f for group in world.test_families().values() for f in group]
+    others = [*world.train_families(300), *world.dev_families(), *tests]
     assert len({f.seed for f in ours}) == 300 and not {f.seed for f in ours} & {f.seed for f in others}
     assert not {f.texture for f in tests} & {f.texture for f in ours}
 

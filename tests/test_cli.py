@@ -18,7 +18,7 @@ from conftest import read_json
 from PIL import Image
 from typer.testing import CliRunner, Result
 
-from iadr1_lib import world as synthetic
+from iadr1_lib import world
 from iadr1_lib.answer import parse_answer
 from iadr1_lib.cli import options
 from iadr1_lib.cli.app import app
@@ -293,7 +293,7 @@ def test_evaluate_asks_about_the_mini_benchmarks_beside_a_reference(
     result = iadr1("evaluate", "--model", "m", "--data", "smoke", "--shots", 1, "--out", tmp_path / "metrics.json")
     assert result.exit_code == 0, result.output
     rows = [json.loads(line) for line in (tmp_path / "metrics.predictions.jsonl").read_text().splitlines()]
-    assert {row["benchmark"] for row in rows} == set(synthetic.test_families())
+    assert {row["benchmark"] for row in rows} == set(world.test_families())
     assert all(Path(row["reference"]).parts[-4] == row["category"] for row in rows)
     assert "iadr1 evaluate --model m" in (tmp_path / "runs" / "smoke-s0" / "test_openings.jsonl").read_text()
 

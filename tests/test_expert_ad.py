@@ -21,7 +21,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from iadr1_lib import world as synthetic
+from iadr1_lib import world
 from iadr1_lib.answer import CELLS, DEFECT_TYPES, QUESTION, cell_box, cell_names, matches_format, parse_answer
 from iadr1_lib.data import labelled, load_mvtec, open_image
 from iadr1_lib.errors import UserError
@@ -60,7 +60,7 @@ def make(tmp_path: Path) -> Maker:
 @pytest.fixture(scope="module")
 def drawn(tmp_path_factory: pytest.TempPathFactory) -> list[Sample]:
     root = tmp_path_factory.mktemp("world") / "w"
-    synthetic.write_world(root, synthetic.train_families(16), 160, seed=4)
+    world.write_world(root, world.train_families(16), 160, seed=4)
     return load_mvtec(root)
 
 
@@ -225,9 +225,9 @@ def test_masks_that_count_defects_from_one_are_read(make: Maker) -> None:
 
 
 def test_notes_of_a_world_drawn_again_are_read_again(tmp_path: Path) -> None:
-    family, root = synthetic.train_families(1), tmp_path / "w"
+    family, root = world.train_families(1), tmp_path / "w"
     for seed in (1, 2):
-        synthetic.write_world(root, family, 12, seed)
+        world.write_world(root, family, 12, seed)
         notes = json.loads((root / family[0].name / "notes.json").read_text())
         for sample in load_mvtec(root):
             name = Path(sample.image).relative_to(root / family[0].name).as_posix()
@@ -262,7 +262,7 @@ defects = st.builds(
     width=anything,
     patches=st.integers(1, 9),
     surface=st.none() | surfaces,
-    look_alike=st.sampled_from([None, *synthetic.LOOK_ALIKES]),
+    look_alike=st.sampled_from([None, *world.LOOK_ALIKES]),
     look_alike_cell=st.sampled_from([None, *CELLS]),
 )
 normals = defects.map(

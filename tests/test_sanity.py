@@ -11,8 +11,7 @@ import pytest
 from PIL import Image
 from test_scoring import value
 
-from iadr1_lib import world as synthetic
-from iadr1_lib.course import steps as course
+from iadr1_lib import world
 from iadr1_lib.data import load_mvtec
 from iadr1_lib.evaluation import BASELINES, label_only_baselines, metric_rows, sanity
 from iadr1_lib.records import Sample
@@ -90,9 +89,9 @@ def test_a_benchmark_of_one_label_or_of_too_few_pictures_has_no_figure(tmp_path:
 
 
 def test_leaks_by_file_and_by_picture_are_told_apart(tmp_path: Path) -> None:
-    families = synthetic.train_families(2)
-    course.draw_references(tmp_path / "train", families, 4)
-    course.draw_references(tmp_path / "test", families, 4, seed=1)
+    families = world.train_families(2)
+    world.write_references(tmp_path / "train", families, 4)
+    world.write_references(tmp_path / "test", families, 4, seed=1)
     train, test = load_mvtec(tmp_path / "train"), load_mvtec(tmp_path / "test")
     assert len(sanity.duplicate_report(train, test)) == 2  # nothing but the two counts
     shutil.copy(train[0].image, test[0].image)

@@ -7,16 +7,12 @@ imported where a step needs them.
 from __future__ import annotations
 
 import os
-import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from PIL import Image
-
-from iadr1_lib import world as synthetic
 from iadr1_lib.answer import GRID
 from iadr1_lib.data import Table, labelled, load_mvtec
 from iadr1_lib.errors import UserError
@@ -25,6 +21,7 @@ from iadr1_lib.expert_ad import RuleTeacher, build
 from iadr1_lib.files import Journal, write_json
 from iadr1_lib.records import Sample, pa_sft_row
 from iadr1_lib.runs import Run, commit
+from iadr1_lib.world import Family, dev_families, test_families, train_families, write_references, write_world
 
 if TYPE_CHECKING:
     from iadr1_lib.training import EngineSettings
@@ -74,23 +71,23 @@ def evaluation_settings(run: Run) -> EvaluationSettings:
 # ------------------------------------------------------------------------------------------------ the world
 
 
-def training_families(run: Run) -> tuple[list[synthetic.Family], list[synthetic.Family]]:
+def training_families(run: Run) -> tuple[list[Family], list[Family]]:
     """Families of PA-SFT and of SC-GRPO: none in common, and SC-GRPO's are of more kinds.
 
     That is how it goes in a factory: pictures of a new line come labelled; nobody has written reasoning for them.
     """
     world = world_settings(run)
-    first = synthetic.train_families(world.pa_sft_families)
-    return first, synthetic.train_families(world.sc_grpo_families, start=len(first), new_kinds=True)
+    first = train_families(world.pa_sft_families)
+    return first, train_families(world.sc_grpo_families, start=len(first), new_kinds=True)
 
 
 def draw_training_world(run: Run) -> None:
     """Draw the pictures of Expert-AD (PA-SFT and SC-GRPO, families apart) and of the dev set."""
     world = world_settings(run)
     first, second = training_families(run)
-    synthetic.write_world(run.path("world", "pa_sft"), first, world.pa_sft_images, seed=100 + 2 * run.seed)
-    synthetic.write_world(run.path("world", "sc_grpo"), second, world.sc_grpo_images, seed=101 + 2 * run.seed)
-    synthetic.write_world(run.path("world", "dev"), synthetic.dev_families(), world.dev_images, world.fixed_seed)
+    write_world(run.path("world", "pa_sft"), first, world.pa_sft_images, seed=100 + 2 * run.seed)
+    write_world(run.path("world", "sc_grpo"), second, world.sc_grpo_images, seed=101 + 2 * run.seed)
+    write_world(run.path("world", "dev"), dev_families(), world.dev_images, world.fixed_seed)
 
 
 def training_samples(run: Run, part: str) -> list[Sample]:
@@ -103,27 +100,13 @@ def benchmark_samples(run: Run, why: str) -> list[Sample]:
     """The six mini benchmarks, drawn if they are not there yet. Each opening is noted in the run with its reason."""
     world = world_settings(run)
     samples: list[Sample] = []
-    for number, (name, families) in enumerate(synthetic.test_families().items()):
+    for number, (name, families) in enumerate(test_families().items()):
         root = run.path("world", "test", name)
-        synthetic.write_world(root, families, world.test_images, seed=world.fixed_seed + 1 + number)
+        write_world(root, families, world.test_images, seed=world.fixed_seed + 1 + number)
         samples += sorted(load_mvtec(root, benchmark=name), key=lambda s: Path(s.image).name)
     opening = {"time": datetime.now(UTC).isoformat(timespec="seconds"), "why": why, "commit": commit()}
     Journal(run.path("test_openings.jsonl")).append(opening)
     return samples
-
-
-def draw_references(root: Path, families: Sequence[synthetic.Family], count: int, seed: int = 0) -> None:
-    """Draw `count` normal pictures of each family as <family>/train/good/000.png; what is there is drawn again.
-
-    Their seeds are their own, so that none is in a world of `synthetic.write_world`. (It stands here because a world
-    remembers the text of the module `synthetic` that drew it.)
-    """
-    for family in families:
-        folder = root / family.name / "train" / "good"
-        folder.mkdir(parents=True, exist_ok=True)
-        for i in range(count):
-            drawing = synthetic.draw(family, zlib.crc32(f"reference/{seed}/{i}".encode()))
-            Image.fromarray(drawing.image).save(folder / f"{i:03d}.png", compress_level=0)
 
 
 def benchmark_table(run: Run, why: str) -> Table:
@@ -132,9 +115,9 @@ def benchmark_table(run: Run, why: str) -> Table:
     Those lie apart from the world, as references/<benchmark>/<family>/train/good, and are in no other set.
     """
     pool: list[Sample] = []
-    for name, families in synthetic.test_families().items():
+    for name, families in test_families().items():
         root = run.path("references", name)
-        draw_references(root, families, REFERENCES_PER_FAMILY)
+        write_references(root, families, REFERENCES_PER_FAMILY)
         pool += load_mvtec(root, benchmark=name)
     return Table([*benchmark_samples(run, why), *pool])
 

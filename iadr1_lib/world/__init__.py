@@ -13,6 +13,7 @@ from iadr1_lib.world.drawing import (
     draw,
     drawings,
     random_place,
+    write_references,
     write_world,
 )
 from iadr1_lib.world.families import BENCHMARKS, TRAIN_TEXTURES, Family, dev_families, test_families, train_families

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -157,6 +157,17 @@ def write_world(root: Path, families: list[Family], count: int, seed: int, *, sp
     for name, lines in notes.items():
         (root / name / "notes.json").write_text(json.dumps(lines, indent=0, sort_keys=True))
     done.write_text(stamp)
+
+
+def write_references(root: Path, families: Sequence[Family], count: int, seed: int = 0) -> None:
+    """Write `count` normal pictures of each family as <family>/train/good/000.png; what is there is drawn again.
+
+    Their seeds are their own, so that none of them is in a world of `write_world`.
+    """
+    for family in families:
+        for i in range(count):
+            drawing = draw(family, zlib.crc32(f"reference/{seed}/{i}".encode()))
+            _save(root / family.name / "train" / "good" / f"{i:03d}.png", drawing.image, compress_level=0)
 
 
 def _save(path: Path, pixels: NDArray[np.uint8] | Mask, compress_level: int = 6) -> None:
