@@ -98,7 +98,7 @@ def _draw_mark(
     name: str, rng: np.random.Generator, canvas: world.Canvas, x: float, y: float
 ) -> tuple[NDArray[np.float64], NDArray[np.bool_], str | None]:
     """One generic mark in any size, strength and colour; returns picture, its pixels and the colour's name."""
-    s, X, Y = synthetic, world.X, world.Y
+    s, X, Y = world, world.X, world.Y
     strength = rng.uniform(0.3, 1.0)
     hue = str(rng.choice(list(COLOURS)))
     tint = rng.random()
