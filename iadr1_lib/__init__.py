@@ -1,4 +1,4 @@
-"""Helper library of the course: one module per idea, each short enough to read in one sitting."""
+"""Helper library of the course: rooms in the order in which data flows through them (docs/library.md)."""
 
 import warnings
 

@@ -353,6 +353,6 @@ def test_expert_ad_says_the_highest_cost_and_keeps_to_pace_and_folder(
     result = CliRunner().invoke(app, [str(word) for word in words])
     assert "no record passed" in result.stderr
     drawn = len({seen.content[0]["image_url"]["url"] for seen in server.seen})
-    assert f"at most, if no reply were kept: {2 * drawn} requests" in result.stdout and drawn
+    assert f"at most, without kept replies: {2 * drawn} requests" in result.stdout and drawn
     assert server.most_at_once == 1 and "Bearer secret" in str(server.seen[0].headers)
     assert len(rows_of(tmp_path / "kept" / "replies.jsonl")) == len(server.seen)

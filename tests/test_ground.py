@@ -90,7 +90,7 @@ def imported(tree: ast.AST) -> set[str]:
 def test_heavy_packages_are_imported_in_their_rooms_only() -> None:
     """So that notebooks on data and rewards start at once, and so does the command line (see test_runs)."""
     heavy = {"torch", "transformers", "trl", "peft", "accelerate"}
-    rooms = ("models/", "training/", "evaluation/", "runs/environment.py", "runs/run.py", "course/base.py")
+    rooms = ("models/", "training/", "evaluation/", "runs/environment.py", "runs/run.py")
     for path in (ROOT / "iadr1_lib").rglob("*.py"):
         name = path.relative_to(ROOT / "iadr1_lib").as_posix()
         assert name.startswith(rooms) or not imported(ast.parse(path.read_text())) & heavy, name

@@ -285,7 +285,7 @@ def _test_samples(table: Table, source: DataOptions) -> list[Sample]:
     samples = [sample for sample in table if sample.split == "test"]
     if one_sided := missing_label(samples, source.data):
         if not source.one_label:
-            raise UserError(f"{one_sided} Put some there, or give --one-label to have that.")
+            raise UserError(f"{one_sided} Put some there, or give --one-label to score only that.")
         print(one_sided)
     return samples
 
@@ -392,7 +392,7 @@ def score(
         print_table(_score_table(scores[parser]))
     _print_oddities(next(iter(scores.values())))
     if odd := room.unknown_types(table):
-        print(f"types that the vocabulary lacks are right only word by word: {', '.join(odd)}")
+        print(f"types that the vocabulary lacks count only on an exact match: {', '.join(odd)}")
     print(f"{len(table)} answers, protocol {protocol}")
     if out:
         digest = hashlib.sha256(predictions.read_bytes()).hexdigest()

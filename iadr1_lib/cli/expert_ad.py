@@ -84,7 +84,7 @@ def expert_ad(
     drawn = build.draw_sets(samples, seed, sizes, tests, workers)
     drawn.turned_away.extend({"image": p.image, "label": None, "reason": p.kind} for p in passed_over)
     if (estimate := getattr(teacher, "estimate", None)) is not None:
-        print(f"{teacher.name}, at most, if no reply were kept: {estimate(drawn.pa_sft, writer.tries)}", flush=True)
+        print(f"{teacher.name}, at most, without kept replies: {estimate(drawn.pa_sft, writer.tries)}", flush=True)
     with _progress() as progress:
         task = progress.add_task("records", total=len(drawn.pa_sft))
         built = build.build_records(

@@ -1,4 +1,7 @@
-"""The pipeline's steps, ablations, the papermill batch, the doctor."""
+"""A run comes in; the files of its stages, its executed notebooks and its metrics come out.
+
+The notebooks and the command line call the same steps. Begin with `steps`; `batch` executes the notebooks.
+"""
 
 from iadr1_lib.course.doctor import (
     check_base,

@@ -99,7 +99,7 @@ def entry_fault(entry: Path, root: Path) -> Problem | None:
     shown = os.fsencode(entry.name).decode("utf-8", "backslashreplace")
     if shown != entry.name:  # bytes that Python could only smuggle in; no table could hold them
         shown = f"{entry.parent}/{shown}"
-        return Problem("undecodable name", shown, f"{shown} has a name that is no text here: give it another.")
+        return Problem("undecodable name", shown, f"{shown} has a name that cannot be decoded: give it another.")
     if os.path.islink(entry):
         if not is_inside(entry, root):
             message = f"{entry} is a link that leads out of {root}: copy the files there or remove the link."

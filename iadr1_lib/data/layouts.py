@@ -116,7 +116,9 @@ def _read_kolektor(folder: Path, root: Path) -> Iterator[Entry | Problem]:
     for picture in pictures:
         try:
             if picture not in masks:
-                raise UserError(f"{picture} has no one {picture.stem}_label beside it: add the one that belongs to it.")
+                raise UserError(
+                    f"{picture} needs exactly one file {picture.stem}_label beside it: add the one that belongs to it."
+                )
             label: Label = "yes" if read_mask(masks[picture]).any() else "no"
             yield Entry(picture, label, masks[picture], category="commutator")
         except UserError as error:

@@ -86,7 +86,9 @@ def _no_layout(root: Path, names: list[str]) -> NoReturn:
     for folder in list_folders(root, root):
         if any(LAYOUTS[name].parts(folder) for name in names):
             raise UserError(f"{root} has none of the layouts that can be read, but {folder} has: name that folder.")
-    raise UserError(f"{root} has none of the layouts that can be read ({known}): name another or sort it so.")
+    raise UserError(
+        f"{root} has none of the layouts that can be read ({known}): name another, or arrange it in one of them."
+    )
 
 
 def _load_file(path: Path, root: Path, benchmark: str | None) -> Table:

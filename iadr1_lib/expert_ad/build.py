@@ -118,7 +118,7 @@ def _usable(samples: Sequence[Sample], tests: set[str], workers: int) -> tuple[l
 
 
 def _fault(sample: Sample) -> str | None:
-    """The kind of problem (`data.KINDS`) for which a sample cannot be used, or None."""
+    """The kind of problem (`KINDS` in data/table.py) for which a sample cannot be used, or None."""
     fault = next((problem.kind for problem in sample_problems(sample) if problem.kind in UNUSABLE), None)
     return fault or ("too small" if min(image_size(sample.image)) < SMALLEST_SIDE else None)
 

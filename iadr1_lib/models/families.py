@@ -28,7 +28,7 @@ class Family:
     Attributes:
         model_type: as in config.json.
         tower, projector, language_model: where the part's weights lie, as prefixes of parameter names.
-        frozen: parts that PA-SFT leaves as they are, as released (../data/README.md names the source).
+        frozen: parts that PA-SFT leaves as they are, as released (data/profiles/paper.yaml names the source).
         picture_tokens: how a picture becomes tokens: "fixed", "tiles" (as many as its shape asks for) or "area" (one
             per 28 x 28 pixels).
         counts_pictures: whether its processor says how many pictures each prompt has, and its model must be told.

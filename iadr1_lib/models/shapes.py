@@ -58,7 +58,9 @@ def configuration(model: str) -> Any:
         raise UserError(f"unknown model {model}: choose from {listed}, or name a folder with a config.json")
     model_type = model_config(folder)["model_type"]
     if model_type not in FAMILIES:
-        raise UserError(f"a model of type {model_type} cannot be planned: {', '.join(FAMILIES)} can")
+        raise UserError(
+            f"planning is not supported for models of type {model_type}: choose one of {', '.join(FAMILIES)}"
+        )
     return AutoConfig.from_pretrained(str(folder))
 
 

@@ -54,7 +54,7 @@ def recorded(folder: Path) -> dict[str, Any]:
     if not any(row["notebook"] == EVALUATION for row in metrics["rows"]):
         raise UserError(f"{path} has no rows of {EVALUATION}: run that notebook first (iadr1 run --only 08)")
     if missing := {*RUN_KEYS, "parameters"} - set(metrics["provenance"]):
-        raise UserError(f"{path} does not say its {', '.join(sorted(missing))}: run the course's notebooks again")
+        raise UserError(f"{path} lacks {', '.join(sorted(missing))}: run the course's notebooks again")
     return metrics
 
 
