@@ -152,13 +152,18 @@ class Journal:
         return [row for _, row in read_json_lines(self.path, unfinished=True)] if self.path.exists() else []
 
     def append(self, *rows: Any) -> None:
-        """Add rows at the end; a last line that broke off is removed first."""
+        """Add rows at the end; a last line that broke off is removed first. Raises UserError where the disk is full."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
         if not self._ends_whole and self.path.exists() and not self.path.read_bytes().endswith(b"\n"):
             self.replace(self.rows())
         self._ends_whole = True
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write(json_lines(rows, self._ascii_only))
+        try:
+            with self.path.open("a", encoding="utf-8") as file:
+                file.write(json_lines(rows, self._ascii_only))
+        except OSError as error:
+            self._ends_whole = False  # a part of the line may be there
+            raise_if_full(error, self.path.parent)
+            raise
 
     def replace(self, rows: Iterable[Any]) -> None:
         """Write these rows in place of all, whole or not at all."""

@@ -362,6 +362,15 @@ def test_a_stopped_run_goes_on_from_its_journal(drawn: list[Sample], tmp_path: P
             build.build_records(some, teacher, tries=tries, journal=journal)
 
 
+@pytest.mark.parametrize("content", ['{"mine": 1}\n', '["mine"]\n'])
+def test_a_file_that_is_no_journal_is_kept(make: Maker, tmp_path: Path, content: str) -> None:
+    journal = tmp_path / "journal.jsonl"
+    journal.write_text(content)
+    with pytest.raises(UserError, match="other settings"):
+        build.build_records([make((3, 3, 9, 9))], RuleTeacher(0), journal=journal)
+    assert journal.read_text() == content
+
+
 def test_a_journal_s_row_holds_for_the_same_picture_only(make: Maker, tmp_path: Path) -> None:
     journal = tmp_path / "journal.jsonl"
     build.build_records([make((3, 3, 9, 9))], RuleTeacher(0), journal=journal)

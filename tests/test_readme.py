@@ -73,7 +73,7 @@ def test_what_is_said_of_the_reading_is_what_the_sheet_holds() -> None:
     sheet = pd.read_csv(ROOT / "data" / "reference" / "expert_ad" / "reading_sheet.csv")
     words = " ".join(DOCS["expert-ad"].split())
     normal, defective = (sheet["label"] == "no").sum(), (sheet["label"] == "yes").sum()
-    assert f"{len(sheet)} of the records, drawn at random ({normal} normal, {defective} defective)" in words
+    assert f"{len(sheet)} of the records, sampled at random ({normal} normal, {defective} defective)" in words
     assert f"{(sheet['untrue'] == 0).sum()} are true in every statement" in words
     assert "in the mean; the three others" in words and (sheet["untrue"] > 0).sum() == 3
     assert f"they have {sheet['statements'].mean():.1f} in the mean" in words

@@ -409,6 +409,11 @@ def test_full_disk_keeps_the_old_file(tmp_path: Path, monkeypatch: pytest.Monkey
         write_json(path, {"new": 2})
     assert read_json(path) == {"old": 1}
     assert list(tmp_path.iterdir()) == [path]
+    journal = Journal(tmp_path / "rows.jsonl")
+    journal.append({"a": 1})
+    monkeypatch.setattr(Path, "open", full)
+    with pytest.raises(UserError, match="full"):
+        journal.append({"a": 2})
 
 
 def test_json_lines_are_read_with_their_numbers(tmp_path: Path) -> None:

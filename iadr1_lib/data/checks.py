@@ -146,7 +146,7 @@ def require_sound(samples: list[Sample]) -> None:
 
 
 def missing_label(samples: Iterable[Sample], where: str | Path) -> str | None:
-    """A sentence that says what cannot be had where one of the two labels is missing; None where both are there.
+    """A sentence that says what cannot be measured where one of the two labels is missing; None where both are there.
 
     Raises:
         UserError: ``samples`` is empty; ``where`` is named in the sentence.
@@ -155,7 +155,7 @@ def missing_label(samples: Iterable[Sample], where: str | Path) -> str | None:
     if not labels:
         raise UserError(f"{where} has no pictures to score: put them into test/good and test/<defect type>.")
     if "no" not in labels:
-        return f"{where} has no good pictures (<category>/test/good): only the share of defects found can be had."
+        return f"{where} has no good pictures (<category>/test/good): only the share of defects found can be measured."
     if "yes" not in labels:
         return f"{where} has no defective pictures (<category>/test/<type>): only the share of good ones accepted."
     return None

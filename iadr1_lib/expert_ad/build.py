@@ -214,11 +214,12 @@ def build_records(
 
 
 def _earlier_decisions(journal: Journal, settings: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    """Rows of a journal by image; a new journal is begun with the settings."""
+    """Rows of a journal by image; a new journal is begun with the settings. Raises UserError for another file."""
     first, *rows = journal.rows() or [None]
-    if not rows:
+    has_no_decision = not rows and (first is None or isinstance(first, dict) and first.keys() == settings.keys())
+    if has_no_decision:
         journal.replace([settings])
-    elif first != settings:
+    elif first != settings or not all(isinstance(row, dict) and "image" in row for row in rows):
         raise UserError(f"{journal.path} was begun with other settings ({first}): name another --out, or remove it")
     return {row["image"]: row for row in rows}
 

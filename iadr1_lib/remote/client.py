@@ -215,9 +215,13 @@ class StoppedError(BaseException):
 
 def price_of(endpoint: Endpoint) -> tuple[float, float] | None:
     """US dollars for a million tokens, in and out, by data/api_prices.yaml; None for a model that is not there."""
-    table = read_yaml(project_root() / "data" / "api_prices.yaml", "prices")["prices"]
-    price = table[endpoint.provider].get(endpoint.model)
-    return price and (price["input"], price["output"])
+    path = project_root() / "data" / "api_prices.yaml"
+    table = read_yaml(path, "prices")["prices"]
+    try:
+        price = table[endpoint.provider].get(endpoint.model)
+        return price and (float(price["input"]), float(price["output"]))
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise UserError(f"{path} has no prices of {endpoint.name} that can be read: write input and output") from error
 
 
 def read_yaml(path: Path, *keys: str) -> dict[str, Any]:

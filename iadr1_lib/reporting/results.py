@@ -59,8 +59,11 @@ def recorded(folder: Path) -> dict[str, Any]:
 
 
 def shipped_rows(file: str) -> list[Row]:
-    """Rows of a file of results that the project ships; none where it is missing."""
-    return list(read_metrics_file(project_root() / SHIPPED / file, {"rows": []})["rows"])
+    """Rows of a file of results that the project ships; UserError where it is missing."""
+    metrics: dict[str, Any] | None = read_metrics_file(project_root() / SHIPPED / file)
+    if metrics is None:
+        raise UserError(f"{(SHIPPED / file).as_posix()} is missing: restore it from the project (git checkout)")
+    return list(metrics["rows"])
 
 
 def shipped_metrics() -> dict[str, Any]:
