@@ -70,7 +70,7 @@ def miniature(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]
 PROFILE = """
 world:
   images: {value: 4, source: "why: small"}
-pa_sft:
+training:
   learning_rate: {value: 1e-4, source: "paper, section 4.1"}
   steps: {value: 3, source: "why: quick"}
 """

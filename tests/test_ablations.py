@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 from iadr1_lib import world
 from iadr1_lib.answer import build_answer, cell_names
 from iadr1_lib.cli.app import app
-from iadr1_lib.course import ablations
+from iadr1_lib.course import ablations, sources
 from iadr1_lib.course import steps as course
 from iadr1_lib.data import load_mvtec
 from iadr1_lib.errors import UserError, WrongUse
@@ -45,7 +45,7 @@ def no_check(run: Run, **options: object):  # type: ignore[no-untyped-def]
 def benchmark(runs: list[Run], monkeypatch: pytest.MonkeyPatch) -> None:
     """A dozen pictures stand for the six benchmarks."""
     samples = tiny_vlm.draw_samples(runs[0].path("test"))
-    monkeypatch.setattr(course, "benchmark_samples", lambda run, why: samples)
+    monkeypatch.setattr(sources, "benchmark_samples", lambda run, why: samples)
 
 
 def test_a_study_measures_every_variant_and_goes_on_where_it_stopped(
@@ -133,7 +133,7 @@ def test_places_of_a_finer_grid_are_taught_and_judged_in_that_grid(
 
 
 def test_places_on_another_grid_are_not_compared(runs: list[Run], benchmark: None) -> None:
-    samples = course.benchmark_samples(runs[0], "")
+    samples = sources.benchmark_samples(runs[0], "")
     before = read_predictions(course.predict_stage(runs[0], "pa_sft", samples))
     answers = {"PA-SFT": {0: before}, "5×5": {0: before.assign(grid=5)}}
     metrics = {row["name"].split("/")[-1] for row in ablations._differences("5×5", "PA-SFT", answers, "fair")}

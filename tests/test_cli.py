@@ -22,8 +22,7 @@ from iadr1_lib import world
 from iadr1_lib.answer import parse_answer
 from iadr1_lib.cli import options
 from iadr1_lib.cli.app import app
-from iadr1_lib.course import batch, doctor
-from iadr1_lib.course import steps as course
+from iadr1_lib.course import batch, doctor, sources
 from iadr1_lib.data import Problem, Table, elpv, load_mvtec, open_image
 from iadr1_lib.errors import UserError
 
@@ -289,7 +288,7 @@ def test_evaluate_asks_about_the_mini_benchmarks_beside_a_reference(
     model: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("IADR1_RUNS", str(tmp_path / "runs"))
-    monkeypatch.setattr(course, "WORD", "smoke")
+    monkeypatch.setattr(sources, "WORD", "smoke")
     result = iadr1("evaluate", "--model", "m", "--data", "smoke", "--shots", 1, "--out", tmp_path / "metrics.json")
     assert result.exit_code == 0, result.output
     rows = [json.loads(line) for line in (tmp_path / "metrics.predictions.jsonl").read_text().splitlines()]
@@ -475,8 +474,10 @@ def test_magnetic_tiles_become_a_set_by_one_command(shared: Path, tmp_path: Path
 
 
 @pytest.mark.parametrize("profile", ["gpu", "paper"])
-def test_profiles_without_a_drawn_world_say_how_to_train(profile: str) -> None:
-    assert "models.md" in complaint(iadr1("run", "--profile", profile), status=2)
+def test_a_profile_for_gpus_wants_one_before_anything_is_drawn(profile: str, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    assert "GPU" in complaint(iadr1("run", "--profile", profile, "--folder", folder))
+    assert not folder.exists()
 
 
 # --- score ----------------------------------------------------------------------------------------------

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from iadr1_lib import world as synthetic
+from iadr1_lib.course import sources
 from iadr1_lib.course import steps as course
 from iadr1_lib.data import content_hash, leakage
 from iadr1_lib.errors import UserError
@@ -28,7 +29,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("IADR1_RUNS", str(tmp_path_factory.mktemp("runs")))
         made = Run("smoke", 0)
-        course.draw_training_world(made)
+        sources.draw_training_world(made)
         course.build_expert_ad(made)
         yield made
 
@@ -42,7 +43,7 @@ def fresh(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
 
 @pytest.fixture(scope="module")
 def opened(run: Run) -> list[Sample]:
-    return course.benchmark_samples(run, "a look at the numbers")
+    return sources.benchmark_samples(run, "a look at the numbers")
 
 
 def hashes(samples: list[Sample]) -> list[str]:
@@ -53,20 +54,20 @@ def hashes(samples: list[Sample]) -> list[str]:
 
 
 def test_the_profile_s_numbers_of_pictures_are_drawn(run: Run) -> None:
-    world = course.world_settings(run)
+    world = sources.world_settings(run)
     wanted = {"pa_sft": world.pa_sft_images, "sc_grpo": world.sc_grpo_images, "dev": world.dev_images}
     for part, count in wanted.items():
-        samples = course.training_samples(run, part)
+        samples = sources.training_samples(run, part)
         assert len(samples) == count
         assert [s.label for s in samples] == ["no", "yes"] * (count // 2)
         assert {s.benchmark for s in samples} == {part}
-    families = {part: {s.category for s in course.training_samples(run, part)} for part in PARTS}
+    families = {part: {s.category for s in sources.training_samples(run, part)} for part in PARTS}
     assert len(families["pa_sft"]) == world.pa_sft_families
     assert len(families["sc_grpo"]) == world.sc_grpo_families
 
 
 def test_no_picture_and_no_family_is_in_two_parts(run: Run, opened: list[Sample]) -> None:
-    parts = {part: course.training_samples(run, part) for part in PARTS} | {"test": opened}
+    parts = {part: sources.training_samples(run, part) for part in PARTS} | {"test": opened}
     for samples in parts.values():
         assert len(set(hashes(samples))) == len(samples)
     for one, other in combinations(parts.values(), 2):
@@ -76,22 +77,22 @@ def test_no_picture_and_no_family_is_in_two_parts(run: Run, opened: list[Sample]
 
 def test_another_seed_draws_other_training_pictures_and_the_same_dev_set(run: Run) -> None:
     other = Run("smoke", 1)
-    course.draw_training_world(other)
+    sources.draw_training_world(other)
     assert other.folder != run.folder
     for part in ("pa_sft", "sc_grpo"):
-        assert not set(hashes(course.training_samples(run, part))) & set(hashes(course.training_samples(other, part)))
-    assert hashes(course.training_samples(run, "dev")) == hashes(course.training_samples(other, "dev"))
+        assert not set(hashes(sources.training_samples(run, part))) & set(hashes(sources.training_samples(other, part)))
+    assert hashes(sources.training_samples(run, "dev")) == hashes(sources.training_samples(other, "dev"))
 
 
 def test_each_benchmark_picture_has_a_reference_of_its_family_that_is_in_no_set(run: Run, opened: list[Sample]) -> None:
     before = data_hash([run.path("world")])
-    table = course.benchmark_table(run, "test")
+    table = sources.benchmark_table(run, "test")
     assert [s for s in table if s.split == "test"] == opened
     found = references(opened, table, kind="random")
     assert set(found) == {s.image for s in opened}
     assert all(found[s.image].parts[-4] == s.category for s in opened)
     assert data_hash([run.path("world")]) == before  # they lie apart from the world
-    parts = [*opened, *(s for part in PARTS for s in course.training_samples(run, part))]
+    parts = [*opened, *(s for part in PARTS for s in sources.training_samples(run, part))]
     assert not {content_hash(path) for path in found.values()} & set(hashes(parts))
 
 
@@ -99,14 +100,14 @@ def test_each_benchmark_picture_has_a_reference_of_its_family_that_is_in_no_set(
 
 
 def test_the_six_benchmarks_are_drawn_with_both_labels(run: Run, opened: list[Sample]) -> None:
-    count = course.world_settings(run).test_images
+    count = sources.world_settings(run).test_images
     by_label = Counter((s.benchmark, s.label) for s in opened)
     assert {name for name, _ in by_label} == set(synthetic.test_families())
     assert set(by_label.values()) == {count // 2}
 
 
 def test_drawing_the_training_world_does_not_open_the_test_set(fresh: Run) -> None:
-    course.draw_training_world(fresh)
+    sources.draw_training_world(fresh)
     course.build_expert_ad(fresh)
     assert not fresh.path("world", "test").exists()
     assert not fresh.path("test_openings.jsonl").exists()
@@ -114,7 +115,7 @@ def test_drawing_the_training_world_does_not_open_the_test_set(fresh: Run) -> No
 
 def test_each_opening_of_the_test_set_is_noted_with_its_reason(fresh: Run) -> None:
     reasons = ["final numbers of PA-SFT", "final numbers of SC-GRPO"]
-    first, again = (course.benchmark_samples(fresh, why) for why in reasons)
+    first, again = (sources.benchmark_samples(fresh, why) for why in reasons)
     assert first == again
     openings = Journal(fresh.path("test_openings.jsonl")).rows()
     assert [opening["why"] for opening in openings] == reasons
@@ -126,8 +127,8 @@ def test_each_opening_of_the_test_set_is_noted_with_its_reason(fresh: Run) -> No
 
 def test_expert_ad_covers_both_sets_and_the_control(run: Run) -> None:
     sft, grpo, control = (read_rows(run.path("expert_ad", f"{n}.json")) for n in ("pa_sft", "sc_grpo", "control"))
-    assert [r["images"] for r in sft] == [s.image for s in course.training_samples(run, "pa_sft")]
-    assert [r["image"] for r in grpo] == [s.image for s in course.training_samples(run, "sc_grpo")]
+    assert [r["images"] for r in sft] == [s.image for s in sources.training_samples(run, "pa_sft")]
+    assert [r["image"] for r in grpo] == [s.image for s in sources.training_samples(run, "sc_grpo")]
     assert [r["images"] for r in control] == [r["image"] for r in grpo]
     for row, question in zip(control, grpo, strict=True):
         assert row["messages"][1]["content"].endswith("</think>" + question["solution"])
@@ -148,7 +149,7 @@ def test_expert_ad_is_the_same_when_built_again(run: Run) -> None:
 def test_what_is_missing_names_the_notebook_that_makes_it(fresh: Run) -> None:
     for part in PARTS:
         with pytest.raises(UserError, match="02_data"):
-            course.training_samples(fresh, part)
+            sources.training_samples(fresh, part)
     with pytest.raises(UserError, match="02_data"):
         course.build_expert_ad(fresh)
     for stage, maker in (("pa_sft", "04_pa_sft"), ("sc_grpo", "07_"), ("control", "07_")):
@@ -187,13 +188,13 @@ def test_the_dev_score_is_balanced_accuracy_on_dev_pictures_in_percent(
 
     monkeypatch.setattr(prediction, "generate", always_yes)
     assert course.dev_check(run)(None, None) == pytest.approx(50)
-    assert len(seen) == course.world_settings(run).dev_check_images
+    assert len(seen) == course.evaluation_settings(run).dev_check_images
     seen.clear()
     course.dev_check(run, count=6)(None, None)
     assert len(seen) == 6
 
 
-def test_a_run_folder_with_records_and_no_drawn_world_trains_without_a_dev_check(
+def test_a_run_folder_with_records_and_no_dev_pictures_trains_without_a_dev_check(
     fresh: Run, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     from iadr1_lib.training import trainers
@@ -206,6 +207,7 @@ def test_a_run_folder_with_records_and_no_drawn_world_trains_without_a_dev_check
 
     monkeypatch.setattr(trainers, "train_pa_sft", train)
     fresh.path("expert_ad").mkdir(parents=True)
+    monkeypatch.setattr(course, "_require_fitting", lambda run, records: None)
     fresh.path("expert_ad", "pa_sft.json").write_text("[]")
     assert course.train_stage(fresh, "pa_sft") == fresh.path("pa_sft")
-    assert "no drawn world" in capsys.readouterr().out
+    assert "no dev pictures" in capsys.readouterr().out

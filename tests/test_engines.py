@@ -22,7 +22,7 @@ from iadr1_lib.cli.app import app
 from iadr1_lib.course import steps as course
 from iadr1_lib.errors import UserError, WrongUse
 from iadr1_lib.models import MODELS, ModelSettings
-from iadr1_lib.runs import Run, load_profile, profile_names
+from iadr1_lib.runs import MODEL, Choices, Run, load_profile, profile_names
 from iadr1_lib.training import EngineSettings, PaSftSettings, ScGrpoSettings, launch
 
 ROOT = Path(__file__).parents[1]
@@ -135,12 +135,10 @@ def test_a_wrong_engine_is_wrong_use(options: list[str], message: str) -> None:
 
 
 def test_another_model_has_a_run_folder_of_its_own() -> None:
-    run = Run("gpu", 0)
-    other = run.with_model("qwen2-vl-2b")
+    other = Run("gpu", 0, choices=Choices(settings={MODEL: "qwen2-vl-2b"}))
     assert other.folder.name == "gpu-s0-qwen2-vl-2b"
     assert other.profile.sections["model"]["name"] == "qwen2-vl-2b"
-    assert run.profile.sections["model"]["name"] == "llava-onevision-0.5b"
-    assert run.with_model("llava-onevision-0.5b") is run
+    assert Run("gpu", 0).profile.sections["model"]["name"] == "llava-onevision-0.5b"
 
 
 # --------------------------------------------------------------------------------------- several processes

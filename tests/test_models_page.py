@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 
 from iadr1_lib.cli.app import app
 from iadr1_lib.models import MODELS, loading
-from iadr1_lib.runs import Run
+from iadr1_lib.runs import MODEL, Choices, Run, load_profile
 from iadr1_lib.training import launch, trainers
 from iadr1_lib.training.stages import StageFolder
 
@@ -70,11 +70,14 @@ def test_a_training_command_reaches_the_loading_of_its_weights(
     monkeypatch.setattr(loading, "model_folder", lambda settings: model)
     monkeypatch.setattr(launch, "launch", lambda engine, arguments: launched.append((engine, arguments)))
     monkeypatch.setattr("iadr1_lib.evaluation.vllm_check.require_passed", lambda name: None)
+    monkeypatch.setattr("iadr1_lib.course.steps.torch_sees_gpu", lambda: True)
     monkeypatch.setattr(launch, "require_vllm", lambda: "0.31.0")
     monkeypatch.setattr(trainers, "SFTTrainer", stop)
     monkeypatch.setattr(trainers, "GRPOTrainer", stop)
     launched: list[Any] = []
-    run = Run(words[words.index("--profile") + 1], 0).with_model(name)
+    profile = words[words.index("--profile") + 1]
+    own = load_profile(profile).section("model")["name"] == name
+    run = Run(profile, 0, choices=Choices(settings={} if own else {MODEL: name}))
     start = run.path("pa_sft", "model")
     start.mkdir(parents=True)
     for file in model.iterdir():

@@ -65,10 +65,10 @@ def test_profile_gives_values_sources_and_numbers_in_any_notation(course: Course
     path = course() / "data" / "profiles" / "tiny.yaml"
     path.write_text(path.read_text() + 'engine:\n  vllm: {value: off, source: "why: a word"}\n')
     profile = load_profile("tiny")
-    assert profile.settings("pa_sft", TinySettings) == TinySettings(1e-4, 3)
-    assert profile.settings("pa_sft", TinyModel) == TinyModel(learning_rate=1e-4, steps=3)
-    assert profile.sources["pa_sft.learning_rate"] == "paper, section 4.1"
-    assert profile.section("pa_sft")["learning_rate"] == 1e-4 and profile.section("engine")["vllm"] == "off"
+    assert profile.settings("training", TinySettings) == TinySettings(1e-4, 3)
+    assert profile.settings("training", TinyModel) == TinyModel(learning_rate=1e-4, steps=3)
+    assert profile.sources["training.learning_rate"] == "paper, section 4.1"
+    assert profile.section("training")["learning_rate"] == 1e-4 and profile.section("engine")["vllm"] == "off"
     assert len(profile.table()) == 4
 
 
@@ -106,9 +106,9 @@ def test_a_value_without_source_is_refused(course: Course, text: str, named: str
 )
 def test_settings_name_the_wrong_key(course: Course, text: str, named: str) -> None:
     path = course() / "data" / "profiles" / "bad.yaml"
-    path.write_text(f"pa_sft:\n  {text}\n")
+    path.write_text(f"training:\n  {text}\n")
     with pytest.raises(UserError, match=named):
-        load_profile("bad").settings("pa_sft", TinySettings)
+        load_profile("bad").settings("training", TinySettings)
     with pytest.raises(UserError, match="no section control"):
         load_profile("bad").section("control")
 
@@ -178,7 +178,7 @@ def test_metrics_replace_a_notebooks_rows_and_keep_the_others(course: Course) ->
         ("01_b", "y", 0.5),
     ]
     assert {"parameters", "seed", "versions", "hardware", "commit", "data_hash", "time"} <= set(block)
-    assert block["parameters"]["pa_sft"]["steps"] == 3
+    assert block["parameters"]["training"]["steps"] == 3
     assert block["notebooks"]["01_b"]["parameters"] == {"force": True}
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
@@ -14,6 +14,7 @@ from iadr1_lib.cli.options import (
     ProfileOption,
     SeedOption,
     make_console,
+    option_groups,
     print_table,
     require_metrics_file,
 )
@@ -32,22 +33,66 @@ class Stage(StrEnum):
     CONTROL = "control"
 
 
+@dataclass
+class RunOptions:
+    """What a run does otherwise than its profile says."""
+
+    model: Annotated[str | None, typer.Option(help="In place of the profile's: short name, hub id or folder.")] = None
+    set_: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="Setting in place of the profile's: section.key=value. Repeatable."),
+    ] = None
+    report_to: Annotated[str | None, typer.Option(help="Passed on to the trainer: tensorboard, wandb …")] = None
+    folder: Annotated[Path | None, typer.Option(help="Run folder, in place of the one named after the choices.")] = None
+
+    def settings(self, profile: str) -> dict[str, Any]:
+        """The settings that the options give, by "section.key"."""
+        from iadr1_lib.runs import MODEL, load_profile, parse_settings
+
+        settings = parse_settings(self.set_ or [])
+        if self.model:
+            name = str(Path(self.model).absolute()) if Path(self.model).is_dir() else self.model
+            settings |= {MODEL: name} if name != load_profile(profile).section("model")["name"] else {}
+        if self.report_to:
+            settings |= {f"{section}.report_to": self.report_to for section in ("pa_sft", "sc_grpo", "control")}
+        return settings
+
+
 @commands.command()
+@option_groups
 def run(
+    options: RunOptions,
     profile: ProfileOption = "mini",
     only: Annotated[str | None, typer.Option(help="Notebooks by number, such as 04,07.")] = None,
+    data: Annotated[
+        list[Path] | None, typer.Option(help="Data set of your own to train on, with masks. Repeatable.")
+    ] = None,
+    test: Annotated[
+        list[Path] | None, typer.Option(help="Data set to test on, in place of a part of --data. Repeatable.")
+    ] = None,
+    hold_out: Annotated[
+        list[str] | None, typer.Option(help="Category of --data to test on; by default the seed chooses. Repeatable.")
+    ] = None,
     seed: SeedOption = 0,
     force: Annotated[bool, typer.Option("--force", help="Run and train again what is up to date.")] = False,
     verbose: Annotated[bool, typer.Option("--verbose", help="Show what the notebooks print.")] = False,
 ) -> None:
     """Execute the course's notebooks in order; skips what is up to date, goes on where it was stopped."""
-    from iadr1_lib.course import batch
+    from iadr1_lib.course import batch, sources, steps
+    from iadr1_lib.runs import Choices, write_choices
 
-    chosen = Run(profile, seed)
-    if "data" in chosen.profile.sections:
-        raise WrongUse(
-            f"the notebooks draw their pictures, profile {profile} does not: train by command (docs/models.md)"
-        )
+    if (test or hold_out) and not data:
+        raise WrongUse("--test and --hold-out say how to split --data: name the data sets to train on as well")
+    if test and hold_out:
+        raise WrongUse("--test brings a test set of its own, so nothing is held out: give --test or --hold-out")
+    given = Choices(_absolute(data), _absolute(test), tuple(hold_out or ()), options.settings(profile))
+    stored = options.folder is not None and given == Choices()  # goes on with what the folder holds
+    chosen = Run(profile, seed, options.folder, None if stored else given)
+    steps.check_settings(chosen)
+    if chosen.source != "world":
+        for sentence in sources.prepare(chosen):
+            print(sentence, flush=True)
+    write_choices(chosen.folder, chosen.choices)
     outcomes = batch.run_notebooks(chosen, only, force, verbose, say=lambda line: print(line, flush=True))
     console = make_console()
     console.print(batch.outcome_table(outcomes))
@@ -56,28 +101,31 @@ def run(
         raise typer.Exit(1)
 
 
+def _absolute(folders: list[Path] | None) -> tuple[str, ...]:
+    return tuple(str(folder.absolute()) for folder in folders or ())
+
+
 @commands.command()
+@option_groups
 def train(
+    options: RunOptions,
     stage: Annotated[Stage, typer.Option(help="pa-sft, or sc-grpo (which needs pa-sft).")],
     profile: ProfileOption = "mini",
     seed: SeedOption = 0,
-    model: Annotated[str | None, typer.Option(help="In place of the profile's: short name, hub id or folder.")] = None,
     engine: Annotated[str | None, typer.Option(help="single, or of data/accelerate/: ddp, zero3, fsdp2.")] = None,
     processes: Annotated[int | None, typer.Option(min=1, help="In place of the profile's.")] = None,
     vllm: Annotated[str | None, typer.Option(help="Rollouts by vLLM: off, server or colocate.")] = None,
     vllm_url: Annotated[str | None, typer.Option(help="Where the vLLM server listens.")] = None,
-    folder: Annotated[Path | None, typer.Option(help="Run folder, in place of the profile's and seed's own.")] = None,
     force: Annotated[bool, typer.Option("--force", help="Train a finished stage again.")] = False,
 ) -> None:
     """Train one stage in the run folder; a finished stage whose inputs have not changed is used again."""
     from iadr1_lib.course import steps
+    from iadr1_lib.runs import Choices, read_choices, write_choices
     from iadr1_lib.training import launch
 
-    chosen = Run(profile, seed, folder)
-    if model and folder is None:
-        chosen = chosen.with_model(model)
-    elif model:
-        chosen.profile.sections["model"]["name"] = model
+    settings = options.settings(profile)
+    folder = options.folder or Run(profile, seed, choices=Choices(settings=settings)).folder
+    chosen = Run(profile, seed, folder, read_choices(folder).with_settings(settings))
     given: dict[str, Any] = {"config": engine, "processes": processes, "vllm": vllm, "vllm_url": vllm_url}
     changed = replace(steps.engine_settings(chosen), **{key: value for key, value in given.items() if value})
     if changed.config != launch.SINGLE:
@@ -86,6 +134,9 @@ def train(
         raise WrongUse(f"engine single is one process, not {changed.processes}: add --engine ddp, zero3 or fsdp2")
     if changed.vllm not in ("off", "server", "colocate"):
         raise WrongUse(f"unknown --vllm {changed.vllm}: choose off, server or colocate")
+    steps.check_settings(chosen)
+    if not launch.is_launched():
+        write_choices(chosen.folder, chosen.choices)
     model_folder = steps.train_stage(chosen, stage.value.replace("-", "_"), changed, force)
     if not launch.is_launched():
         print(f"{stage.value} is in {model_folder}")

@@ -267,14 +267,14 @@ def _metrics_file(
 
 def _load(data: Path, layout: str | None = None, root: Path | None = None, why: str = "iadr1 sanity") -> Table:
     """The table of a folder, of an index file, or of what has a name: the solar cells and the mini benchmarks."""
-    from iadr1_lib.course import steps
+    from iadr1_lib.course import sources
     from iadr1_lib.data import elpv, load_samples
 
     word = None if data.exists() else str(data).lower()
     if word == elpv.WORD:
         return elpv.load()
-    if word == steps.WORD:  # the same pictures for every seed
-        return steps.benchmark_table(Run(word, seed=0), why)
+    if word == sources.WORD:  # the same pictures for every seed
+        return sources.benchmark_table(Run(word, seed=0), why)
     return load_samples(data, layout, root=root)
 
 

@@ -1,6 +1,7 @@
 """A run comes in; the files of its stages, its executed notebooks and its metrics come out.
 
-The notebooks and the command line call the same steps. Begin with `steps`; `batch` executes the notebooks.
+The notebooks and the command line call the same steps. `sources` gives the pictures, `steps` what is made of them;
+`batch` executes the notebooks.
 """
 
 from iadr1_lib.course.doctor import (
@@ -12,19 +13,24 @@ from iadr1_lib.course.doctor import (
     check_runs_folder,
     examine,
 )
+from iadr1_lib.course.sources import (
+    benchmark_samples,
+    benchmark_table,
+    draw_training_world,
+    prepare,
+    training_families,
+    training_samples,
+    world_settings,
+)
 from iadr1_lib.course.steps import (
     STAGE_TITLES,
     STAGES,
-    benchmark_samples,
     build_expert_ad,
-    build_short_records,
-    draw_training_world,
     evaluation_settings,
     predict_protocol,
     predict_stage,
     stage_model,
+    token_budget,
     train_stage,
-    training_families,
-    training_samples,
-    world_settings,
+    write_records,
 )

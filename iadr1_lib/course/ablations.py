@@ -14,7 +14,7 @@ from typing import Any
 import pandas as pd
 
 from iadr1_lib.answer import GRID
-from iadr1_lib.course import steps
+from iadr1_lib.course import sources, steps
 from iadr1_lib.data import labelled
 from iadr1_lib.evaluation import MEAN, METRICS, PAIRED, paired_difference, read_predictions, score
 from iadr1_lib.files import read_json
@@ -37,7 +37,7 @@ def run_study(study: str, runs: Sequence[Run], say: Callable[[str], None] = prin
     answers: dict[str, Answers] = {name: {} for name in (BASELINE, *variants)}
     stages: dict[str, dict[int, dict[str, Any]]] = {variant: {} for variant in variants}
     for run in runs:
-        samples = steps.benchmark_samples(run, f"ablation {study}")
+        samples = sources.benchmark_samples(run, f"ablation {study}")
         answers[BASELINE][run.seed] = read_predictions(steps.predict_stage(run, "pa_sft", samples))
         for variant in variants:
             say(f"{study}, seed {run.seed}: {variant}")

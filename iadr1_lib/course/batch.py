@@ -34,10 +34,11 @@ from papermill.exceptions import PapermillExecutionError
 from rich.table import Table
 from rich.text import Text
 
+from iadr1_lib.course.sources import source_hash
 from iadr1_lib.errors import UserError, WrongUse
 from iadr1_lib.files import raise_if_full, write_json
 from iadr1_lib.reporting import REPORT, build_page
-from iadr1_lib.runs import Run, base_model_dir, data_hash, notebook_records, project_root, record_metrics
+from iadr1_lib.runs import Choices, Run, base_model_dir, data_hash, notebook_records, project_root, record_metrics
 
 NUMBERED = re.compile(r"^\d\d_\w+$")
 DONE, UP_TO_DATE, RUNNING, FAILED, NOT_RUN = "done", "up to date", "running", "failed", "not run"
@@ -138,6 +139,8 @@ class Manifest:
         for path in (*sorted((root / "iadr1_lib").rglob("*.py")), run.profile.path):
             digest.update(path.relative_to(root).as_posix().encode() + b"\0" + path.read_bytes())
         digest.update(data_hash([base_model_dir()]).encode())
+        if run.choices != Choices():
+            digest.update(f"{run.choices} {source_hash(run)}".encode())
         self.ground = f"{digest.hexdigest()}-s{run.seed}"
         self.records: dict[str, dict[str, Any]] = notebook_records(self.path, {"id", "own", "inputs", "call", "fresh"})
 

@@ -9,117 +9,70 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from iadr1_lib.answer import GRID
-from iadr1_lib.data import Table, labelled, load_mvtec
+from iadr1_lib.course.sources import SOURCE, training_samples
+from iadr1_lib.data import labelled, open_image, released_records
 from iadr1_lib.errors import UserError
 from iadr1_lib.evaluation import protocols
-from iadr1_lib.expert_ad import RuleTeacher, build
-from iadr1_lib.files import Journal, write_json
-from iadr1_lib.records import Sample, pa_sft_row
-from iadr1_lib.runs import Run, commit
-from iadr1_lib.world import Family, dev_families, test_families, train_families, write_references, write_world
+from iadr1_lib.expert_ad import Budget, build, teacher_within
+from iadr1_lib.files import write_json
+from iadr1_lib.records import Sample, Stage, pa_sft_row, read_rows
+from iadr1_lib.runs import Run
 
 if TYPE_CHECKING:
     from iadr1_lib.training import EngineSettings
 
-WORD = "mini"  # what `iadr1 evaluate --data` takes for the six mini benchmarks
 STAGES = ("base", "pa_sft", "sc_grpo", "control")
 STAGE_TITLES = {"base": "base", "pa_sft": "PA-SFT", "sc_grpo": "SC-GRPO", "control": "PA-SFT continued"}
 _MAKER = {"pa_sft": "04_pa_sft", "sc_grpo": "07_sc_grpo", "control": "07_sc_grpo"}  # the notebook that trains a stage
-REFERENCES_PER_FAMILY = 8
-
-
-@dataclass(frozen=True)
-class WorldSettings:
-    """Numbers of families and pictures of the mini world. `test_images` is per benchmark.
-
-    Test and dev pictures are the same for every run seed; training pictures are drawn with the run's seed.
-    """
-
-    pa_sft_families: int
-    pa_sft_images: int
-    sc_grpo_families: int
-    sc_grpo_images: int
-    dev_images: int
-    dev_check_images: int
-    test_images: int
-    fixed_seed: int
 
 
 @dataclass(frozen=True)
 class EvaluationSettings:
-    """How answers are asked for and read."""
+    """How answers are asked for and read. `dev_check_images`: dev pictures of a check while a stage trains."""
 
     batch: int
     max_new_tokens: int
     parser: str
     base_prompt: str
-
-
-def world_settings(run: Run) -> WorldSettings:
-    return run.profile.settings("world", WorldSettings)
+    dev_check_images: int
 
 
 def evaluation_settings(run: Run) -> EvaluationSettings:
     return run.profile.settings("evaluation", EvaluationSettings)
 
 
-# ------------------------------------------------------------------------------------------------ the world
+def check_settings(run: Run) -> None:
+    """Read every section of the profile, so that a wrong setting is said before anything is drawn or trained.
 
-
-def training_families(run: Run) -> tuple[list[Family], list[Family]]:
-    """Families of PA-SFT and of SC-GRPO: none in common, and SC-GRPO's are of more kinds.
-
-    That is how it goes in a factory: pictures of a new line come labelled; nobody has written reasoning for them.
+    Raises:
+        UserError: a setting is unknown or ill-typed, or the profile wants a GPU and there is none.
     """
-    world = world_settings(run)
-    first = train_families(world.pa_sft_families)
-    return first, train_families(world.sc_grpo_families, start=len(first), new_kinds=True)
+    from iadr1_lib.models import ModelSettings
+    from iadr1_lib.training import EngineSettings, PaSftSettings, ScGrpoSettings
+
+    classes: dict[str, type] = {"model": ModelSettings, "engine": EngineSettings, "evaluation": EvaluationSettings}
+    classes |= {"pa_sft": PaSftSettings, "sc_grpo": ScGrpoSettings, "control": PaSftSettings}
+    for section, settings in classes.items():
+        if section in run.profile.sections:
+            run.profile.settings(section, settings)
+    if engine_settings(run).gpu_gib and not torch_sees_gpu():
+        raise UserError(
+            f"profile {run.profile.name} trains on a GPU, and torch sees none on this machine: take --profile mini, or "
+            "check nvidia-smi and the CUDA build of torch (to try it on the processor all the same: --set "
+            "engine.gpu_gib=0)"
+        )
 
 
-def draw_training_world(run: Run) -> None:
-    """Draw the pictures of Expert-AD (PA-SFT and SC-GRPO, families apart) and of the dev set."""
-    world = world_settings(run)
-    first, second = training_families(run)
-    write_world(run.path("world", "pa_sft"), first, world.pa_sft_images, seed=100 + 2 * run.seed)
-    write_world(run.path("world", "sc_grpo"), second, world.sc_grpo_images, seed=101 + 2 * run.seed)
-    write_world(run.path("world", "dev"), dev_families(), world.dev_images, world.fixed_seed)
+def torch_sees_gpu() -> bool:
+    import torch
 
-
-def training_samples(run: Run, part: str) -> list[Sample]:
-    """Samples of `part`: "pa_sft", "sc_grpo" or "dev", in the order they were drawn (normal and defective in turn)."""
-    root = run.require(run.path("world", part), "02_data")
-    return sorted(load_mvtec(root, benchmark=part), key=lambda s: Path(s.image).name)
-
-
-def benchmark_samples(run: Run, why: str) -> list[Sample]:
-    """The six mini benchmarks, drawn if they are not there yet. Each opening is noted in the run with its reason."""
-    world = world_settings(run)
-    samples: list[Sample] = []
-    for number, (name, families) in enumerate(test_families().items()):
-        root = run.path("world", "test", name)
-        write_world(root, families, world.test_images, seed=world.fixed_seed + 1 + number)
-        samples += sorted(load_mvtec(root, benchmark=name), key=lambda s: Path(s.image).name)
-    opening = {"time": datetime.now(UTC).isoformat(timespec="seconds"), "why": why, "commit": commit()}
-    Journal(run.path("test_openings.jsonl")).append(opening)
-    return samples
-
-
-def benchmark_table(run: Run, why: str) -> Table:
-    """The six mini benchmarks with normal training pictures to refer to, drawn of the same families for this alone.
-
-    Those lie apart from the world, as references/<benchmark>/<family>/train/good, and are in no other set.
-    """
-    pool: list[Sample] = []
-    for name, families in test_families().items():
-        root = run.path("references", name)
-        write_references(root, families, REFERENCES_PER_FAMILY)
-        pool += load_mvtec(root, benchmark=name)
-    return Table([*benchmark_samples(run, why), *pool])
+    return torch.cuda.is_available()
 
 
 # ------------------------------------------------------------------------------------------------ Expert-AD
@@ -127,26 +80,55 @@ def benchmark_table(run: Run, why: str) -> Table:
 
 def build_expert_ad(run: Run) -> Path:
     """Records with reasoning for PA-SFT, questions with labels for SC-GRPO, and for the control the same questions
-    with reasoning. Returns the folder."""
+    with reasoning. Returns the folder. Of the paper's own data set the records are the released ones, without control.
+    """
     folder = run.path("expert_ad")
+    if run.source == "hub":
+        return _released_expert_ad(run, folder)
     grpo_samples = training_samples(run, "sc_grpo")
-    built = build_short_records(run, training_samples(run, "pa_sft"))
+    built = write_records(run, training_samples(run, "pa_sft"))
     build.export(built, [labelled(sample) for sample in grpo_samples], folder, seed=run.seed)
-    control = build_short_records(run, grpo_samples)
+    control = write_records(run, grpo_samples)
     write_json(folder / "control.json", [pa_sft_row(record) for record in control.records])
     return folder
 
 
-def build_short_records(run: Run, samples: Sequence[Sample], grid: int = GRID) -> build.Built:
-    """Records in the few words that the mini VLM knows, which come again in many of them."""
-    return build.build_records(samples, RuleTeacher(run.seed, short=True), repeats=True, grid=grid)
+def _released_expert_ad(run: Run, folder: Path) -> Path:
+    records = released_records(str(run.profile.section("data")["expert_ad"]))
+    pictures: dict[Stage, str] = {"pa_sft": "images", "sc_grpo": "image"}
+    for stage, key in pictures.items():
+        kept = {sample.image for sample in training_samples(run, stage)}
+        rows = [row for row in records.get(stage, []) if np.atleast_1d(row[key])[-1] in kept]
+        write_json(folder / f"{stage}.json", rows)
+    return folder
+
+
+def write_records(run: Run, samples: Sequence[Sample], grid: int = GRID) -> build.Built:
+    """Records that the run's model can write: in whole sentences, or in the short style where those are too long.
+
+    The mini VLM's vocabulary and `max_completion_length` allow the short style only. With another grid the names of
+    places may be longer, and no answer is too long.
+    """
+    budget = token_budget(run)
+    teacher = teacher_within(samples, run.seed, budget)
+    kept_short = budget if grid == GRID else None
+    return build.build_records(samples, teacher, repeats=teacher.short, grid=grid, budget=kept_short)
+
+
+def token_budget(run: Run) -> Budget:
+    """The longest answer that the run's model may write in SC-GRPO, counted by its tokenizer."""
+    from iadr1_lib.models import load_processor
+
+    tokenizer = load_processor(stage_model(run, "base")).tokenizer
+    longest = int(run.profile.section("sc_grpo")["max_completion_length"])
+    return Budget(lambda text: len(tokenizer(text, add_special_tokens=False)["input_ids"]), longest)
 
 
 def build_grid_records(run: Run, grid: int) -> Path:
     """PA-SFT's records with places in a grid of `grid` rows and columns -> variants/pa_sft_grid_<grid>.json."""
     out = run.path("expert_ad", "variants", f"pa_sft_grid_{grid}.json")
     if not out.exists():
-        built = build_short_records(run, training_samples(run, "pa_sft"), grid)
+        built = write_records(run, training_samples(run, "pa_sft"), grid)
         write_json(out, [pa_sft_row(record) for record in built.records])
     return out
 
@@ -159,12 +141,11 @@ def dev_check(run: Run, count: int | None = None, max_new_tokens: int | None = N
 
     Both numbers are the profile's where they are not given.
     """
-    from iadr1_lib.data import open_image
     from iadr1_lib.evaluation import balanced_accuracy, prediction, read_answer
 
     evaluation = evaluation_settings(run)
     longest = max_new_tokens or evaluation.max_new_tokens
-    samples = training_samples(run, "dev")[: count or world_settings(run).dev_check_images]
+    samples = training_samples(run, "dev")[: count or evaluation.dev_check_images]
     images = [[open_image(sample.image)] for sample in samples]
 
     def score(model: Any, processor: Any) -> float:
@@ -195,12 +176,10 @@ def model_settings(run: Run) -> Any:
 def stage_records(run: Run, stage: str) -> Path:
     """The records of a stage in the run folder; of the paper's hub data set where the profile names it."""
     path = run.path("expert_ad", f"{stage}.json")
-    source = run.profile.sections.get("data", {}).get("expert_ad")
-    if path.exists() or source is None:
+    if path.exists() or run.source != "hub":
         return run.require(path, "03_expert_ad")
-    from iadr1_lib.data import hub
-
-    rows = hub.released_records(source)
+    source = str(run.profile.section("data")["expert_ad"])
+    rows = released_records(source)
     if stage not in rows:
         raise UserError(f"{source} has no records for {stage}: write them with iadr1 expert-ad, into {path.parent}")
     return write_json(path, rows[stage])
@@ -234,11 +213,12 @@ def train_stage(run: Run, stage: str, engine: EngineSettings | None = None, forc
 
     records, out, check = stage_records(run, stage), run.path(stage), None
     start = loading.model_folder(model) if stage == "pa_sft" else _pa_sft_model(run)
-    if "world" in run.profile.sections:
-        if run.path("world").is_dir():
-            check = dev_check(run)
-        else:
-            stages.print_once(f"{run.folder} has no drawn world: no dev check is made, and the last model is kept")
+    if stage != "sc_grpo":
+        _require_fitting(run, records)
+    if not any(path.exists() for path in (run.path("world", "dev"), run.path(SOURCE, "dev.jsonl"))):
+        stages.print_once(f"{run.folder} has no dev pictures: no dev check is made, and the last model is kept")
+    elif engine.config in (launch.SINGLE, "ddp"):  # a model that is sharded over processes does not answer in one
+        check = dev_check(run)
     planned = engine_settings(run).processes
     if stage != "sc_grpo":
         sft = run.profile.settings(stage, PaSftSettings).in_processes(engine.processes, planned)
@@ -252,10 +232,21 @@ def train_stage(run: Run, stage: str, engine: EngineSettings | None = None, forc
     return trainers.train_sc_grpo(start, records, out, grpo, run.seed, check, model, engine.rollouts(), force)
 
 
+def _require_fitting(run: Run, records: Path) -> None:
+    """Raise UserError for the first record whose answer SC-GRPO would cut: it could never earn the form's reward."""
+    budget = token_budget(run)
+    for number, row in enumerate(read_rows(records), start=1):
+        if excess := budget.excess(str(row["messages"][-1]["content"])):
+            raise UserError(
+                f"{records}, record {number}: {excess.rstrip('.')} (sc_grpo.max_completion_length): raise that setting "
+                "(--set), or write shorter records (iadr1 expert-ad --student)"
+            )
+
+
 def _pa_sft_model(run: Run) -> Path:
     """The model of PA-SFT, or a UserError that says how to make it."""
     path = run.path("pa_sft", "model")
-    if "data" in run.profile.sections and not path.exists():
+    if run.source == "hub" and not path.exists():
         profile, name = run.profile.name, model_settings(run).name
         raise UserError(f"{path} is missing: iadr1 train --stage pa-sft --profile {profile} --model {name} first")
     return run.require(path, _MAKER["pa_sft"])
@@ -272,7 +263,7 @@ def _launch_stage(run: Run, stage: str, engine: EngineSettings, force: bool) -> 
 
         loading.model_folder(model)
     arguments = ["train", "--stage", stage.replace("_", "-"), "--profile", run.profile.name, "--seed", str(run.seed)]
-    arguments += ["--folder", str(run.folder), "--model", model.name]
+    arguments += ["--folder", str(run.folder)]  # its run.json has the choices
     arguments += ["--engine", engine.config, "--processes", str(engine.processes)]
     arguments += ["--vllm", engine.vllm, "--vllm-url", engine.vllm_url, *(["--force"] if force else [])]
     launch.launch(engine.with_a_gpu_for_vllm() if stage == "sc_grpo" else engine, arguments)

@@ -4,8 +4,17 @@
 Begin with `build.build_records`, which puts the three together.
 """
 
-from iadr1_lib.expert_ad.build import build_records, draw_sets, export, rejections_table
+from iadr1_lib.expert_ad.build import UNUSABLE, build_records, draw_sets, export, rejections_table
 from iadr1_lib.expert_ad.card import write_card
 from iadr1_lib.expert_ad.facts import Facts, facts_of, measure, note_of
-from iadr1_lib.expert_ad.teachers import Draft, RuleTeacher, Task, Teacher, short_reasoning, teacher_vocabulary
+from iadr1_lib.expert_ad.teachers import (
+    Budget,
+    Draft,
+    RuleTeacher,
+    Task,
+    Teacher,
+    short_reasoning,
+    teacher_vocabulary,
+    teacher_within,
+)
 from iadr1_lib.expert_ad.verification import MOST_CHARACTERS, RULES, Verifier, failures

@@ -28,7 +28,7 @@ from iadr1_lib.answer import GRID
 from iadr1_lib.data import content_hash, depth_of, image_size, known_depths, mask_files, sample_problems, take_depths
 from iadr1_lib.errors import UserError
 from iadr1_lib.expert_ad.facts import facts_of
-from iadr1_lib.expert_ad.teachers import Task, Teacher
+from iadr1_lib.expert_ad.teachers import Budget, Task, Teacher
 from iadr1_lib.expert_ad.verification import NEAR_DUPLICATE, RULES, Verifier
 from iadr1_lib.files import Journal, json_lines, write_json, write_text
 from iadr1_lib.records import Record, Sample, answer_only, one_shot_row, pa_sft_row, sc_grpo_row
@@ -38,6 +38,7 @@ SHARES = (20, 40, 60, 80)  # percent of PA-SFT's records in the subsets (release
 CHUNK = 256  # samples that are measured and written together
 UNUSABLE = {"turned picture", "unreadable", "mask size", "empty mask", "mask marks most", "defect without mask"}
 SMALLEST_SIDE = 16  # pixels: below it nothing can be measured or seen
+TOO_LONG = "too long for the model"  # not a rule of verification: it depends on the model that is to learn
 NO_DRAFT = "no draft"  # not a rule: the teacher had no answer; not kept, so that the next run asks again
 
 # ---------------------------------------------------------------------------------------------- sampling
@@ -167,6 +168,7 @@ def build_records(
     tries: int = 3,
     repeats: bool = False,
     grid: int = GRID,
+    budget: Budget | None = None,
     workers: int = 1,
     journal: Path | None = None,
     progress: Callable[[int], None] = lambda done: None,
@@ -176,6 +178,7 @@ def build_records(
     Args:
         tries: drafts per picture, the first included.
         repeats: wordings may come again (the short style has a few dozen).
+        budget: longest answer that the model to be trained can write; a longer one is rejected like a false one.
         workers: processes that measure pictures.
         journal: a JSON Lines file that keeps each decision as soon as it is made, so that a stopped run goes on.
         progress: called with the number of pictures done since its last call.
@@ -188,6 +191,7 @@ def build_records(
     """
     kept = Journal(journal) if journal else None
     settings = {"teacher": teacher.key, "tries": tries, "grid": grid, "repeats": repeats, "format": 2}
+    settings |= {"tokens": budget.tokens} if budget else {}
     earlier = _earlier_decisions(kept, settings) if kept else {}
     verifier, rows = Verifier(repeats), []
     for chunk in (samples[start : start + CHUNK] for start in range(0, len(samples), CHUNK)):
@@ -196,7 +200,7 @@ def build_records(
             if row["record"]:
                 verifier.accept(Record(**row["record"]))
         progress(len(done))
-        for row in _decide([s for s in chunk if s.image not in done], teacher, verifier, tries, grid, workers):
+        for row in _decide([s for s in chunk if s.image not in done], teacher, verifier, tries, grid, workers, budget):
             done[row["image"]] = row
             if kept and NO_DRAFT not in row["failed"]:
                 kept.append(row)
@@ -225,7 +229,13 @@ def _earlier_decisions(journal: Journal, settings: dict[str, Any]) -> dict[str, 
 
 
 def _decide(
-    samples: list[Sample], teacher: Teacher, verifier: Verifier, tries: int, grid: int, workers: int
+    samples: list[Sample],
+    teacher: Teacher,
+    verifier: Verifier,
+    tries: int,
+    grid: int,
+    workers: int,
+    budget: Budget | None,
 ) -> Iterator[dict[str, Any]]:
     """One row per sample as soon as it is settled: the record, or the last draft and what it failed.
 
@@ -250,6 +260,8 @@ def _decide(
             labels = (s.label, facts.location, facts.defect_type, s.category)
             record = Record(s.image, *labels, draft.reasoning, s.benchmark, grid, depth_of(s.image))
             failed = verifier.examine(record, facts)
+            if budget and (excess := budget.excess(record.answer)):
+                failed[TOO_LONG] = excess
             row |= {"reasoning": record.reasoning, "failed": failed, "tries": attempt}
             row["refused"] += failed
             if not failed:

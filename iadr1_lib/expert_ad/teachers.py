@@ -8,16 +8,16 @@ from __future__ import annotations
 import random
 import re
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
 import yaml
 
-from iadr1_lib.answer import CELLS, DEFECT_TYPES
+from iadr1_lib.answer import CELLS, DEFECT_TYPES, build_answer
 from iadr1_lib.expert_ad.claims import TERM
-from iadr1_lib.expert_ad.facts import Facts
+from iadr1_lib.expert_ad.facts import Facts, facts_of
 from iadr1_lib.records import Sample
 
 
@@ -55,6 +55,24 @@ class Teacher(Protocol):
 
     def write(self, tasks: Sequence[Task]) -> Iterator[Draft]:
         """One draft per task, in the tasks' order, each given out as soon as it and those before it are there."""
+
+
+@dataclass(frozen=True)
+class Budget:
+    """How long an answer may be for the model that is to learn it.
+
+    Attributes:
+        count: text of an answer -> its tokens, by the model's tokenizer.
+        tokens: most tokens, the one that ends the answer included: `max_completion_length` of SC-GRPO.
+    """
+
+    count: Callable[[str], int]
+    tokens: int
+
+    def excess(self, answer: str) -> str | None:
+        """A sentence for the teacher where the answer is too long, else None."""
+        needed = self.count(answer) + 1
+        return f"The answer takes {needed} tokens, and {self.tokens} are allowed." if needed > self.tokens else None
 
 
 _PHRASES = yaml.safe_load(Path(__file__).with_name("phrases.yaml").read_text(encoding="utf-8"))
@@ -175,3 +193,26 @@ class RuleTeacher:
             for _ in range(task.attempt + 1):  # another wording each time
                 text = short_reasoning(task.facts, rng) if self.short else full_reasoning(task.facts, item, rng)
             yield Draft(text)
+
+
+PROBED = 64  # samples whose answers decide on the style
+SLACK = 0.9  # of the budget: other samples' answers may be somewhat longer
+
+
+def teacher_within(samples: Sequence[Sample], seed: int, budget: Budget) -> RuleTeacher:
+    """The rule teacher in whole sentences if those fit the budget, else in the short style.
+
+    Decided on samples of both labels. A single answer that is too long all the same is written again, then rejected.
+    """
+    teacher = RuleTeacher(seed)
+    probed = [s for label in ("yes", "no") for s in [s for s in samples if s.label == label][: PROBED // 2]]
+    facts = [facts_of(sample) for sample in probed]
+    drafts = teacher.write([Task(sample, known) for sample, known in zip(probed, facts, strict=True)])
+    longest = max(
+        (
+            budget.count(build_answer(str(draft.reasoning), sample.label, known.location, known.defect_type))
+            for sample, known, draft in zip(probed, facts, drafts, strict=True)
+        ),
+        default=0,
+    )
+    return teacher if longest <= SLACK * budget.tokens else RuleTeacher(seed, short=True)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import inspect
 import re
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -55,6 +56,18 @@ class Profile:
             problem = "is missing" if first["type"].startswith("missing") else f"is wrong: {first['msg']}"
             raise UserError(f"{where}: {key} {problem}; set it as {{value: ..., source: ...}}") from error
 
+    def with_settings(self, given: Mapping[str, Any], source: str) -> Profile:
+        """The profile with other values for "section.key", each with `source` as its source.
+
+        Raises UserError for a section that the profile does not have.
+        """
+        sections, sources = {name: dict(values) for name, values in self.sections.items()}, dict(self.sources)
+        for name, value in given.items():
+            section, _, key = name.partition(".")
+            self.section(section)  # raises for one that is not there
+            sections[section][key], sources[name] = value, source
+        return replace(self, sections=sections, sources=sources)
+
     def table(self) -> list[dict[str, Any]]:
         """Return one row per value (section, key, value, source), to be shown in a notebook."""
         return [
@@ -79,7 +92,7 @@ def load_profile(name: str) -> Profile:
         known = ", ".join(profile_names()) or "none"
         raise WrongUse(f"unknown profile {name}: available are {known} (in {path.parent})")
     try:
-        raw = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
+        raw = yaml.load(path.read_text(encoding="utf-8"), Loader=Loader)
     except yaml.YAMLError as error:
         raise UserError(f"{path} is no YAML: {one_line(error)}") from error
     if not isinstance(raw, dict) or not all(isinstance(section, dict) for section in raw.values()):
@@ -95,14 +108,14 @@ def load_profile(name: str) -> Profile:
     return Profile(name, sections, sources, path)
 
 
-class _Loader(yaml.SafeLoader):
+class Loader(yaml.SafeLoader):
     """Reads `1e-4` as a number and `off` as a word, as YAML 1.2 does; PyYAML follows YAML 1.1."""
 
 
 _BOOL, _FLOAT = "tag:yaml.org,2002:bool", "tag:yaml.org,2002:float"
-_Loader.yaml_implicit_resolvers = {
+Loader.yaml_implicit_resolvers = {
     first: [resolver for resolver in resolvers if resolver[0] != _BOOL]
     for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
 }
-_Loader.add_implicit_resolver(_BOOL, re.compile("^(true|True|TRUE|false|False|FALSE)$"), list("tTfF"))
-_Loader.add_implicit_resolver(_FLOAT, re.compile(r"^[-+]?\d+(\.\d*)?[eE][-+]?\d+$"), list("-+0123456789"))
+Loader.add_implicit_resolver(_BOOL, re.compile("^(true|True|TRUE|false|False|FALSE)$"), list("tTfF"))
+Loader.add_implicit_resolver(_FLOAT, re.compile(r"^[-+]?\d+(\.\d*)?[eE][-+]?\d+$"), list("-+0123456789"))

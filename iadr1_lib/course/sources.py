@@ -1,0 +1,311 @@
+"""Where the pictures of a run come from: the drawn world, or data sets of the user's own.
+
+    prepare(run)                          # draws the world, or reads, checks and splits the data sets
+    training_samples(run, "pa_sft")       # or "sc_grpo", "dev"
+    benchmark_samples(run, "final numbers")
+
+Both give the same parts: "pa_sft" and "sc_grpo" to train on, "dev" to choose by, and the test. What was read of data
+sets lies in the run's source/, one JSON Lines file of samples per part.
+"""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from iadr1_lib.data import (
+    Table,
+    check_health,
+    leakage,
+    load_hub,
+    load_mvtec,
+    load_samples,
+    missing_label,
+    read_snapshot,
+    share_depth,
+    split_samples,
+)
+from iadr1_lib.errors import UserError
+from iadr1_lib.expert_ad import UNUSABLE, draw_sets
+from iadr1_lib.files import Journal, json_lines, read_object, write_json, write_text
+from iadr1_lib.records import Sample
+from iadr1_lib.runs import Run, commit, data_hash
+from iadr1_lib.world import Family, dev_families, test_families, train_families, write_references, write_world
+
+WORD = "mini"  # what `iadr1 evaluate --data` takes for the six mini benchmarks
+PARTS = ("pa_sft", "sc_grpo", "dev", "test")
+REFERENCES_PER_FAMILY = 8
+FEWEST_DEFECTIVE = 20  # pictures with masks, in training, dev and test together
+SOURCE = "source"  # the folder of a run that holds the parts of the user's data sets
+
+
+@dataclass(frozen=True)
+class WorldSettings:
+    """Numbers of families and pictures of the mini world. `test_images` is per benchmark.
+
+    Test and dev pictures are the same for every run seed; training pictures are drawn with the run's seed.
+    """
+
+    pa_sft_families: int
+    pa_sft_images: int
+    sc_grpo_families: int
+    sc_grpo_images: int
+    dev_images: int
+    test_images: int
+    fixed_seed: int
+
+
+@dataclass(frozen=True)
+class SourceSettings:
+    """Most pictures of each part that are taken of data sets of one's own; None: all. `test_images` is per data set."""
+
+    pa_sft_images: int | None
+    sc_grpo_images: int | None
+    dev_images: int | None
+    test_images: int | None
+
+
+def world_settings(run: Run) -> WorldSettings:
+    return run.profile.settings("world", WorldSettings)
+
+
+# ------------------------------------------------------------------------------------------------ either source
+
+
+def prepare(run: Run) -> list[str]:
+    """Make the parts of the run's source, unless they are there already; returns sentences that say what they are.
+
+    Raises:
+        UserError: a data set cannot be trained on; nothing is replaced.
+    """
+    if run.source == "world":
+        draw_training_world(run)
+        return ["The pictures are drawn: families of training, dev and test share no texture, outline or colour."]
+    if run.source == "folders":
+        return _prepare_folders(run)
+    return _prepare_hub(run)
+
+
+def training_samples(run: Run, part: str) -> list[Sample]:
+    """Samples of `part`: "pa_sft", "sc_grpo" or "dev"; normal and defective in turn, as far as there are both."""
+    if run.source != "world":
+        return _read_part(run, part)
+    root = run.require(run.path("world", part), "02_data")
+    return sorted(load_mvtec(root, benchmark=part), key=lambda s: Path(s.image).name)
+
+
+def benchmark_samples(run: Run, why: str) -> list[Sample]:
+    """The test pictures; the six mini benchmarks are drawn if they are not there yet.
+
+    Each opening is noted in the run with its reason.
+    """
+    samples = _drawn_benchmarks(run) if run.source == "world" else _read_part(run, "test")
+    opening = {"time": datetime.now(UTC).isoformat(timespec="seconds"), "why": why, "commit": commit()}
+    Journal(run.path("test_openings.jsonl")).append(opening)
+    return samples
+
+
+# ------------------------------------------------------------------------------------------------ the drawn world
+
+
+def training_families(run: Run) -> tuple[list[Family], list[Family]]:
+    """Families of PA-SFT and of SC-GRPO: none in common, and SC-GRPO's are of more kinds.
+
+    That is how it goes in a factory: pictures of a new line come labelled; nobody has written reasoning for them.
+    """
+    world = world_settings(run)
+    first = train_families(world.pa_sft_families)
+    return first, train_families(world.sc_grpo_families, start=len(first), new_kinds=True)
+
+
+def draw_training_world(run: Run) -> None:
+    """Draw the pictures of Expert-AD (PA-SFT and SC-GRPO, families apart) and of the dev set."""
+    world = world_settings(run)
+    first, second = training_families(run)
+    write_world(run.path("world", "pa_sft"), first, world.pa_sft_images, seed=100 + 2 * run.seed)
+    write_world(run.path("world", "sc_grpo"), second, world.sc_grpo_images, seed=101 + 2 * run.seed)
+    write_world(run.path("world", "dev"), dev_families(), world.dev_images, world.fixed_seed)
+
+
+def _drawn_benchmarks(run: Run) -> list[Sample]:
+    world = world_settings(run)
+    samples: list[Sample] = []
+    for number, (name, families) in enumerate(test_families().items()):
+        root = run.path("world", "test", name)
+        write_world(root, families, world.test_images, seed=world.fixed_seed + 1 + number)
+        samples += sorted(load_mvtec(root, benchmark=name), key=lambda s: Path(s.image).name)
+    return samples
+
+
+def benchmark_table(run: Run, why: str) -> Table:
+    """The six mini benchmarks with normal training pictures to refer to, drawn of the same families for this alone.
+
+    Those lie apart from the world, as references/<benchmark>/<family>/train/good, and are in no other set.
+    """
+    pool: list[Sample] = []
+    for name, families in test_families().items():
+        root = run.path("references", name)
+        write_references(root, families, REFERENCES_PER_FAMILY)
+        pool += load_mvtec(root, benchmark=name)
+    return Table([*benchmark_samples(run, why), *pool])
+
+
+# ------------------------------------------------------------------------------------------------ own data sets
+
+
+def source_hash(run: Run) -> str:
+    """Hash of what the parts are made from: the files of all data sets, how they are split, seed and sizes."""
+    given = asdict(run.choices) | {"settings": run.profile.sections.get(SOURCE), "seed": run.seed}
+    return f"{data_hash([*run.choices.data, *run.choices.test])} {given}"
+
+
+def _prepare_folders(run: Run) -> list[str]:
+    noted = read_object(run.path(SOURCE, "source.json"), {})
+    made_from = source_hash(run)
+    if noted.get("made from") == made_from and all(run.path(SOURCE, f"{part}.jsonl").is_file() for part in PARTS):
+        return [str(sentence) for sentence in noted["sentences"]]
+    problems: list[dict[str, Any]] = []
+    pool = [sample for folder in run.choices.data for sample in _usable(folder, problems, with_place=True)]
+    tests = [sample for folder in run.choices.test for sample in _usable(folder, problems, with_place=False)]
+    _require_enough(run, pool, problems)
+    split = split_samples(pool, run.seed, tests, run.choices.hold_out)
+    limits = run.profile.settings(SOURCE, SourceSettings)
+    drawn = draw_sets(split.train, run.seed, tests=[*split.dev, *split.test])
+    parts = {
+        "pa_sft": drawn.pa_sft[: limits.pa_sft_images],
+        "sc_grpo": drawn.sc_grpo[: limits.sc_grpo_images],
+        "dev": _in_turn(split.dev, run.seed)[: limits.dev_images],
+        "test": _limited(split.test, limits.test_images, run.seed),
+    }
+    sentences = list(split.sentences)
+    if "made from" in noted:
+        sentences.insert(0, "The pictures have changed since this run split them: they were split anew, train again.")
+    problems += [{"image": image, "reason": why} for image, why in split.left_out.items()] + drawn.turned_away
+    _write_parts(run, parts, problems, sentences, made_from)
+    return sentences
+
+
+def _write_parts(
+    run: Run, parts: dict[str, list[Sample]], problems: list[dict[str, Any]], sentences: list[str], made_from: str
+) -> None:
+    for part, samples in parts.items():
+        write_text(run.path(SOURCE, f"{part}.jsonl"), json_lines(map(asdict, samples)))
+    write_text(run.path(SOURCE, "left_out.jsonl"), json_lines(problems))
+    counts = {part: dict(Counter(sample.label for sample in samples)) for part, samples in parts.items()}
+    note = {"made from": made_from, "sentences": sentences, "pictures": counts, "left out": len(problems)}
+    write_json(run.path(SOURCE, "source.json"), note)  # last: without it all is made again
+
+
+def _usable(folder: str, problems: list[dict[str, Any]], with_place: bool) -> Iterator[Sample]:
+    """The samples of a data set that can be used, paths absolute; the others are noted in `problems`.
+
+    `with_place`: a defective picture needs a mask that says where. Without, its label is enough.
+    """
+    table = load_samples(Path(folder).absolute(), strict=False)
+    faults = UNUSABLE if with_place else {"unreadable"}
+    bad: dict[str, str] = {}
+    for problem in check_health(table):
+        if problem.kind in faults:
+            bad.setdefault(problem.image, problem.kind)
+    problems += [{"image": p.image, "reason": p.kind} for p in table.passed_over]
+    problems += [{"image": image, "reason": kind} for image, kind in bad.items()]
+    yield from (sample for sample in table if sample.image not in bad)
+
+
+def _require_enough(run: Run, pool: Sequence[Sample], problems: list[dict[str, Any]]) -> None:
+    """Raise UserError where there is too little to train on; it says what is possible instead."""
+    where = ", ".join(run.choices.data)
+    reasons = Counter(problem["reason"] for problem in problems)
+    listed = f" ({', '.join(f'{reason} {n}' for reason, n in reasons.most_common(4))} left out)" if reasons else ""
+    counts = Counter(sample.label for sample in pool)
+    instead = "what is possible with these pictures: iadr1 inspect or iadr1 evaluate with a model that is there already"
+    if not counts["yes"] and reasons["defect without mask"]:
+        raise UserError(
+            f"{where} has no mask for any defective picture, and a place cannot be learnt without: put masks beside "
+            f"them (ground_truth/<type>/<name>_mask.png, docs/expert-ad.md); {instead}"
+        )
+    if lacking := missing_label(pool, where):
+        raise UserError(f"{lacking.rstrip('.')}, which is too little to train on{listed}; {instead}")
+    if counts["yes"] < FEWEST_DEFECTIVE:
+        raise UserError(
+            f"{where} has {counts['yes']} defective pictures with masks{listed}, and a training takes "
+            f"{FEWEST_DEFECTIVE} at least: add some; {instead}"
+        )
+
+
+def _in_turn(samples: Sequence[Sample], seed: int) -> list[Sample]:
+    """Normal and defective pictures in turn, in an order of the seed; what is left of the more frequent label last."""
+    shuffled = random.Random(f"{seed}, order").sample(list(samples), len(samples))
+    turns: Counter[str] = Counter()
+    ranked = []
+    for sample in shuffled:
+        ranked.append((turns[sample.label], sample.label, sample))
+        turns[sample.label] += 1
+    return [sample for *_, sample in sorted(ranked, key=lambda one: one[:2])]
+
+
+def _limited(samples: Sequence[Sample], limit: int | None, seed: int) -> list[Sample]:
+    """At most `limit` pictures of each data set, in their order, labels even as far as there are both."""
+    kept: set[str] = set()
+    for name in {sample.benchmark for sample in samples}:
+        own = _in_turn([sample for sample in samples if sample.benchmark == name], seed)
+        kept.update(sample.image for sample in own[:limit])
+    return [sample for sample in samples if sample.image in kept]
+
+
+def _read_part(run: Run, part: str) -> list[Sample]:
+    path = run.require(run.path(SOURCE, f"{part}.jsonl"), "02_data")
+    samples = [Sample(**row) for row in Journal(path).rows()]
+    share_depth(sample.image for sample in samples)
+    return samples
+
+
+# ------------------------------------------------------------------------------------------------ the hub
+
+
+@dataclass(frozen=True)
+class HubSettings:
+    """The paper's data sets: names on the hub, or folders with copies."""
+
+    expert_ad: str
+    benchmarks: str
+
+
+def _prepare_hub(run: Run) -> list[str]:
+    """The parts of the paper's own data sets: records of the two stages, of which SC-GRPO's lend the dev set some."""
+    names = run.profile.settings("data", HubSettings)
+    noted, made_from = read_object(run.path(SOURCE, "source.json"), {}), str(asdict(names))
+    if noted.get("made from") == made_from:
+        return [str(sentence) for sentence in noted["sentences"]]
+    training, tests = (_hub_table(name) for name in (names.expert_ad, names.benchmarks))
+    of_stage = {
+        stage: list({s.image: s for s in training if s.source == stage}.values()) for stage in ("pa-sft", "sc-grpo")
+    }
+    limits = run.profile.settings(SOURCE, SourceSettings)
+    dev = _in_turn(of_stage["sc-grpo"], run.seed)[: limits.dev_images or 0]
+    kept = {sample.image for sample in dev}
+    sc_grpo = [sample for sample in of_stage["sc-grpo"] if sample.image not in kept]
+    parts = {
+        "pa_sft": of_stage["pa-sft"][: limits.pa_sft_images],
+        "sc_grpo": sc_grpo[: limits.sc_grpo_images],
+        "dev": dev,
+        "test": _limited(tests, limits.test_images, run.seed),
+    }
+    sentences = [
+        f"Training: {len(parts['pa_sft'])} records of {names.expert_ad} with reasoning, {len(parts['sc_grpo'])} "
+        f"without; dev: {len(dev)} of the latter, which are not trained on.",
+        f"Test: {len(parts['test'])} pictures of {names.benchmarks}; {len(leakage(training, tests))} of them are, byte "
+        "for byte, training pictures too.",
+    ]
+    problems = [{"image": p.image, "reason": p.kind} for table in (training, tests) for p in table.passed_over]
+    _write_parts(run, parts, problems, sentences, made_from)
+    return sentences
+
+
+def _hub_table(name: str) -> Table:
+    return read_snapshot(name) if Path(name).is_dir() else load_hub(name)
