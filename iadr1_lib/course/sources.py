@@ -142,6 +142,13 @@ def _drawn_benchmarks(run: Run) -> list[Sample]:
     return samples
 
 
+def drawn_examples(run: Run) -> list[Sample]:
+    """Some drawn pictures with masks, for a run whose own pictures have none."""
+    root = run.path("examples")
+    write_world(root, train_families(8), 64, seed=100 + 2 * run.seed)
+    return sorted(load_mvtec(root, benchmark="examples"), key=lambda s: Path(s.image).name)
+
+
 def benchmark_table(run: Run, why: str) -> Table:
     """The six mini benchmarks with normal training pictures to refer to, drawn of the same families for this alone.
 
