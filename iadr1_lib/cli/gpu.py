@@ -23,22 +23,34 @@ def plan(
     profile: ProfileOption = "gpu",
     model: Annotated[str | None, typer.Option(help="Short name, hub id or folder; by default the profile's.")] = None,
     images: Annotated[int, typer.Option(min=1, max=2, help="Pictures per prompt; 2 with a reference.")] = 1,
+    gpu_gib: Annotated[
+        float | None, typer.Option(help="Memory of a GPU; by default this one's, or the profile's.")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="For machines.")] = False,
 ) -> None:
-    """Say what training a model needs before anything is loaded: parameters, tokens, steps, memory, what to lower."""
+    """Say what training a model needs before anything is loaded: parameters, tokens, steps, memory, what to lower.
+
+    Where the profile says auto, it chooses passes and checkpointing, as the training will.
+    """
     import dataclasses
 
     from iadr1_lib.runs import load_profile
     from iadr1_lib.training import plan
 
     chosen = load_profile(profile)
-    settings = dataclasses.replace(plan.settings_of(chosen), images=images)
+    settings = plan.settings_of(chosen)
+    there = gpu_gib or plan.memory_there(settings.gpu_gib)
+    settings = dataclasses.replace(settings, images=images, gpu_gib=round(there, 1))
     planned = plan.plan(model or str(chosen.section("model").get("name", "mini")), settings)
     if as_json:
         print(json.dumps(dataclasses.asdict(planned), indent=1))
         return
     for table in _plan_tables(planned):
         make_console().print(table)
+    for stage in planned.stages:
+        is_open = settings.rows(stage.stage) is None or settings.gradient_checkpointing is None
+        reason = "the fastest that fits" if is_open else "as the profile says"
+        print(f"{stage.stage.replace('_', '-')}: {stage} ({reason})")
     for number, advice in enumerate(planned.advice, 1):
         print(f"it will not fit; lower {advice}" if number == 1 else f"  {number}. {advice}")
 
@@ -48,16 +60,17 @@ def _plan_tables(planned: Plan) -> list[Table]:
     for part, count in planned.parameters.items():
         facts.add_row(f"parameters, {part}", f"{count:,}")
     facts.add_row("parameters, all", f"{sum(planned.parameters.values()):,}")
-    height, width = planned.tokens.worst_shape
-    facts.add_row("tokens of a square picture", f"{planned.tokens.square:,}")
-    facts.add_row(f"tokens at worst ({height} x {width} pixels)", f"{planned.tokens.worst:,}")
     stages = Table("per GPU, estimated", *(stage.stage.replace("_", "-") for stage in planned.stages))
     for name, values in (
         ("trained parameters", [stage.trainable for stage in planned.stages]),
+        ("tokens of a square picture", [stage.tokens.square for stage in planned.stages]),
+        ("tokens of a picture at worst", [stage.tokens.worst for stage in planned.stages]),
         ("longest sequence (tokens)", [stage.sequence for stage in planned.stages]),
         ("steps", [stage.steps for stage in planned.stages]),
     ):
         stages.add_row(name, *(f"{value:,}" for value in values))
+    shapes = (" x ".join(map(str, stage.tokens.worst_shape)) for stage in planned.stages)
+    stages.add_row("its shape (pixels)", *shapes)
     for field in ("weights", "gradients", "optimiser", "gathered", "activations", "logits", "reference", "generation"):
         stages.add_row(f"{field} (GiB)", *(f"{getattr(stage.memory, field):.2f}" for stage in planned.stages))
     stages.add_row("peak (GiB)", *(f"{stage.memory.total:.1f}" for stage in planned.stages))

@@ -33,7 +33,8 @@ class ModelSettings:
         revision: branch, tag or commit of the hub; None takes the newest, and records which one that was.
         dtype: of the weights that are trained. LoRA and DeepSpeed can train on bfloat16 ones, because what they
             update is kept in float32; elsewhere the paper's small steps would round to nothing.
-        gradient_checkpointing: recompute activations in the backward pass: more time for much less memory.
+        gradient_checkpointing: recompute activations in the backward pass: more time for much less memory. "auto":
+            only if memory asks for it (`training.plan`).
         lora_rank: 0 trains all weights; else LoRA on the language model's linear layers.
         lora_alpha: LoRA's updates are scaled by alpha / rank.
         four_bit: keep the frozen base in 4 bits (NF4, by bitsandbytes); only with LoRA, on a GPU.
@@ -42,7 +43,7 @@ class ModelSettings:
     name: str = "mini"
     revision: str | None = None
     dtype: Literal["float32", "bfloat16"] = "float32"
-    gradient_checkpointing: bool = False
+    gradient_checkpointing: bool | Literal["auto"] = False
     lora_rank: int = 0
     lora_alpha: int = 0
     lora_dropout: float = 0.0

@@ -75,6 +75,11 @@ def config_file(name: str) -> Path:
     return file
 
 
+def engine_here() -> str:
+    """The engine that started this process; "single" if none did."""
+    return os.environ.get(_LAUNCHED, SINGLE)
+
+
 def is_launched() -> bool:
     """Whether this process was started by an engine, so that it must train and not launch again."""
     return _LAUNCHED in os.environ

@@ -9,13 +9,15 @@ from __future__ import annotations
 from dataclasses import asdict, replace
 from typing import Any, Literal, Self
 
-from pydantic import ConfigDict
+from pydantic import ConfigDict, model_validator
 from pydantic.dataclasses import dataclass
 
 from iadr1_lib.errors import UserError
 
 RELEASED = "released"
-OURS = ("max_pixels", "keep", "frozen", "rewards", "reward_parts")
+AUTO = "auto"
+SHARING = ("per_device_train_batch_size", "gradient_accumulation_steps", "per_device_step_size")  # of a step
+OURS = ("per_device_step_size", "max_pixels", "keep", "frozen", "rewards", "reward_parts")
 _STRICT = ConfigDict(extra="forbid")  # `replace` with a name that is not there is an error, too
 
 
@@ -24,16 +26,21 @@ class StageSettings:
     """What both stages set.
 
     A step takes `per_device_train_batch_size * gradient_accumulation_steps` samples in each process. With the same
-    product a smaller batch only saves memory. In SC-GRPO a sample is one completion.
+    product a smaller batch only saves memory, so that it may be left to `plan.choose`: with "auto" a profile sets
+    `per_device_step_size`, the samples of a step in each process, in place of `gradient_accumulation_steps`. In SC-GRPO
+    a sample is one completion.
 
     Attributes:
+        per_device_train_batch_size: samples of one forward and backward pass; "auto": the fastest that memory allows.
+        per_device_step_size: only with "auto", see above. Not TRL's.
         save_steps: there is a checkpoint, and a check on the dev pictures, every so many steps.
         max_pixels: larger pictures are scaled down to this area; None leaves them. Not TRL's.
         keep: the model that the stage leaves behind: the last, or the best of its dev checks. Not TRL's.
     """
 
-    per_device_train_batch_size: int
-    gradient_accumulation_steps: int
+    per_device_train_batch_size: int | Literal["auto"]
+    gradient_accumulation_steps: int | None = None
+    per_device_step_size: int | None = None
     warmup_steps: int
     weight_decay: float
     lr_scheduler_type: str
@@ -43,13 +50,31 @@ class StageSettings:
     max_pixels: int | None
     keep: Literal["best", "last"] = "best"
 
+    @model_validator(mode="after")
+    def _check_the_step(self) -> Self:
+        if self.per_device_train_batch_size == AUTO:
+            wanted, other = "per_device_step_size", "gradient_accumulation_steps"
+        else:
+            wanted, other = "gradient_accumulation_steps", "per_device_step_size"
+        if not getattr(self, wanted) or getattr(self, other) is not None:
+            size = self.per_device_train_batch_size
+            raise ValueError(f"per_device_train_batch_size {size} goes with {wanted}, at least 1, and without {other}")
+        return self
+
     def for_trl(self) -> dict[str, Any]:
         """Arguments of SFTConfig or GRPOConfig."""
         return {key: value for key, value in asdict(self).items() if key not in OURS}
 
+    @property
+    def share(self) -> int:
+        """Samples of one optimiser step in each process."""
+        if isinstance(self.per_device_train_batch_size, int):
+            return self.per_device_train_batch_size * (self.gradient_accumulation_steps or 1)
+        return self.per_device_step_size or 1
+
     def step_size(self, processes: int) -> int:
         """Samples of one optimiser step, over all processes."""
-        return self.per_device_train_batch_size * self.gradient_accumulation_steps * processes
+        return self.share * processes
 
     def in_processes(self, processes: int, planned: int) -> Self:
         """The same step, as `planned` processes would take it, shared by another number of processes.
@@ -65,9 +90,21 @@ class StageSettings:
                 f"a step of {self.step_size(planned)} samples cannot be shared by {processes} processes: "
                 "choose a number of processes that divides it"
             )
-        largest = min(share, self.per_device_train_batch_size)
-        batch = next(size for size in range(largest, 0, -1) if share % size == 0)
-        return replace(self, per_device_train_batch_size=batch, gradient_accumulation_steps=share // batch)
+        step = replace(
+            self, per_device_train_batch_size="auto", gradient_accumulation_steps=None, per_device_step_size=share
+        )
+        most = self.per_device_train_batch_size
+        return step.in_passes(most) if isinstance(most, int) else step
+
+    def in_passes(self, most: int) -> Self:
+        """The same step in passes of as many samples as divide it, `most` at most."""
+        batch = next(size for size in range(min(self.share, most), 0, -1) if self.share % size == 0)
+        return replace(
+            self,
+            per_device_train_batch_size=batch,
+            gradient_accumulation_steps=self.share // batch,
+            per_device_step_size=None,
+        )
 
 
 @dataclass(frozen=True, kw_only=True, config=_STRICT)

@@ -16,6 +16,7 @@ from transformers import PreTrainedModel, ProcessorMixin, TrainerCallback
 from iadr1_lib.errors import UserError
 from iadr1_lib.files import read_object, write_json
 from iadr1_lib.training.settings import StageSettings
+from iadr1_lib.training.speed import Speed
 from iadr1_lib.training.stages import part_to_save, process_state, save_model
 
 DevScore = Callable[[PreTrainedModel, ProcessorMixin], float]
@@ -35,6 +36,7 @@ class StageLog(TrainerCallback):
         work: the folder that the stage is trained in.
         dev_score: scores the model every `settings.save_steps` steps and at the end, in the first process.
         shown: names of logged values to print.
+        speed: measures what the log says of it.
     """
 
     def __init__(
@@ -44,8 +46,10 @@ class StageLog(TrainerCallback):
         dev_score: DevScore | None,
         settings: StageSettings,
         shown: Sequence[str],
+        speed: Speed,
     ):
         self.work, self.processor, self.dev_score, self.shown = work, processor, dev_score, shown
+        self.speed, self.step_ended = speed, 0.0
         self.every = settings.save_steps
         self.keeps_best = dev_score is not None and settings.keep == "best"
         self.start = time.time()
@@ -53,16 +57,21 @@ class StageLog(TrainerCallback):
     def on_train_begin(self, args, state, control, **kwargs):  # type: ignore[no-untyped-def]
         # A run that goes on counts the seconds up to its last checkpoint.
         self.start = time.time() - read_object(self.work / "begun.json").get("seconds", 0.0)
+        # SFTTrainer counts tokens from where it goes on, GRPOTrainer from the beginning.
+        self.speed.begin(state.num_input_tokens_seen, state.global_step)
 
     def on_save(self, args, state, control, **kwargs):  # type: ignore[no-untyped-def]
         if state.is_world_process_zero:
             begun = self.work / "begun.json"
             write_json(begun, read_object(begun) | {"seconds": time.time() - self.start})
+        self.speed.pause(self.step_ended)
 
     def on_log(self, args, state, control, logs=None, **kwargs):  # type: ignore[no-untyped-def]
         if not state.is_world_process_zero:
             return
         logs = logs or {}
+        if state.log_history and "num_tokens" in logs:
+            state.log_history[-1] |= self.speed.measure(logs, state.global_step)
         write_log(state.log_history, self.work / "log.csv")
         if any(not math.isfinite(logs.get(key, 0.0)) for key in ("loss", "grad_norm")):
             # Where gradients are sharded, on_pre_optimizer_step sees none of them.
@@ -79,12 +88,14 @@ class StageLog(TrainerCallback):
             raise UserError(f"the gradient is not a number at step {state.global_step + 1} of {self.work}: {ADVICE}")
 
     def on_step_end(self, args, state, control, model=None, **kwargs):  # type: ignore[no-untyped-def]
-        last = state.global_step == state.max_steps
+        last, self.step_ended = state.global_step == state.max_steps, time.perf_counter()
         if self.dev_score is None or not (state.global_step % self.every == 0 or last):
             return
         if state.is_world_process_zero:
             self._score_on_dev(self.dev_score, model, state)
         process_state().wait_for_everyone()
+        self.speed.pause(self.step_ended)
+        self.step_ended = time.perf_counter()
 
     def _score_on_dev(self, dev_score: DevScore, model: PreTrainedModel, state: Any) -> None:
         training = model.training

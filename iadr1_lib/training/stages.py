@@ -26,7 +26,7 @@ from transformers.trainer_utils import get_last_checkpoint
 from iadr1_lib.errors import UserError
 from iadr1_lib.files import read_object, write_json
 from iadr1_lib.models import ModelSettings, load_model
-from iadr1_lib.training.settings import StageSettings
+from iadr1_lib.training.settings import SHARING, StageSettings
 
 _PARTS = ("checkpoints", "model", "adapter", "best.json", "log.csv", "begun.json", "stage.json")  # stage.json last
 
@@ -64,7 +64,7 @@ def fingerprint(inputs: Inputs) -> str:
     """Hash of what a stage is made from: weights, records, settings, seed.
 
     Not of the pictures that records name, nor of code and library versions: after a change there, use --force. How a
-    step is shared among processes and passes does not count.
+    step is shared among processes and passes does not count, nor does checkpointing: another card may ask for another.
     """
     digest = hashlib.sha256()
     for file in sorted(inputs.model_dir.glob("*.safetensors")):
@@ -72,9 +72,9 @@ def fingerprint(inputs: Inputs) -> str:
             digest.update(hashlib.file_digest(opened, "sha256").digest())
     digest.update(inputs.records.read_bytes())
     step_size = inputs.settings.step_size(process_state().num_processes)
-    values = asdict(inputs.settings) | {"step_size": step_size}
-    del values["per_device_train_batch_size"], values["gradient_accumulation_steps"]
-    digest.update(json.dumps([values, asdict(inputs.model), inputs.seed], sort_keys=True).encode())
+    values = {key: value for key, value in asdict(inputs.settings).items() if key not in SHARING}
+    model = asdict(inputs.model) | {"gradient_checkpointing": False}
+    digest.update(json.dumps([values | {"step_size": step_size}, model, inputs.seed], sort_keys=True).encode())
     return digest.hexdigest()
 
 

@@ -5,17 +5,22 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
+from statistics import mean
 from typing import Any, TypeVar
 
 import torch
+from datasets import Dataset
 from safetensors import SafetensorError
 from transformers import LlavaForConditionalGeneration, PrinterCallback
+from transformers.utils import is_torch_tf32_available
 from trl import GRPOConfig, GRPOTrainer, SFTConfig, SFTTrainer
 
 from iadr1_lib import models, rewards
@@ -24,8 +29,11 @@ from iadr1_lib.errors import UserError, one_line
 from iadr1_lib.files import raise_if_full, write_json
 from iadr1_lib.models import ModelSettings
 from iadr1_lib.records import Stage, grid_of, read_rows, row_notes
+from iadr1_lib.training import speed
 from iadr1_lib.training.dataset import alternate_labels, eos_suffix, pa_sft_dataset, sc_grpo_dataset
+from iadr1_lib.training.fitting import OutOfMemory, fit, smaller, until_it_fits
 from iadr1_lib.training.settings import RELEASED, PaSftSettings, ScGrpoSettings
+from iadr1_lib.training.speed import Speed
 from iadr1_lib.training.stage_log import ADVICE, DevScore, StageLog, StepClock, write_log
 from iadr1_lib.training.stages import (
     Inputs,
@@ -68,14 +76,22 @@ def train_pa_sft(
     Raises:
         UserError: the start model, a record, a picture or a setting is faulty; nothing was trained or removed.
     """
-    inputs = Inputs(models.require_weights(model_dir), Path(records), settings, model or ModelSettings(), seed)
-    folder, rows = _open(inputs, Path(out), "pa_sft", force)
+    model = model or ModelSettings()
+    if settings.learning_rate == RELEASED:
+        known = models.named(model.name)
+        settings = replace(settings, learning_rate=known.pa_sft_rate if known else 1e-5)
+    inputs = Inputs(models.require_weights(model_dir), Path(records), settings, model, seed)
+    return until_it_fits(partial(_pa_sft, Path(out), dev_score, force), inputs)
+
+
+def _pa_sft(out: Path, dev_score: DevScore | None, force: bool, inputs: Inputs, goes_on: bool) -> Path:
+    folder, rows = _open(inputs, out, "pa_sft", force or goes_on)
     if not rows:
         return folder.model
+    inputs = fit(inputs)
+    settings = inputs.settings
+    assert isinstance(settings, PaSftSettings)
     processor, family = models.load_processor(inputs.model_dir), models.family_of(inputs.model_dir)
-    if settings.learning_rate == RELEASED:
-        known = models.named(inputs.model.name)
-        inputs = replace(inputs, settings=replace(settings, learning_rate=known.pa_sft_rate if known else 1e-5))
     config = _config(
         SFTConfig,
         folder,
@@ -83,21 +99,24 @@ def train_pa_sft(
         max_length=None,  # the default of 1024 would cut image tokens of the large models
         completion_only_loss=True,
     )
-    resume = folder.prepare(force)
+    resume = folder.prepare(force and not goes_on)
     # After the configuration: only then does DeepSpeed shard the weights while they are loaded.
     policy = models.load_for_training(inputs.model_dir, inputs.model)
-    models.freeze(policy, family, family.frozen if settings.frozen == RELEASED else settings.frozen)
-    log = StageLog(folder.work, processor, dev_score, settings, ["loss", "mean_token_accuracy"])
+    frozen = family.frozen if settings.frozen == RELEASED else settings.frozen
+    models.freeze(policy, family, frozen)
+    dataset = pa_sft_dataset(rows, eos_suffix(processor), settings.max_pixels)
+    lengths = [len(processor.tokenizer(row["messages"][-1]["content"])["input_ids"]) for row in rows]
+    meter = _speed(inputs, dataset, frozen, answer=mean(lengths))
+    log = StageLog(folder.work, processor, dev_score, settings, ["loss", "mean_token_accuracy"], meter)
     trainer = SFTTrainer(
         model=policy,
         args=config,
-        train_dataset=pa_sft_dataset(rows, eos_suffix(processor), settings.max_pixels),
+        train_dataset=dataset,
         processing_class=processor,
         callbacks=[log],
         peft_config=models.lora_config(inputs.model_dir, inputs.model),
     )
-    longest = max(len(processor.tokenizer(row["messages"][-1]["content"])["input_ids"]) for row in rows)
-    more = {"grid": grid_of(rows[0]), "answer_tokens": longest + 1}  # one more ends the answer
+    more = {"grid": grid_of(rows[0]), "answer_tokens": max(lengths) + 1}  # one more ends the answer
     return _run(trainer, folder, inputs, log, resume, more)
 
 
@@ -122,16 +141,30 @@ def train_sc_grpo(
             generates.
     """
     inputs = Inputs(models.require_weights(model_dir), Path(records), settings, model or ModelSettings(), seed)
-    folder, rows = _open(inputs, Path(out), "sc_grpo", force)
+    return until_it_fits(partial(_sc_grpo, Path(out), dev_score, vllm, force), inputs)
+
+
+def _sc_grpo(
+    out: Path,
+    dev_score: DevScore | None,
+    vllm: Mapping[str, Any] | None,
+    force: bool,
+    inputs: Inputs,
+    goes_on: bool,
+) -> Path:
+    folder, rows = _open(inputs, out, "sc_grpo", force or goes_on)
     if not rows:
         return folder.model
+    inputs = fit(inputs, vllm)
+    settings = inputs.settings
+    assert isinstance(settings, ScGrpoSettings)
     grid, start = grid_of(rows[0]), inputs.model_dir
     if (known := stage_note(start).get("grid", grid)) != grid:
         raise UserError(
-            f"{start} was trained on places of a grid of {known} x {known} cells, and those of {records} are of "
+            f"{start} was trained on places of a grid of {known} x {known} cells, and those of {inputs.records} are of "
             f"{grid} x {grid}: write records with the same grid"
         )
-    dataset = sc_grpo_dataset(alternate_labels(rows, seed), settings.rewards, settings.max_pixels)
+    dataset = sc_grpo_dataset(alternate_labels(rows, inputs.seed), settings.rewards, settings.max_pixels)
     processor, family = models.load_processor(start), models.family_of(start)
     if vllm:
         no_image_tokens: dict[str, Any] = {"bad_words": list(family.image_marks)}
@@ -150,9 +183,10 @@ def train_sc_grpo(
         shuffle_dataset=False,  # alternate_labels did
         log_completions=False,
     )
-    resume = folder.prepare(force)
+    resume = folder.prepare(force and not goes_on)
     shown = ["reward", "rewards/accuracy_reward/mean", "completions/mean_length", "frac_reward_zero_std", "kl"]
-    log, clock = StageLog(folder.work, processor, dev_score, settings, shown), StepClock()
+    meter, clock = _speed(inputs, dataset, frozen=()), StepClock()
+    log = StageLog(folder.work, processor, dev_score, settings, shown, meter)
     first, *others = rewards.reward_functions(settings.rewards, settings.reward_parts, grid)
     trainer = GRPOTrainer(
         model=str(start),  # a path: with beta > 0 TRL loads the reference model from it
@@ -187,9 +221,18 @@ def _open(inputs: Inputs, out: Path, stage: Stage, force: bool) -> tuple[StageFo
     return folder, rows
 
 
+def _speed(inputs: Inputs, dataset: Dataset, frozen: Sequence[str], answer: float | None = None) -> Speed:
+    """What measures the stage; the first record stands for all. Without a GPU there is no rate to compare with."""
+    processes, arithmetic = process_state().num_processes, None
+    if torch.cuda.is_available():
+        width, height = dataset[0]["images"][0].size
+        arithmetic = speed.arithmetic(inputs.model_dir, (height, width), frozen, inputs.model.lora_rank)
+    return Speed(inputs.settings.step_size(processes), processes, answer, arithmetic)
+
+
 def _config(kind: type[ConfigT], folder: StageFolder, inputs: Inputs, **more: Any) -> ConfigT:
     """The trainer's configuration: the profile's settings, what the stage folder needs, and `more`."""
-    checkpointing = inputs.model.gradient_checkpointing
+    checkpointing, on_gpu = bool(inputs.model.gradient_checkpointing), torch.cuda.is_available()
     try:
         return kind(
             **inputs.settings.for_trl(),
@@ -205,14 +248,26 @@ def _config(kind: type[ConfigT], folder: StageFolder, inputs: Inputs, **more: An
             disable_tqdm=True,
             gradient_checkpointing=checkpointing,
             gradient_checkpointing_kwargs={"use_reentrant": False} if checkpointing else None,
-            dataloader_num_workers=0,
-            dataloader_pin_memory=torch.cuda.is_available(),
+            dataloader_num_workers=_workers(),
+            dataloader_pin_memory=on_gpu,
+            # What autocast leaves in float32 need not be exact either. The mini VLM's profiles have no bf16.
+            tf32=True if inputs.settings.bf16 and is_torch_tf32_available() else None,
             remove_unused_columns=False,
             ddp_find_unused_parameters=True,  # some families do not use the last weights of the tower
-            use_cpu=not torch.cuda.is_available(),
+            use_cpu=not on_gpu,
         )
     except (TypeError, ValueError) as error:
         raise UserError(f"{kind.__name__} refuses the settings of this stage: {one_line(error, 400)}") from error
+
+
+def _workers() -> int:
+    """Processes that open pictures while the GPU works; a processor that trains has nothing to spare.
+
+    They change no number: which rows come when is decided in this process. Only where processes are forked: others
+    would have to be sent the data set.
+    """
+    forked = torch.cuda.is_available() and sys.platform == "linux"
+    return min(4, os.cpu_count() or 1) if forked else 0  # four open and scale some hundred pictures a second
 
 
 def _run(
@@ -238,7 +293,10 @@ def _run(
             models.load_model(checkpoint, "cpu")[0].state_dict()
         )
     trainer.remove_callback(PrinterCallback)  # StageLog prints instead, and less often
-    _train(trainer, work, resume)
+    try:
+        _train(trainer, work, resume)
+    except torch.OutOfMemoryError as error:
+        raise OutOfMemory(smaller(inputs, folder)) from error
     if not log.keeps_best and (sharded or state.is_main_process):
         model = trainer.accelerator.unwrap_model(trainer.model)
         save_model(model, log.processor, work / part_to_save(model), trainer.save_model if sharded else None)
@@ -247,6 +305,7 @@ def _run(
             export_merged(inputs.model_dir, work / "adapter", log.processor, work / "model")
         write_log(trainer.state.log_history, work / "log.csv")
         more |= {"seconds": round(time.time() - log.start, 1), "steps": trainer.state.global_step}
+        more |= speed.summary(trainer.state.log_history)
         facts = {"fingerprint": folder.fingerprint, **inputs.facts(), **more, "processes": state.num_processes}
         write_json(work / "stage.json", facts)
         shutil.rmtree(folder.checkpoints, ignore_errors=True)
