@@ -13,13 +13,14 @@ from __future__ import annotations
 import random
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from iadr1_lib.data import (
     Table,
+    category_of,
     check_health,
     leakage,
     load_hub,
@@ -201,6 +202,9 @@ def _write_parts(
     run: Run, parts: dict[str, list[Sample]], problems: list[dict[str, Any]], sentences: list[str], made_from: str
 ) -> None:
     for part, samples in parts.items():
+        samples = [replace(s, type=category_of(s)) if s.label == "yes" else s for s in samples]
+        if part != "test":  # as in the drawn world: the part is the set that a number is of
+            samples = [replace(sample, benchmark=part) for sample in samples]
         write_text(run.path(SOURCE, f"{part}.jsonl"), json_lines(map(asdict, samples)))
     write_text(run.path(SOURCE, "left_out.jsonl"), json_lines(problems))
     counts = {part: dict(Counter(sample.label for sample in samples)) for part, samples in parts.items()}

@@ -11,11 +11,17 @@ from iadr1_lib.training.launch import VLLM_LENGTH, EngineSettings, require_vllm
 from iadr1_lib.training.settings import PaSftSettings, ScGrpoSettings
 
 if TYPE_CHECKING:
-    from iadr1_lib.training.dataset import eos_suffix, pa_sft_dataset, sc_grpo_dataset
+    from iadr1_lib.training.dataset import alternate_labels, eos_suffix, pa_sft_dataset, sc_grpo_dataset
     from iadr1_lib.training.stages import stage_note
     from iadr1_lib.training.trainers import train_pa_sft, train_sc_grpo
 
-_NEED_TORCH = {"eos_suffix": "dataset", "pa_sft_dataset": "dataset", "sc_grpo_dataset": "dataset", "stage_note": "stages"}
+_NEED_TORCH = {
+    "alternate_labels": "dataset",
+    "eos_suffix": "dataset",
+    "pa_sft_dataset": "dataset",
+    "sc_grpo_dataset": "dataset",
+    "stage_note": "stages",
+}
 _NEED_TORCH |= {"train_pa_sft": "trainers", "train_sc_grpo": "trainers"}
 
 
