@@ -144,7 +144,7 @@ def test_an_api_model_is_asked_in_the_words_of_the_prompt_mode(
 def test_pictures_are_sent_with_at_most_512_pixels_on_the_longer_side(
     server: ApiServer, make: Make, samples: list[Sample], tmp_path: Path
 ) -> None:
-    sizes = [((1024, 700), (512, 350)), ((300, 1537), (99, 512)), ((512, 512), (512, 512)), ((40, 9), (40, 9))]
+    sizes = [((1024, 700), (512, 350)), ((300, 1537), (100, 512)), ((512, 512), (512, 512)), ((40, 9), (40, 9))]
     for (size, _), sample in zip(sizes, samples, strict=False):
         Image.new("RGB", size, "white").save(sample.image)
     predict_remote(make(), samples[: len(sizes)], tmp_path / "p.jsonl")

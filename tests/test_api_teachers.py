@@ -102,21 +102,6 @@ def test_what_did_not_work_is_a_draft_without_reasoning(
     assert draft.reasoning is None and draft.failure and re.match(sentence, draft.failure)
 
 
-def test_own_prompts_and_their_mistakes(remote: Remote, task: Callable[..., Task], tmp_path: Path) -> None:
-    path = tmp_path / "prompts.yaml"
-    with pytest.raises(UserError, match="prompts.yaml cannot be read"):
-        ApiTeacher(remote, path)
-    for text in ("system: [", "system: hello", "- a"):
-        path.write_text(text)
-        with pytest.raises(UserError, match="prompts.yaml cannot be read .* system, defective, normal, again"):
-            ApiTeacher(remote, path)
-    path.write_text("system: s {cells}\ndefective: d {type}\nnormal: n\nagain: a {reason}\n")
-    teacher = ApiTeacher(remote, path)
-    assert teacher.request(task()).text == "d scratch"
-    with pytest.raises(UserError, match="The prompt again .*'reason'.*use cells, .*reasons"):
-        teacher.request(task(attempt=1))
-
-
 # --------------------------------------------------------------------------------------------- recordings
 
 

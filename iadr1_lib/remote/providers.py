@@ -8,10 +8,9 @@ from __future__ import annotations
 import base64
 import importlib
 import io
-import math
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -52,7 +51,7 @@ class Endpoint:
     max_tokens: int = 4000  # of a reply, the model's own thinking included
     extra: Mapping[str, Any] = field(default_factory=dict)  # of the request's body, such as {"temperature": 0.0}
     timeout: float = 120.0  # seconds of one try
-    requests_per_minute: float | None = None  # no limit by default; retries count
+    requests_per_minute: float | None = None  # no limit by default; retries do not count
     concurrency: int = 4  # requests under way at the same time
     # After 408, 409, 429, 5xx, a time-out or a lost connection. The SDKs wait 0.5 s, doubled each time up to 8 s, or as
     # long as Retry-After says.
@@ -83,16 +82,15 @@ class Endpoint:
 class Request:
     """One question: a system message, a text, and the images that go before it.
 
-    An image of more than `max_pixels` pixels, or with a side of more than `max_side`, is scaled down, its shape kept.
+    An image with a side of more than `max_side` pixels is scaled down, its shape kept.
     `attempt` is not sent: the same question under another number is a new request, not answered from the cache.
     """
 
     system: str
     text: str
     images: tuple[Path, ...] = ()
-    max_pixels: int = 1_000_000
     attempt: int = 0
-    max_side: int | None = None
+    max_side: int = 1024
 
 
 @dataclass(frozen=True)
@@ -115,29 +113,20 @@ class Reply:
     logprobs: list[dict[str, Any]] | None = None
 
 
-def encode_image(path: Path, max_pixels: int, max_side: int | None = None) -> str:
+def encode_image(path: Path, max_side: int) -> str:
     """A picture as PNG in base64, scaled down as `Request` says and without its metadata; errors as `open_image`.
 
     PNG, since JPEG blurs fine scratches; a million pixels stay below 5 MB, the lowest limit of the providers.
     """
     image = open_image(path)
-    if (size := scaled_size(image.size, max_pixels, max_side)) != image.size:
-        image = image.resize(size, Image.Resampling.LANCZOS)
+    image.thumbnail((max_side, max_side), Image.Resampling.LANCZOS)
     buffer = io.BytesIO()
     Image.frombytes("RGB", image.size, image.tobytes()).save(buffer, format="PNG")  # the pixels alone
     return base64.b64encode(buffer.getvalue()).decode()
 
 
-def scaled_size(size: tuple[int, int], max_pixels: int, max_side: int | None) -> tuple[int, int]:
-    """Width and height in pixels that are sent of a picture of this width and height."""
-    longer = max(size)
-    scale = min(1.0, (max_side or longer) / longer, math.sqrt(max_pixels / math.prod(size)))
-    width, height = (max(1, int(side * scale + 1e-6)) for side in size)  # 1e-6: 1537 * (512 / 1537) is 512
-    return width, height
-
-
 class Provider:
-    """A protocol, spoken by the provider's own SDK, which calls `before_try` with each HTTP request, retries too.
+    """A protocol, spoken by the provider's own SDK.
 
     Raises:
         UserError: the SDK is not installed, or no key is set.
@@ -146,7 +135,7 @@ class Provider:
     address: ClassVar[str]
     client_class: ClassVar[str]
 
-    def __init__(self, endpoint: Endpoint, before_try: Callable[[Any], None]) -> None:
+    def __init__(self, endpoint: Endpoint) -> None:
         self.endpoint = endpoint
         try:
             self.sdk: Any = importlib.import_module(endpoint.provider)
@@ -157,13 +146,12 @@ class Provider:
         key = os.environ.get(variable, "").strip() if variable else "none"  # the SDKs require some key
         if not key:
             raise UserError(f"no key for {endpoint.name}: set the environment variable {variable} to it and run again")
-        hooks = {"request": [before_try], "response": [_refuse_long_pause]}
         self.client = getattr(self.sdk, self.client_class)(
             api_key=key,
             base_url=endpoint.address,
             timeout=endpoint.timeout,
             max_retries=endpoint.retries,
-            http_client=self.sdk.DefaultHttpxClient(event_hooks=hooks),
+            http_client=self.sdk.DefaultHttpxClient(event_hooks={"response": [_refuse_long_pause]}),
         )
 
     def ask(self, request: Request) -> Reply:
@@ -173,7 +161,7 @@ class Provider:
             TransientError: no readable reply, or none after all retries.
             UserError: the server rejects the key, the model or the request; an image cannot be read.
         """
-        images = [encode_image(path, request.max_pixels, request.max_side) for path in request.images]
+        images = [encode_image(path, request.max_side) for path in request.images]
         try:
             return self.answer(request, images)
         except self.sdk.APIStatusError as error:
