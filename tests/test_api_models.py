@@ -317,7 +317,7 @@ def test_evaluate_asks_a_server(
     name = f"openai:qwen@{server.url}/v1"
     words = ("--model", name, "--data", parts, "--out", out, "--concurrency", 2, "--key-variable", "MY_KEY")
     for _ in range(2):  # made anew from the kept replies
-        result = evaluate(*words, "--requests-per-minute", 6000, "--max-tokens", 30)
+        result = evaluate(*words, "--requests-per-minute", 6000, "--max-new-tokens", 30)
         assert result.exit_code == 0, result.output
     assert len(server.seen) == 6 and server.seen[0].body["max_tokens"] == 30
     assert "Bearer secret" in str(server.seen[0].headers)

@@ -370,5 +370,7 @@ def test_the_cap_stops_the_sending_and_is_kept(server: ApiServer, make: Make, co
     assert len(sent) == len(server.seen) - before <= 6 and len(sent) >= (6 if concurrency == 1 else 2)
     assert remote.spent.dollars is not None and remote.spent.dollars <= 0.07
     unsent = [reply for reply in replies if reply.status == "unsent"]
-    assert len(unsent) == 19 - len(sent) and all("the cost cap of $0.07 is reached" in reply.message for reply in unsent)
+    assert len(unsent) == 19 - len(sent) and all(
+        "the cost cap of $0.07 is reached" in reply.message for reply in unsent
+    )
     assert replies[-1].cached, "what is there is given out all the same"
