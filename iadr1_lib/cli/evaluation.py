@@ -286,6 +286,7 @@ def sanity(
     seed: SeedOption = 0,
 ) -> None:
     """Say what a benchmark measures before any model has looked: simple predictors, training pictures in the test."""
+    from iadr1_lib.evaluation import metric_rows
     from iadr1_lib.evaluation import sanity as room
 
     require_metrics_file(out)
@@ -299,7 +300,7 @@ def sanity(
     if out:
         hashed = [path for named, table in zip(data, tables, strict=True) for path in _hashed(named, table)]
         settings = {"data": [str(folder) for folder in data], "train": [str(folder) for folder in train or []]}
-        record = {"rows": room.metric_rows(results), "provenance": stamp(settings, seed, hashed)}
+        record = {"rows": metric_rows(results, "sanity"), "provenance": stamp(settings, seed, hashed)}
         print(f"metrics in {write_json(out, record)}")
 
 

@@ -22,12 +22,6 @@ from iadr1_lib.errors import UserError, one_line
 
 LONGEST_PAUSE = 120  # seconds; a server that asks for a longer one will not be back during this run
 REFUSALS = {"content_filter", "content_policy_violation"}  # OpenAI's error codes
-ADVICE = {  # where the same request again would fail again, by HTTP status
-    401: "set a valid key in {key}",
-    402: "top the account up",
-    403: "choose another model or ask for access with the key in {key}",
-    404: "check the model's name and base_url",
-}
 
 
 class TransientError(Exception):
@@ -183,16 +177,12 @@ class Provider:
         code, status, message = getattr(error, "code", None), error.status_code, one_line(error.message)
         if code in REFUSALS:
             return Reply(None, "refused", f"{self.endpoint.name} refused: {message}")
-        if code == "insufficient_quota":  # OpenAI's 429 for an empty account
-            status = 402
-        if status in {408, 409, 429} or status >= 500:
+        if status in {408, 409, 429} and code != "insufficient_quota" or status >= 500:
             raise TransientError(f"status {status}, {message}")
         images = ", ".join(map(str, request.images)) or "no image"
-        advice = ADVICE.get(status, "change what the message names, or leave the image out")
-        advice = advice.format(key=self.endpoint.key_name or "key_variable")
         raise UserError(
-            f"{self.endpoint.name} at {self.endpoint.address} rejects the request with {images} "
-            f"(status {status}, {message}): {advice}, then run again; replies are kept"
+            f"{self.endpoint.name} at {self.endpoint.address} rejects the request with {images} (status {status}, "
+            f"{message}): check key, model and base_url, then run again; replies are kept"
         ) from error
 
 
