@@ -90,24 +90,6 @@ def answering(model: ModuleType, monkeypatch: pytest.MonkeyPatch) -> Callable[[s
     return say
 
 
-@pytest.fixture
-def parts(tmp_path: Path) -> Path:
-    """A data set of one category: four normal test pictures, four with a scratch in the top left cell."""
-    root = tmp_path / "parts"
-    for folder in ("train/good", "test/good", "test/scratch", "ground_truth/scratch"):
-        (root / "bolt" / folder).mkdir(parents=True)
-    for number in range(4):
-        normal = np.full((60, 60), 200 + number, np.uint8)
-        marked = normal.copy()
-        marked[5:12, 5:12] = 0
-        Image.fromarray(normal).save(root / "bolt" / "test" / "good" / f"{number:03}.png")
-        Image.fromarray(marked).save(root / "bolt" / "test" / "scratch" / f"{number:03}.png")
-        mask = Image.fromarray(np.where(marked == 0, 255, 0).astype(np.uint8))
-        mask.save(root / "bolt" / "ground_truth" / "scratch" / f"{number:03}_mask.png")
-    Image.fromarray(np.full((60, 60), 190, np.uint8)).save(root / "bolt" / "train" / "good" / "000.png")
-    return root
-
-
 def test_help_lists_every_command() -> None:
     result = iadr1("--help")
     assert result.exit_code == 0
@@ -286,18 +268,6 @@ def test_sanity_says_what_a_benchmark_measures(parts: Path, tmp_path: Path) -> N
     assert "nowhere" in complaint(iadr1("sanity", "--data", tmp_path / "nowhere"))
 
 
-@pytest.mark.parametrize("weights", [False, True])
-def test_model_folder_that_holds_no_model_is_named(parts: Path, tmp_path: Path, weights: bool) -> None:
-    folder = tmp_path / "no_model"
-    if weights:
-        folder.mkdir()
-        (folder / "config.json").write_text("{}")
-    said = complaint(iadr1("evaluate", "--model", folder, "--data", parts, "--out", tmp_path / "metrics.json"))
-    assert str(folder) in said
-    image = parts / "bolt" / "test" / "good" / "000.png"
-    assert str(folder) in complaint(iadr1("inspect", "--model", folder, image))
-
-
 def test_inspect_prints_the_answer_and_marks_the_picture(answering: Callable[[str], None], tmp_path: Path) -> None:
     answering(YES)
     path = tmp_path / "picture.png"
@@ -400,20 +370,6 @@ def test_a_path_that_cannot_be_used_is_told_in_one_line(tmp_path: Path, monkeypa
     for words in (("report", "--out", tmp_path / "rows.json"), ("run", "--profile", "smoke")):
         told = complaint(iadr1(*words))
         assert str(tmp_path) in told and "Read-only file system" in told
-
-
-def test_expert_ad_lists_what_cannot_be_used(parts: Path, tmp_path: Path) -> None:
-    good = parts / "bolt" / "test" / "good"
-    (good / "text.png").write_text("no picture")
-    (good / "cut off.png").write_bytes((good / "000.png").read_bytes()[:60])
-    Image.new("L", (3, 3)).save(good / "tiny.png")
-    Image.new("I;16", (60, 60), 9000).save(good / "\u5de5\u5382 16.png")
-    (good / "out.png").symlink_to("/etc/hostname")
-    result = iadr1("expert-ad", "--data", parts, "--out", tmp_path / "set", "--workers", 1)
-    assert result.exit_code == 0, result.output
-    rows = [json.loads(line) for line in (tmp_path / "set" / "rejected.jsonl").read_text().splitlines()]
-    why = {Path(row["image"]).name: row["failed"]["drawing"] for row in rows}
-    assert why == {"text.png": "unreadable", "cut off.png": "unreadable", "tiny.png": "too small", "out.png": "outside"}
 
 
 def test_expert_ad_records_a_teacher_and_plays_it_back(parts: Path, tmp_path: Path) -> None:
