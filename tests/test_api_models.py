@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,7 @@ from iadr1_lib.cli.app import app
 from iadr1_lib.errors import UserError
 from iadr1_lib.evaluation import PREDICTION_KEYS, PROMPTS, agreement, read_predictions, score
 from iadr1_lib.records import Sample
-from iadr1_lib.remote import Remote, endpoint_named, p_yes, predict_remote
+from iadr1_lib.remote import Remote, endpoint_named, predict_remote
 
 NAMES = {"anthropic": "claude-sonnet-4", "openai": "gpt-4.1"}
 Make = Callable[..., Remote]
@@ -75,22 +74,22 @@ def values_of(path: Path) -> dict[str, float]:
 
 
 @pytest.mark.parametrize(
-    ("name", "provider", "model", "address", "logprobs", "priced"),
+    ("name", "provider", "model", "address", "priced"),
     [
-        ("gpt-4.1", "openai", "gpt-4.1", None, True, True),
-        ("gpt-4o", "openai", "gpt-4o", None, True, True),
-        ("gpt-6-sol", "openai", "gpt-6-sol", None, False, True),
-        ("claude-sonnet-4", "anthropic", "claude-sonnet-4-20250514", None, False, True),
-        ("openai:org/m@http://localhost/v1", "openai", "org/m", "http://localhost/v1", True, False),
-        ("anthropic:new-name", "anthropic", "new-name", None, False, False),
+        ("gpt-4.1", "openai", "gpt-4.1", None, True),
+        ("gpt-4o", "openai", "gpt-4o", None, True),
+        ("gpt-6-sol", "openai", "gpt-6-sol", None, True),
+        ("claude-sonnet-4", "anthropic", "claude-sonnet-4-20250514", None, True),
+        ("openai:org/m@http://localhost/v1", "openai", "org/m", "http://localhost/v1", False),
+        ("anthropic:new-name", "anthropic", "new-name", None, False),
     ],
 )
 def test_names_of_models(
-    tmp_path: Path, name: str, provider: str, model: str, address: str | None, logprobs: bool, priced: bool
+    tmp_path: Path, name: str, provider: str, model: str, address: str | None, priced: bool
 ) -> None:
     endpoint = endpoint_named(name)
     assert endpoint and (endpoint.provider, endpoint.model, endpoint.base_url) == (provider, model, address)
-    assert ("logprobs" in endpoint.extra, bool(Remote(endpoint, tmp_path).spent.price)) == (logprobs, priced)
+    assert bool(Remote(endpoint, tmp_path).spent.price) == priced
 
 
 def test_other_names_and_those_of_folders_are_no_apis(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -98,13 +97,6 @@ def test_other_names_and_those_of_folders_are_no_apis(tmp_path: Path, monkeypatc
     (tmp_path / "gpt-4o").mkdir()
     for name in ("runs/mini-s0/sc_grpo/model", "m", "./gpt-4.1/x", "gpt-4.1/model", "acme:x", ".", "gpt-4o"):
         assert endpoint_named(name) is None
-
-
-def test_log_probabilities_can_be_asked_for_or_not() -> None:
-    asked, spared = endpoint_named("gpt-6-sol", True), endpoint_named("gpt-4.1", False)
-    assert asked and asked.extra["logprobs"] and spared and not spared.extra
-    with pytest.raises(UserError, match="no log-probabilities"):
-        endpoint_named("claude-sonnet-4", True)
 
 
 # ------------------------------------------------------------------------------------------------- asking
@@ -209,47 +201,6 @@ def test_a_server_that_dies_is_not_asked_about_every_picture(server: ApiServer, 
     before = len(server.seen)
     predict_remote(make(), many, out)
     assert len(rows_of(out)) == 36 and len(server.seen) == before + 33
-
-
-# ------------------------------------------------------------------------------------------------- P(Yes)
-
-
-def tokens(*words: str, **top: float) -> list[dict[str, Any]]:
-    """Log-probabilities of an answer; `top` are the chances at each place."""
-    return [{"token": word, "top": {name: math.log(chance) for name, chance in top.items()}} for word in words]
-
-
-def test_p_yes_is_read_where_the_word_is_chosen() -> None:
-    sure, unsure = {"Yes": 0.8, "No": 0.1, "yes": 0.1}, {"Yes": 0.3, "No": 0.3}
-    assert p_yes(tokens("Yes", ".", **sure)) == pytest.approx(0.9)
-    assert p_yes([*tokens("I see : ", **unsure), *tokens(" yes", **sure)]) == pytest.approx(0.9)
-    tagged = [*tokens("No", " dent", "<answer", **unsure), *tokens(">Yes", "</", "answer>", **sure)]
-    assert p_yes(tagged) == pytest.approx(0.9), "the tag counts before an earlier word"
-    assert p_yes([*tokens("No", "thing", **unsure), *tokens(" no", **sure)]) == pytest.approx(0.9)
-    assert p_yes(tokens("maybe", **sure)) is None
-    assert p_yes(tokens("Yes", perhaps=0.9)) is None
-    assert p_yes([]) is None and p_yes(None) is None
-
-
-def test_log_probabilities_of_the_server_become_p_yes(
-    server: ApiServer, make: Make, samples: list[Sample], tmp_path: Path
-) -> None:
-    top = [{"token": word, "logprob": math.log(chance)} for word, chance in (("Yes", 0.75), (" No", 0.25))]
-    good: Any = {"content": [{"token": "Yes", "logprob": math.log(0.75), "top_logprobs": top}]}
-    told: list[Any] = [good, None, {"content": None}, {"content": [{"token": "Yes"}]}, {"content": [7]}, [1]]
-
-    def answer(number: int, seen: Seen) -> Step:
-        assert (seen.body["logprobs"], seen.body["top_logprobs"]) == (True, 20)
-        body = openai_reply("Yes").body
-        body["choices"][0]["logprobs"] = told[number]
-        return Step(body)
-
-    server.answer = answer
-    out = predict_remote(make(), samples[:6], tmp_path / "p.jsonl")
-    chances = [row["p_yes"] for row in rows_of(out)]
-    assert chances == [pytest.approx(0.75), *[None] * 5], "what cannot be read leaves the answer as it is"
-    again = predict_remote(make(), samples[:6], tmp_path / "q.jsonl")
-    assert again.read_bytes() == out.read_bytes() and len(server.seen) == 6
 
 
 # ------------------------------------------------------------------------------------------------- the command

@@ -63,12 +63,11 @@ def slowly(server: ApiServer, seconds: float) -> None:
 def test_a_request_holds_key_system_image_and_text(
     server: ApiServer, make: Make, picture: Path, provider: str, path: str
 ) -> None:
-    extra = {"temperature": 0.3, "top_k": 5}
-    reply = one(make(provider, extra=extra), Request("be brief", "what is it?", (picture,)))
+    reply = one(make(provider), Request("be brief", "what is it?", (picture,)))
     assert reply == Reply("echo what is it?", "ok", "", 1000, 100)
     (seen,) = server.seen
     assert seen.path == path and "secret" in str(seen.headers)
-    assert (seen.body["max_tokens"], seen.body["temperature"], seen.body["top_k"]) == (4000, 0.3, 5)
+    assert seen.body["max_tokens"] == 4000
     system = seen.body.get("system") or seen.body["messages"][0]["content"]
     assert system == "be brief" and "image/png" in str(seen.content[0])
     assert np.array_equal(np.asarray(seen.picture), np.asarray(Image.open(picture)))
@@ -226,9 +225,9 @@ def test_whatever_changes_the_request_is_asked_anew(
     changes = [{"system": "S"}, {"text": "T"}, {"images": (other,)}, {"images": (picture, other)}]
     changes += [{"max_side": 20}, {"attempt": 1}]
     list(make().ask([base, *(replace(base, **change) for change in changes)]))
-    for change in ({"model": "another"}, {"max_tokens": 5}, {"extra": {"a": 1}}, {"provider": "openai"}):
+    for change in ({"model": "another"}, {"max_tokens": 5}, {"provider": "openai"}):
         one(make(**change), base)
-    assert len(server.seen) == 11
+    assert len(server.seen) == 10
     moved = picture.rename(tmp_path / "moved.png")
     assert one(make(timeout=3, concurrency=9, retries=1), replace(base, images=(moved,))).cached
 

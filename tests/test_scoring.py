@@ -254,7 +254,7 @@ def test_a_value_with_its_interval_as_text(numbers, level, difference):
     row = numbers and dict(zip(("value", "low", "high"), numbers, strict=True))
     assert interval_text(row) == level and interval_text(row, signed=True) == difference
     seeds = {"value": 50, "low": 40, "high": 60, "interval": SEED_RANGE}
-    assert interval_text(seeds, decimals=0) == "50 (40 to 60)"  # not a confidence interval: round brackets
+    assert interval_text(seeds) == "50.0 (40.0 to 60.0)"  # not a confidence interval: round brackets
 
 
 # --- parsers side by side -------------------------------------------------------------------------------

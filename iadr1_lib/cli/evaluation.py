@@ -68,7 +68,6 @@ class AskingOptions:
     max_new_tokens: Annotated[
         int | None, typer.Option(min=1, help="Longest answer, thinking included; by default the model's, API: 600.")
     ] = None
-    logprobs: Annotated[bool | None, typer.Option(help="API: ask for them; by default where it has them.")] = None
 
 
 @dataclass
@@ -105,7 +104,7 @@ def evaluate(
     from iadr1_lib.remote import Remote, endpoint_named, predict_remote
 
     limit = {"max_tokens": how.max_new_tokens} if how.max_new_tokens else {}
-    endpoint = endpoint_named(model, how.logprobs, **limit, **api.endpoint())
+    endpoint = endpoint_named(model, **limit, **api.endpoint())
     if endpoint and (how.protocol or how.answer_only or profile_speed or reference.shots):
         folders_only = "--protocol, --answer-only, --profile-speed and --shots 1"
         raise WrongUse(f"{folders_only} are for model folders, not for models behind an API")
@@ -282,6 +281,7 @@ def sanity(
     train: Annotated[list[Path] | None, typer.Option(help="Training pictures. Repeatable.")] = None,
     layout: LayoutOption = None,
     root: RootOption = None,
+    duplicates: Annotated[bool, typer.Option(help="Also look for nearly the same pictures.")] = True,
     out: MetricsOption = None,
     seed: SeedOption = 0,
 ) -> None:
@@ -296,7 +296,8 @@ def sanity(
     training += [sample for folder in train or [] for sample in _load(folder)]
     results = room.baselines(samples, training, seed)
     print_table(room.table(results))
-    print(*room.readings(results), *room.duplicate_report(training, samples), sep="\n")
+    lines = room.readings(results) + (room.duplicate_report(training, samples) if duplicates else [])
+    print(*lines, sep="\n")
     if out:
         hashed = [path for named, table in zip(data, tables, strict=True) for path in _hashed(named, table)]
         settings = {"data": [str(folder) for folder in data], "train": [str(folder) for folder in train or []]}

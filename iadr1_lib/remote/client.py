@@ -18,7 +18,7 @@ import threading
 import time
 from collections.abc import Generator, Iterable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -91,7 +91,10 @@ class Remote:
                 "data/api_prices.yaml or leave the cap out"
             )
         self._journal = Journal(Path(cache_folder) / "replies.jsonl", ascii_only=True)
-        self._replies = {row["key"]: Reply(**row["reply"]) for row in self._journal.rows()}
+        names = [field.name for field in fields(Reply)]  # earlier versions kept more
+        self._replies = {
+            row["key"]: Reply(**{name: row["reply"][name] for name in names}) for row in self._journal.rows()
+        }
         self._reserved = 0.0  # dollars that requests under way may cost
         self._next_start = 0.0  # of a request, by time.monotonic()
         self._provider: Provider | None = None
@@ -175,7 +178,7 @@ class Remote:
                 raise UserError(f"There is no picture {path}: check the path.")
         server = {n: getattr(self.endpoint, n) for n in ("provider", "model", "base_url", "max_tokens")}
         images = [content_hash(path) for path in request.images]
-        asked = [ENCODING, server, dict(self.endpoint.extra), asdict(replace(request, images=())), images]
+        asked = [ENCODING, server, asdict(replace(request, images=())), images]
         return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()
 
     def _most_tokens(self, request: Request) -> tuple[int, int]:

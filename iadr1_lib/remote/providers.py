@@ -9,9 +9,7 @@ import base64
 import importlib
 import io
 import os
-import re
-from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -43,7 +41,6 @@ class Endpoint:
     # and no key elsewhere, so that no other server sees it.
     key_variable: str | None = None
     max_tokens: int = 4000  # of a reply, the model's own thinking included
-    extra: Mapping[str, Any] = field(default_factory=dict)  # of the request's body, such as {"temperature": 0.0}
     timeout: float = 120.0  # seconds of one try
     requests_per_minute: float | None = None  # no limit by default; retries do not count
     concurrency: int = 4  # requests under way at the same time
@@ -102,9 +99,6 @@ class Reply:
     output_tokens: int | None = None
     cached: bool = False  # kept from before: it cost nothing now
     answered: bool = True  # False if the server never answered, so that asking again may help
-    # Of each token of the text {"token": its text, "top": {token: log-probability}}, where only the words yes and no
-    # have alternatives in "top". None unless an OpenAI-compatible server gives them and `extra` asks for them.
-    logprobs: list[dict[str, Any]] | None = None
 
 
 def encode_image(path: Path, max_side: int) -> str:
@@ -205,7 +199,6 @@ class AnthropicProvider(Provider):
             model=self.endpoint.model,
             max_tokens=self.endpoint.max_tokens,
             messages=[{"role": "user", "content": [*content, {"type": "text", "text": request.text}]}],
-            extra_body=self.endpoint.extra,
             **({"system": request.system} if request.system else {}),
         )
         text = "".join(block.text for block in answer.content if block.type == "text")
@@ -228,7 +221,7 @@ class OpenAIProvider(Provider):
         messages.append({"role": "user", "content": [*content, {"type": "text", "text": request.text}]})
         # OpenAI's newer models refuse the old name, some other servers do not know the new one.
         limit = "max_tokens" if self.endpoint.base_url else "max_completion_tokens"
-        body = {limit: self.endpoint.max_tokens, **self.endpoint.extra}
+        body = {limit: self.endpoint.max_tokens}
         answer = self.client.chat.completions.create(model=self.endpoint.model, messages=messages, extra_body=body)
         choice, usage = answer.choices[0], getattr(answer, "usage", None)
         refusal = getattr(choice.message, "refusal", None)
@@ -236,16 +229,14 @@ class OpenAIProvider(Provider):
             refusal = refusal or "stopped by the content filter"
         cut = "max_tokens" if choice.finish_reason == "length" else None
         tokens = (usage.prompt_tokens, usage.completion_tokens) if usage else (None, None)
-        return _reply(choice.message.content or "", refusal, cut, tokens, _logprobs(choice))
+        return _reply(choice.message.content or "", refusal, cut, tokens)
 
 
 PROVIDERS: dict[str, type[Provider]] = {"anthropic": AnthropicProvider, "openai": OpenAIProvider}
 
 
-def _reply(
-    text: str, refusal: str | None, cut: str | None, tokens: tuple[int | None, int | None], logprobs: Any = None
-) -> Reply:
-    reply = Reply(text or None, "ok", "", *tokens, logprobs=logprobs)
+def _reply(text: str, refusal: str | None, cut: str | None, tokens: tuple[int | None, int | None]) -> Reply:
+    reply = Reply(text or None, "ok", "", *tokens)
     if refusal:
         return replace(reply, status="refused", message=one_line(refusal))
     if cut:
@@ -253,21 +244,3 @@ def _reply(
     if not text.strip():  # it was paid for, so it is kept; another attempt is another request
         return replace(reply, text=None, status="failed", message="the reply holds no text")
     return reply
-
-
-def _logprobs(choice: Any) -> list[dict[str, Any]] | None:
-    """Log-probabilities as `Reply` has them; None if the server gives none that can be read."""
-    try:
-        rows = [(entry.token, entry.top_logprobs) for entry in choice.logprobs.content]
-        return [
-            {"token": token, "top": {one.token: float(one.logprob) for one in top} if yes_or_no(token) else {}}
-            for token, top in rows
-        ]
-    except (AttributeError, TypeError, ValueError):  # an addition to the answer: the answer itself is good
-        return None
-
-
-def yes_or_no(token: str) -> str | None:
-    """The word yes or no that a token is, with marks and blanks around it (">Yes"), else None."""
-    word = re.sub(r"[\W_]", "", token).lower()
-    return word if word in ("yes", "no") else None
