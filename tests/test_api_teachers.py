@@ -60,6 +60,10 @@ def test_the_prompt_tells_the_truth_and_the_rules(remote: Remote, task: Callable
     assert "place:" not in normal and "None" not in normal
     plain = ApiTeacher(remote).request(task(Facts("no"))).text
     assert "belongs to the item" not in plain and "\n\n" not in plain
+    teacher = ApiTeacher(remote)
+    teacher._prompts["again"] = "a {reason}"
+    with pytest.raises(UserError, match="'reason'.*use cells, .*reasons"):
+        teacher.request(task(attempt=1))
 
 
 def test_a_retry_names_the_reasons_and_is_a_new_request(

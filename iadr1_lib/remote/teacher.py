@@ -31,7 +31,7 @@ class ApiTeacher:
         remote: whom to ask; it keeps replies, counts the cost and retries.
 
     Raises:
-        UserError: data/prompts/teacher.yaml cannot be read; while writing, as `Remote.ask`.
+        UserError: data/prompts/teacher.yaml cannot be read; while writing, as `Remote.ask`, or for an unknown {word}.
     """
 
     def __init__(self, remote: Remote) -> None:
@@ -53,7 +53,10 @@ class ApiTeacher:
         """What is sent for a task: the prompts, filled in, and the sample's own picture."""
         words = _words(task)
         keys = ["normal" if task.facts.label == "no" else "defective", *(["again"] if task.attempt else [])]
-        system, *texts = (str(self._prompts[key]).format_map(words) for key in ("system", *keys))
+        try:
+            system, *texts = (str(self._prompts[key]).format_map(words) for key in ("system", *keys))
+        except (KeyError, ValueError, IndexError) as error:
+            raise UserError(f"a {{word}} of the prompts means nothing ({error}): use {', '.join(words)}") from error
         text = "\n".join(line for line in "\n".join(texts).splitlines() if line.strip())
         return Request(system.strip(), text, (Path(task.sample.image),), attempt=task.attempt)
 
