@@ -26,6 +26,9 @@ from iadr1_lib.course import batch, doctor
 from iadr1_lib.course import steps as course
 from iadr1_lib.data import Problem, Table, elpv, load_mvtec, open_image
 from iadr1_lib.errors import UserError
+from iadr1_lib.evaluation import prediction_row
+from iadr1_lib.files import Journal, json_lines, write_text
+from iadr1_lib.records import Sample
 
 YES = "<think>A dark line.</think><location>top left</location><type>scratch</type><answer>Yes</answer>"
 NO = "<think>Nothing.</think><answer>No</answer>"
@@ -57,18 +60,10 @@ def model(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
         return YES if np.asarray(image.convert("L")).min() < 50 else NO
 
     def predict(model: Path, samples: list[Any], out: Path, **said: Any) -> Path:
-        keys = ("image", "category", "benchmark", "label", "location", "type")
-        with out.open("a") as file:
-            for sample in samples:
-                row = {key: getattr(sample, key) for key in keys}
-                row |= {
-                    "raw": text(open_image(sample.image)),
-                    "p_yes": 0.5,
-                    "prompt": said["prompt"],
-                }
-                if "references" in said:
-                    row["reference"] = str(said["references"][sample.image])
-                file.write(json.dumps(row | {"protocol": said["protocol"], "model": str(model), "seed": 0}) + "\n")
+        origin = {"prompt": said["prompt"], "protocol": said["protocol"], "model": str(model), "seed": 0}
+        for sample in samples:
+            reference = {"reference": str(said["references"][sample.image])} if "references" in said else {}
+            Journal(out).append(prediction_row(sample, text(open_image(sample.image)), 0.5, origin) | reference)
         return out
 
     fake.predict = predict  # type: ignore[attr-defined]
@@ -415,16 +410,13 @@ def test_profiles_without_a_drawn_world_say_how_to_train(profile: str) -> None:
 @pytest.fixture
 def answers(tmp_path: Path) -> Path:
     """Saved answers to eight pictures, all right."""
-    keys = {"category": "bolt", "benchmark": "parts", "p_yes": 0.5, "prompt": "bare", "protocol": "course"}
-    keys |= {"model": "m", "seed": 0}
+    asked = {"prompt": "bare", "protocol": "course", "model": "m", "seed": 0}
     rows = []
     for number in range(8):
-        truth = {"label": "yes", "location": "top left", "type": "scratch", "raw": YES}
-        truth = truth if number % 2 else {"label": "no", "location": None, "type": None, "raw": NO}
-        rows.append(json.dumps({"image": f"{number}.png"} | keys | truth))
-    path = tmp_path / "answers.jsonl"
-    path.write_text("\n".join(rows) + "\n")
-    return path
+        truth = ("yes", None, "scratch", "top left") if number % 2 else ("no", None, None, None)
+        sample = Sample(f"{number}.png", *truth, "bolt", "parts", "test", "drawn")  # type: ignore[arg-type]
+        rows.append(prediction_row(sample, YES if number % 2 else NO, 0.5, asked))
+    return write_text(tmp_path / "answers.jsonl", json_lines(rows))
 
 
 def test_score_needs_no_model_and_writes_metrics(answers: Path, tmp_path: Path) -> None:
