@@ -367,6 +367,13 @@ def test_a_path_that_cannot_be_used_is_told_in_one_line(tmp_path: Path, monkeypa
         assert str(tmp_path) in told and "Read-only file system" in told
 
 
+def test_expert_ad_lists_what_cannot_be_used(parts: Path, tmp_path: Path) -> None:
+    (parts / "bolt" / "test" / "good" / "text.png").write_text("no picture")
+    result = iadr1("expert-ad", "--data", parts, "--out", tmp_path / "set", "--workers", 1, "--no-parquet")
+    (row,) = [json.loads(line) for line in (tmp_path / "set" / "rejected.jsonl").read_text().splitlines()]
+    assert row["failed"] == {"drawing": "unreadable"} and "unreadable" in result.output
+
+
 def test_expert_ad_records_a_teacher_and_plays_it_back(parts: Path, tmp_path: Path) -> None:
     tape = tmp_path / "tape.jsonl"
     common = ("expert-ad", "--data", parts, "--workers", 1, "--no-parquet")

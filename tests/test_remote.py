@@ -329,6 +329,18 @@ def test_an_unknown_count_costs_the_most_and_an_unknown_price_is_not_zero(server
         make(model="house-made", cost_cap=1.0)
 
 
+@pytest.mark.parametrize("text", [None, "prices: [", "- a", "prices: {openai: {m: {input: 1}}}"])
+def test_prices_that_cannot_be_read_are_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str | None
+) -> None:
+    (tmp_path / "data").mkdir()
+    if text:
+        (tmp_path / "data" / "api_prices.yaml").write_text(text)
+    monkeypatch.setattr(client, "project_root", lambda: tmp_path)
+    with pytest.raises(UserError, match="api_prices.yaml"):
+        Remote(Endpoint("openai", "m"), tmp_path)
+
+
 @pytest.mark.parametrize("concurrency", [1, 4])
 def test_the_cap_stops_the_sending_and_is_kept(server: ApiServer, make: Make, concurrency: int) -> None:
     """Each reply costs 0.0075; each may cost up to 0.0256, so six fit below 0.07: 6 x 0.0075 + 0.0256 > 0.07.
