@@ -10,8 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import nbformat
+import numpy as np
 import pytest
 from api_server import ApiServer
+from PIL import Image
 
 from iadr1_lib.runs import load_profile
 
@@ -148,3 +150,21 @@ def write_notebook(path: Path, code: str, metadata: dict[str, list[str]] | None 
 def read_json(path: Path) -> dict:
     """Read a JSON file."""
     return json.loads(path.read_text(encoding="utf-8"))
+
+
+@pytest.fixture
+def parts(tmp_path: Path) -> Path:
+    """A data set of one category: four normal test pictures, four with a scratch in the top left cell."""
+    root = tmp_path / "parts"
+    for folder in ("train/good", "test/good", "test/scratch", "ground_truth/scratch"):
+        (root / "bolt" / folder).mkdir(parents=True)
+    for number in range(4):
+        normal = np.full((60, 60), 200 + number, np.uint8)
+        marked = normal.copy()
+        marked[5:12, 5:12] = 0
+        Image.fromarray(normal).save(root / "bolt" / "test" / "good" / f"{number:03}.png")
+        Image.fromarray(marked).save(root / "bolt" / "test" / "scratch" / f"{number:03}.png")
+        mask = Image.fromarray(np.where(marked == 0, 255, 0).astype(np.uint8))
+        mask.save(root / "bolt" / "ground_truth" / "scratch" / f"{number:03}_mask.png")
+    Image.fromarray(np.full((60, 60), 190, np.uint8)).save(root / "bolt" / "train" / "good" / "000.png")
+    return root

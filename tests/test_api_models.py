@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from api_server import ApiServer, Seen, Step, anthropic_reply, error, openai_reply
+from api_server import ApiServer, Seen, Step, openai_reply
 from PIL import Image
 from typer.testing import CliRunner
 
@@ -18,7 +17,7 @@ from iadr1_lib.cli.app import app
 from iadr1_lib.errors import UserError
 from iadr1_lib.evaluation import PREDICTION_KEYS, PROMPTS, agreement, read_predictions, score
 from iadr1_lib.records import Sample
-from iadr1_lib.remote import Remote, endpoint_named, p_yes, predict_remote
+from iadr1_lib.remote import Remote, endpoint_named, predict_remote
 
 NAMES = {"anthropic": "claude-sonnet-4", "openai": "gpt-4.1"}
 Make = Callable[..., Remote]
@@ -31,8 +30,8 @@ def server(server: ApiServer) -> ApiServer:
 
 
 def judge(seen: Seen) -> Step:
-    """Yes to pictures with a dark corner, No to the others."""
-    return seen.reply("Yes." if seen.picture.getpixel((0, 0)) == (0, 0, 0) else "No.")
+    """Yes to pictures with a black pixel, No to the others."""
+    return seen.reply("Yes." if np.asarray(seen.picture).min() == 0 else "No.")
 
 
 @pytest.fixture
@@ -55,16 +54,11 @@ def samples(tmp_path: Path) -> list[Sample]:
 
 def draw(path: Path, number: int) -> Sample:
     label: Any = "yes" if number % 2 else "no"
-    draw_picture(path, number, label == "yes")
+    pixels = np.random.default_rng(number).integers(100, 256, (20, 20, 3), dtype=np.uint8)
+    pixels[:4, :4] = 0 if label == "yes" else 255
+    Image.fromarray(pixels).save(path)
     truth = ("scratch", "top left") if label == "yes" else (None, None)
     return Sample(str(path), label, None, *truth, "bolt", "parts", "test", "drawn")
-
-
-def draw_picture(path: Path, number: int, dark: bool) -> None:
-    pixels = np.random.default_rng(number).integers(100, 256, (20, 20, 3), dtype=np.uint8)
-    pixels[:4, :4] = 0 if dark else 255
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(pixels).save(path)
 
 
 def rows_of(path: Path) -> list[dict[str, Any]]:
@@ -80,22 +74,22 @@ def values_of(path: Path) -> dict[str, float]:
 
 
 @pytest.mark.parametrize(
-    ("name", "provider", "model", "address", "logprobs", "priced"),
+    ("name", "provider", "model", "address", "priced"),
     [
-        ("gpt-4.1", "openai", "gpt-4.1", None, True, True),
-        ("gpt-4o", "openai", "gpt-4o", None, True, True),
-        ("gpt-6-sol", "openai", "gpt-6-sol", None, False, True),
-        ("claude-sonnet-4", "anthropic", "claude-sonnet-4-20250514", None, False, True),
-        ("openai:org/m@http://localhost/v1", "openai", "org/m", "http://localhost/v1", True, False),
-        ("anthropic:new-name", "anthropic", "new-name", None, False, False),
+        ("gpt-4.1", "openai", "gpt-4.1", None, True),
+        ("gpt-4o", "openai", "gpt-4o", None, True),
+        ("gpt-6-sol", "openai", "gpt-6-sol", None, True),
+        ("claude-sonnet-4", "anthropic", "claude-sonnet-4-20250514", None, True),
+        ("openai:org/m@http://localhost/v1", "openai", "org/m", "http://localhost/v1", False),
+        ("anthropic:new-name", "anthropic", "new-name", None, False),
     ],
 )
 def test_names_of_models(
-    tmp_path: Path, name: str, provider: str, model: str, address: str | None, logprobs: bool, priced: bool
+    tmp_path: Path, name: str, provider: str, model: str, address: str | None, priced: bool
 ) -> None:
     endpoint = endpoint_named(name)
     assert endpoint and (endpoint.provider, endpoint.model, endpoint.base_url) == (provider, model, address)
-    assert ("logprobs" in endpoint.extra, bool(Remote(endpoint, tmp_path).spent.price)) == (logprobs, priced)
+    assert bool(Remote(endpoint, tmp_path).spent.price) == priced
 
 
 def test_other_names_and_those_of_folders_are_no_apis(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -105,13 +99,6 @@ def test_other_names_and_those_of_folders_are_no_apis(tmp_path: Path, monkeypatc
         assert endpoint_named(name) is None
 
 
-def test_log_probabilities_can_be_asked_for_or_not() -> None:
-    asked, spared = endpoint_named("gpt-6-sol", True), endpoint_named("gpt-4.1", False)
-    assert asked and asked.extra["logprobs"] and spared and not spared.extra
-    with pytest.raises(UserError, match="no log-probabilities"):
-        endpoint_named("claude-sonnet-4", True)
-
-
 # ------------------------------------------------------------------------------------------------- asking
 
 
@@ -119,7 +106,9 @@ def test_log_probabilities_can_be_asked_for_or_not() -> None:
 def test_rows_are_those_of_a_model_in_a_folder(
     server: ApiServer, make: Make, samples: list[Sample], tmp_path: Path, provider: str
 ) -> None:
+    Image.new("RGB", (1024, 700), "white").save(samples[0].image)
     out = predict_remote(make(NAMES[provider]), samples, tmp_path / "new" / "p.jsonl", seed=3, protocol="strict")
+    assert server.seen[0].picture.size == (512, 350), "as the released scripts send pictures"
     rows = rows_of(out)
     assert [row["image"] for row in rows] == [sample.image for sample in samples]
     assert all(tuple(row) == PREDICTION_KEYS for row in rows)
@@ -130,25 +119,16 @@ def test_rows_are_those_of_a_model_in_a_folder(
     assert all((seen.body.get("max_tokens"), "temperature" in seen.body) == (600, False) for seen in server.seen)
 
 
-@pytest.mark.parametrize("prompt", PROMPTS)
 def test_an_api_model_is_asked_in_the_words_of_the_prompt_mode(
-    server: ApiServer, make: Make, samples: list[Sample], tmp_path: Path, prompt: str
-) -> None:
-    predict_remote(make(), samples[:1], tmp_path / "p.jsonl", prompt=prompt)
-    (message,) = server.seen[0].body["messages"]
-    assert (message["role"], server.seen[0].text) == ("user", PROMPTS[prompt])
-    with pytest.raises(UserError, match="bare, yes-no"):
-        predict_remote(make(), samples[:1], tmp_path / "q.jsonl", prompt="polite")
-
-
-def test_pictures_are_sent_with_at_most_512_pixels_on_the_longer_side(
     server: ApiServer, make: Make, samples: list[Sample], tmp_path: Path
 ) -> None:
-    sizes = [((1024, 700), (512, 350)), ((300, 1537), (99, 512)), ((512, 512), (512, 512)), ((40, 9), (40, 9))]
-    for (size, _), sample in zip(sizes, samples, strict=False):
-        Image.new("RGB", size, "white").save(sample.image)
-    predict_remote(make(), samples[: len(sizes)], tmp_path / "p.jsonl")
-    assert [seen.picture.size for seen in server.seen] == [sent for _, sent in sizes]
+    for prompt in PROMPTS:
+        predict_remote(make(), samples[:1], tmp_path / f"{prompt}.jsonl", prompt=prompt)
+    assert [(seen.body["messages"][0]["role"], seen.text) for seen in server.seen] == [
+        ("user", words) for words in PROMPTS.values()
+    ]
+    with pytest.raises(UserError, match="bare, yes-no"):
+        predict_remote(make(), samples[:1], tmp_path / "q.jsonl", prompt="polite")
 
 
 # ------------------------------------------------------------------------------------------------- cost
@@ -192,46 +172,22 @@ def test_a_run_that_was_stopped_by_the_cap_goes_on_and_pays_nothing_twice(
 # ------------------------------------------------------------------------------------------------- what goes wrong
 
 
-@pytest.mark.parametrize(
-    ("provider", "refusal", "raw"),
-    [
-        ("anthropic", anthropic_reply("", "refusal"), "I would rather not."),
-        ("openai", openai_reply(None, refusal="No, I cannot help."), "No, I cannot help."),
-        ("openai", openai_reply("No, this", "content_filter"), "No, this"),
-    ],
-)
 def test_refusals_cut_and_empty_replies_count_as_they_are(
-    server: ApiServer,
-    make: Make,
-    samples: list[Sample],
-    tmp_path: Path,
-    provider: str,
-    refusal: Step,
-    raw: str,
-) -> None:
-    reply, length = (anthropic_reply, "max_tokens") if provider == "anthropic" else (openai_reply, "length")
-    steps = [refusal, reply("I look at", length), reply("Yes, at", length), reply("")]
-    server.answer = lambda number, seen: steps[number] if number < len(steps) else judge(seen)
-    out = predict_remote(make(NAMES[provider]), samples, tmp_path / "p.jsonl")
-    rows = rows_of(out)[:5]
-    assert [row["raw"] for row in rows] == [raw, "I look at", "Yes, at", "", "No."]
-    assert [row.get("cut") for row in rows] == [None, True, True, None, None]
-    assert [row.get("refused") for row in rows] == [True, None, None, None, None] and rows[0]["p_yes"] is None
-    values = values_of(out)
-    assert (values["unparsed"], values["refused"], values["cut"], values["tn"]) == (3, 1, 2, 4)
-    assert len(agreement(read_predictions(out)))
-    predict_remote(make(NAMES[provider]), samples, out)
-    assert len(server.seen) == 12, "a refusal is not asked again"
-
-
-def test_a_picture_without_reply_does_not_hold_up_the_others(
     server: ApiServer, make: Make, samples: list[Sample], tmp_path: Path
 ) -> None:
-    server.answer = lambda number, seen: error(500, "down") if number in (2, 3) else judge(seen)
-    with pytest.raises(UserError, match="1 of 12 pictures have no answer yet .*status 500"):
-        predict_remote(make(), samples, tmp_path / "p.jsonl")
-    assert len(rows_of(predict_remote(make(), samples, tmp_path / "p.jsonl"))) == 12
-    assert len(server.seen) == 14
+    refusals = [openai_reply(None, refusal="No, I cannot help."), openai_reply("No, this", "content_filter")]
+    steps = [*refusals, openai_reply("I look at", "length"), openai_reply("Yes, at", "length"), openai_reply("")]
+    server.answer = lambda number, seen: steps[number] if number < len(steps) else judge(seen)
+    out = predict_remote(make(), samples, tmp_path / "p.jsonl")
+    rows = rows_of(out)[:6]
+    assert [row["raw"] for row in rows] == ["No, I cannot help.", "No, this", "I look at", "Yes, at", "", "Yes."]
+    assert [row.get("cut") for row in rows] == [None, None, True, True, None, None]
+    assert [row.get("refused") for row in rows] == [True, True, *[None] * 4] and rows[0]["p_yes"] is None
+    values = values_of(out)
+    assert (values["unparsed"], values["refused"], values["cut"], values["tn"]) == (4, 2, 2, 3)
+    assert len(agreement(read_predictions(out)))
+    predict_remote(make(), samples, out)
+    assert len(server.seen) == 12, "a refusal is not asked again"
 
 
 def test_a_server_that_dies_is_not_asked_about_every_picture(server: ApiServer, make: Make, tmp_path: Path) -> None:
@@ -247,62 +203,7 @@ def test_a_server_that_dies_is_not_asked_about_every_picture(server: ApiServer, 
     assert len(rows_of(out)) == 36 and len(server.seen) == before + 33
 
 
-# ------------------------------------------------------------------------------------------------- P(Yes)
-
-
-def tokens(*words: str, **top: float) -> list[dict[str, Any]]:
-    """Log-probabilities of an answer; `top` are the chances at each place."""
-    return [{"token": word, "top": {name: math.log(chance) for name, chance in top.items()}} for word in words]
-
-
-def test_p_yes_is_read_where_the_word_is_chosen() -> None:
-    sure, unsure = {"Yes": 0.8, "No": 0.1, "yes": 0.1}, {"Yes": 0.3, "No": 0.3}
-    assert p_yes(tokens("Yes", ".", **sure)) == pytest.approx(0.9)
-    assert p_yes([*tokens("I see : ", **unsure), *tokens(" yes", **sure)]) == pytest.approx(0.9)
-    tagged = [*tokens("No", " dent", "<answer", **unsure), *tokens(">Yes", "</", "answer>", **sure)]
-    assert p_yes(tagged) == pytest.approx(0.9), "the tag counts before an earlier word"
-    assert p_yes([*tokens("No", "thing", **unsure), *tokens(" no", **sure)]) == pytest.approx(0.9)
-    assert p_yes(tokens("maybe", **sure)) is None
-    assert p_yes(tokens("Yes", perhaps=0.9)) is None
-    assert p_yes([]) is None and p_yes(None) is None
-
-
-def test_log_probabilities_of_the_server_become_p_yes(
-    server: ApiServer, make: Make, samples: list[Sample], tmp_path: Path
-) -> None:
-    top = [{"token": word, "logprob": math.log(chance)} for word, chance in (("Yes", 0.75), (" No", 0.25))]
-    good: Any = {"content": [{"token": "Yes", "logprob": math.log(0.75), "top_logprobs": top}]}
-    told: list[Any] = [good, None, {"content": None}, {"content": [{"token": "Yes"}]}, {"content": [7]}, [1]]
-
-    def answer(number: int, seen: Seen) -> Step:
-        assert (seen.body["logprobs"], seen.body["top_logprobs"]) == (True, 20)
-        body = openai_reply("Yes").body
-        body["choices"][0]["logprobs"] = told[number]
-        return Step(body)
-
-    server.answer = answer
-    out = predict_remote(make(), samples[:6], tmp_path / "p.jsonl")
-    chances = [row["p_yes"] for row in rows_of(out)]
-    assert chances == [pytest.approx(0.75), *[None] * 5], "what cannot be read leaves the answer as it is"
-    again = predict_remote(make(), samples[:6], tmp_path / "q.jsonl")
-    assert again.read_bytes() == out.read_bytes() and len(server.seen) == 6
-
-
 # ------------------------------------------------------------------------------------------------- the command
-
-
-@pytest.fixture
-def parts(tmp_path: Path) -> Path:
-    """A data set of one category: three normal and three defective test pictures, those with a dark corner."""
-    bolt = tmp_path / "parts" / "bolt"
-    for number in range(3):
-        draw_picture(bolt / "test" / "good" / f"{number}.png", number, dark=False)
-        draw_picture(bolt / "test" / "scratch" / f"{number}.png", 10 + number, dark=True)
-        mask = Image.new("L", (20, 20))
-        mask.paste(255, (0, 0, 4, 4))
-        (bolt / "ground_truth" / "scratch").mkdir(parents=True, exist_ok=True)
-        mask.save(bolt / "ground_truth" / "scratch" / f"{number}_mask.png")
-    return tmp_path / "parts"
 
 
 def evaluate(*words: object) -> Any:
@@ -317,28 +218,26 @@ def test_evaluate_asks_a_server(
     name = f"openai:qwen@{server.url}/v1"
     words = ("--model", name, "--data", parts, "--out", out, "--concurrency", 2, "--key-variable", "MY_KEY")
     for _ in range(2):  # made anew from the kept replies
-        result = evaluate(*words, "--requests-per-minute", 6000, "--max-tokens", 30)
+        result = evaluate(*words, "--requests-per-minute", 6000, "--max-new-tokens", 30)
         assert result.exit_code == 0, result.output
-    assert len(server.seen) == 6 and server.seen[0].body["max_tokens"] == 30
+    assert len(server.seen) == 8 and server.seen[0].body["max_tokens"] == 30
     assert "Bearer secret" in str(server.seen[0].headers)
     saved = json.loads(out.read_text())
     assert {row["value"] for row in saved["rows"] if "balanced_accuracy" in row["name"]} == {100.0}
     assert saved["provenance"]["parameters"]["model"] == name
     assert saved["provenance"]["parameters"]["prompt"] == "yes-no"
-    server.answer = lambda number, seen: openai_reply(None, refusal="No.") if number < 8 else judge(seen)
+    server.answer = lambda number, seen: openai_reply(None, refusal="No.") if number < 10 else judge(seen)
     result = evaluate(*words, "--replies", tmp_path / "empty")
-    assert "at most: 6 requests" in result.output and "2 pictures were refused" in result.output
+    assert "at most: 8 requests" in result.output and "2 pictures were refused" in result.output
 
 
 def test_evaluate_tells_what_is_missing_in_one_line(
     parts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for name, variable in (("gpt-4.1", "OPENAI_API_KEY"), ("claude-sonnet-4", "ANTHROPIC_API_KEY")):
-        monkeypatch.delenv(variable, raising=False)
-        result = evaluate("--model", name, "--data", parts, "--out", tmp_path / "r.json")
-        assert result.exit_code == 1 and variable in result.stderr and len(result.stderr.splitlines()) == 1
-    result = evaluate("--model", "gpt-4.1", "--data", parts, "--out", tmp_path / "r.json", "--cost-cap", 0.0001)
-    assert result.exit_code == 1 and "nothing was asked" in result.stderr
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    for more, told in (((), "OPENAI_API_KEY"), (("--cost-cap", 0.0001), "nothing was asked")):
+        result = evaluate("--model", "gpt-4.1", "--data", parts, "--out", tmp_path / "r.json", *more)
+        assert result.exit_code == 1 and told in result.stderr and len(result.stderr.splitlines()) == 1
     assert not (tmp_path / "r.json").exists()
 
 

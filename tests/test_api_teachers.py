@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from api_server import ApiServer, Step, anthropic_reply, error
+from api_server import ApiServer, anthropic_reply, error
 from PIL import Image
 
 from iadr1_lib.answer import CELLS, DEFECT_TYPES
@@ -60,6 +60,10 @@ def test_the_prompt_tells_the_truth_and_the_rules(remote: Remote, task: Callable
     assert "place:" not in normal and "None" not in normal
     plain = ApiTeacher(remote).request(task(Facts("no"))).text
     assert "belongs to the item" not in plain and "\n\n" not in plain
+    teacher = ApiTeacher(remote)
+    teacher._prompts["again"] = "a {reason}"
+    with pytest.raises(UserError, match="'reason'.*use cells, .*reasons"):
+        teacher.request(task(attempt=1))
 
 
 def test_a_retry_names_the_reasons_and_is_a_new_request(
@@ -86,35 +90,16 @@ def test_the_picture_is_sent_nothing_of_the_mask_and_the_draft_is_one_paragraph(
     assert not any(secret in json.dumps(seen.body) for secret in (sample.image, sample.mask, mask))
 
 
-@pytest.mark.parametrize(
-    ("step", "sentence"),
-    [
-        (anthropic_reply("", "refusal"), "refused: I would rather not."),
-        (anthropic_reply("I look at", "max_tokens"), "truncated: cut off"),
-        (error(500, "down"), "failed: .* gave no reply: status 500"),
-    ],
-)
 def test_what_did_not_work_is_a_draft_without_reasoning(
-    server: ApiServer, remote: Remote, task: Callable[..., Task], step: Step, sentence: str
+    server: ApiServer, remote: Remote, task: Callable[..., Task]
 ) -> None:
-    server.script(step, step)
-    (draft,) = ApiTeacher(remote).write([task()])
-    assert draft.reasoning is None and draft.failure and re.match(sentence, draft.failure)
-
-
-def test_own_prompts_and_their_mistakes(remote: Remote, task: Callable[..., Task], tmp_path: Path) -> None:
-    path = tmp_path / "prompts.yaml"
-    with pytest.raises(UserError, match="prompts.yaml cannot be read"):
-        ApiTeacher(remote, path)
-    for text in ("system: [", "system: hello", "- a"):
-        path.write_text(text)
-        with pytest.raises(UserError, match="prompts.yaml cannot be read .* system, defective, normal, again"):
-            ApiTeacher(remote, path)
-    path.write_text("system: s {cells}\ndefective: d {type}\nnormal: n\nagain: a {reason}\n")
-    teacher = ApiTeacher(remote, path)
-    assert teacher.request(task()).text == "d scratch"
-    with pytest.raises(UserError, match="The prompt again .*'reason'.*use cells, .*reasons"):
-        teacher.request(task(attempt=1))
+    for step, sentence in (
+        (anthropic_reply("", "refusal"), "refused: I would rather not."),
+        (error(500, "down"), "failed: .* gave no reply: status 500"),
+    ):
+        server.answer = lambda number, seen, step=step: step
+        (draft,) = ApiTeacher(remote).write([task(attempt=len(server.seen))])
+        assert draft.reasoning is None and draft.failure and re.match(sentence, draft.failure)
 
 
 # --------------------------------------------------------------------------------------------- recordings

@@ -25,6 +25,9 @@ from iadr1_lib.cli.app import app
 from iadr1_lib.course import batch, doctor, sources
 from iadr1_lib.data import Problem, Table, elpv, load_mvtec, open_image
 from iadr1_lib.errors import UserError
+from iadr1_lib.evaluation import prediction_row
+from iadr1_lib.files import Journal, json_lines, write_text
+from iadr1_lib.records import Sample
 
 YES = "<think>A dark line.</think><location>top left</location><type>scratch</type><answer>Yes</answer>"
 NO = "<think>Nothing.</think><answer>No</answer>"
@@ -56,18 +59,10 @@ def model(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
         return YES if np.asarray(image.convert("L")).min() < 50 else NO
 
     def predict(model: Path, samples: list[Any], out: Path, **said: Any) -> Path:
-        keys = ("image", "category", "benchmark", "label", "location", "type")
-        with out.open("a") as file:
-            for sample in samples:
-                row = {key: getattr(sample, key) for key in keys}
-                row |= {
-                    "raw": text(open_image(sample.image)),
-                    "p_yes": 0.5,
-                    "prompt": said["prompt"],
-                }
-                if "references" in said:
-                    row["reference"] = str(said["references"][sample.image])
-                file.write(json.dumps(row | {"protocol": said["protocol"], "model": str(model), "seed": 0}) + "\n")
+        origin = {"prompt": said["prompt"], "protocol": said["protocol"], "model": str(model), "seed": 0}
+        for sample in samples:
+            reference = {"reference": str(said["references"][sample.image])} if "references" in said else {}
+            Journal(out).append(prediction_row(sample, text(open_image(sample.image)), 0.5, origin) | reference)
         return out
 
     fake.predict = predict  # type: ignore[attr-defined]
@@ -89,24 +84,6 @@ def answering(model: ModuleType, monkeypatch: pytest.MonkeyPatch) -> Callable[[s
     return say
 
 
-@pytest.fixture
-def parts(tmp_path: Path) -> Path:
-    """A data set of one category: four normal test pictures, four with a scratch in the top left cell."""
-    root = tmp_path / "parts"
-    for folder in ("train/good", "test/good", "test/scratch", "ground_truth/scratch"):
-        (root / "bolt" / folder).mkdir(parents=True)
-    for number in range(4):
-        normal = np.full((60, 60), 200 + number, np.uint8)
-        marked = normal.copy()
-        marked[5:12, 5:12] = 0
-        Image.fromarray(normal).save(root / "bolt" / "test" / "good" / f"{number:03}.png")
-        Image.fromarray(marked).save(root / "bolt" / "test" / "scratch" / f"{number:03}.png")
-        mask = Image.fromarray(np.where(marked == 0, 255, 0).astype(np.uint8))
-        mask.save(root / "bolt" / "ground_truth" / "scratch" / f"{number:03}_mask.png")
-    Image.fromarray(np.full((60, 60), 190, np.uint8)).save(root / "bolt" / "train" / "good" / "000.png")
-    return root
-
-
 def test_help_lists_every_command() -> None:
     result = iadr1("--help")
     assert result.exit_code == 0
@@ -115,30 +92,15 @@ def test_help_lists_every_command() -> None:
         assert iadr1(command, "--help").exit_code == 0
 
 
-@pytest.mark.parametrize(
-    "words",
-    [
-        ["dance"],
-        ["run", "--colour", "red"],
-        ["run", "--seed", "-1"],
-        ["train", "--stage", "dpo"],
-        ["inspect", "--model", "m"],
-        ["expert-ad", "--out", "o"],
-        ["expert-ad", "--data", "d", "--out", "o", "--grid", "6"],
-        ["expert-ad", "--data", "d", "--out", "o", "--teacher", "crowd"],
-        ["expert-ad", "--data", "d", "--out", "o", "--teacher", "replay"],
-        ["expert-ad", "--data", "d", "--out", "o", "--teacher", "api"],
-        ["expert-ad", "--data", "d", "--out", "o", "--pa-sft", "4"],
-        ["evaluate", "--model", "m"],
-        ["evaluate", "--model", "m", "--data", "d", "--shots", "2"],
-        ["evaluate", "--model", "m", "--data", "d", "--shots", "1", "--reference-kind", "nice"],
-        ["sanity"],
-        ["inspect", "--model", "m", "--prompt", "rude", "x.png"],
-    ],
-)
-def test_wrong_use_is_status_2(words: list[str]) -> None:
-    result = iadr1(*words)
+@pytest.mark.parametrize("words", ["dance", "evaluate --model m", "inspect --model m --prompt rude x.png"])
+def test_wrong_use_is_status_2(words: str) -> None:
+    result = iadr1(*words.split())
     assert result.exit_code == 2 and "Traceback" not in result.output
+
+
+@pytest.mark.parametrize("words", ["--teacher replay", "--teacher api", "--pa-sft 4"])
+def test_options_of_expert_ad_that_need_another_are_wrong_use(words: str) -> None:
+    complaint(iadr1("expert-ad", "--data", "d", "--out", "o", *words.split()), 2)
 
 
 def test_unknown_profile_and_notebook_are_wrong_use(course: Callable[..., Path]) -> None:
@@ -173,27 +135,24 @@ def test_notebook_run_before_its_predecessors_names_them(course: Callable[..., P
     )
 
 
-@pytest.mark.parametrize(("stage", "first"), [("pa-sft", "03_expert_ad"), ("sc-grpo", "03_expert_ad")])
-def test_training_before_its_data_names_the_notebook(course: Callable[..., Path], stage: str, first: str) -> None:
+@pytest.mark.parametrize("stage", ["pa-sft", "sc-grpo"])
+def test_training_before_its_data_names_the_notebook(course: Callable[..., Path], stage: str) -> None:
     course()
-    assert first in complaint(iadr1("train", "--stage", stage, "--profile", "tiny"))
+    assert "03_expert_ad" in complaint(iadr1("train", "--stage", stage, "--profile", "tiny"))
 
 
 def test_errors_become_one_line_and_a_status(monkeypatch: pytest.MonkeyPatch) -> None:
-    def fails(error: BaseException) -> Callable[[], None]:
+    def told(error: BaseException) -> Result:
         def examine() -> None:
             raise error
 
-        return examine
+        monkeypatch.setattr(doctor, "examine", examine)
+        return iadr1("doctor")
 
-    monkeypatch.setattr(doctor, "examine", fails(UserError("no luck: try again")))
-    assert complaint(iadr1("doctor")) == "iadr1: no luck: try again"
-    monkeypatch.setattr(doctor, "examine", fails(OSError(errno.ENOSPC, "No space left", "/big/file")))
-    assert "full" in complaint(iadr1("doctor"))
-    monkeypatch.setattr(doctor, "examine", fails(KeyboardInterrupt()))
-    assert "go on" in complaint(iadr1("doctor"), 130)
-    monkeypatch.setattr(doctor, "examine", fails(ValueError("a fault of ours")))
-    assert isinstance(iadr1("doctor").exception, ValueError)  # a bug keeps its traceback
+    assert complaint(told(UserError("no luck: try again"))) == "iadr1: no luck: try again"
+    assert "full" in complaint(told(OSError(errno.ENOSPC, "No space left", "/big/file")))
+    assert "go on" in complaint(told(KeyboardInterrupt()), 130)
+    assert isinstance(told(ValueError("a fault of ours")).exception, ValueError)  # a bug keeps its traceback
 
 
 def test_evaluate_scores_the_test_pictures(model: ModuleType, parts: Path, tmp_path: Path) -> None:
@@ -219,16 +178,8 @@ def test_evaluate_names_what_is_wrong_with_the_data(model: ModuleType, parts: Pa
         return said
 
     assert "nowhere" in evaluate(tmp_path / "nowhere")
-    (tmp_path / "empty").mkdir()
-    assert "empty" in evaluate(tmp_path / "empty")
     assert "kind" in evaluate(parts, "--parser", "kind", status=2)
-
     image = parts / "bolt" / "test" / "scratch" / "000.png"
-    mask = parts / "bolt" / "ground_truth" / "scratch" / "000_mask.png"
-    whole = mask.read_bytes()
-    Image.new("L", (30, 30), 255).save(mask)
-    assert str(mask) in evaluate(parts) or str(image) in evaluate(parts)
-    mask.write_bytes(whole)
     picture = image.read_bytes()
     image.write_bytes(picture[: len(picture) // 2])
     assert str(image) in evaluate(parts)
@@ -311,35 +262,23 @@ def test_sanity_says_what_a_benchmark_measures(parts: Path, tmp_path: Path) -> N
     assert "nowhere" in complaint(iadr1("sanity", "--data", tmp_path / "nowhere"))
 
 
-@pytest.mark.parametrize("weights", [False, True])
-def test_model_folder_that_holds_no_model_is_named(parts: Path, tmp_path: Path, weights: bool) -> None:
-    folder = tmp_path / "no_model"
-    if weights:
-        folder.mkdir()
-        (folder / "config.json").write_text("{}")
-    said = complaint(iadr1("evaluate", "--model", folder, "--data", parts, "--out", tmp_path / "metrics.json"))
-    assert str(folder) in said
-    image = parts / "bolt" / "test" / "good" / "000.png"
-    assert str(folder) in complaint(iadr1("inspect", "--model", folder, image))
-
-
-@pytest.mark.parametrize(
-    ("mode", "size", "suffix"),
-    [("RGB", (97, 31), "jpg"), ("RGBA", (8, 8), "png"), ("I;16", (50, 50), "png"), ("CMYK", (20, 30), "jpg")],
-)
-def test_inspect_takes_any_picture_and_marks_it(
-    answering: Callable[[str], None], tmp_path: Path, mode: str, size: tuple[int, int], suffix: str
-) -> None:
+def test_inspect_prints_the_answer_and_marks_the_picture(answering: Callable[[str], None], tmp_path: Path) -> None:
     answering(YES)
-    path = tmp_path / f"picture.{suffix}"
-    Image.new(mode, size).save(path)
+    path = tmp_path / "picture.png"
+    Image.new("I;16", (50, 50)).save(path)
     result = iadr1("inspect", "--model", "m", path, path, "--save-marked", tmp_path / "marked")
     assert result.exit_code == 0, result.output
     assert result.output.count(str(path)) == 2
     for word in ("yes", "scratch", "top left", "A dark line."):
         assert word in result.output
     marked = list((tmp_path / "marked").iterdir())
-    assert len(marked) == 1 and Image.open(marked[0]).size >= (1, 1)
+    assert len(marked) == 1 and Image.open(marked[0]).size >= (50, 50)
+    for text in ("<answer>No</answer> Wait. <answer>Yes</answer>", "Maybe"):
+        answering(text)
+        shown = iadr1("inspect", "--model", "m", path).stdout
+        assert (
+            f"  answer    {parse_answer(text).answer or f'none that can be read; the model wrote: {text!r}'}" in shown
+        )
 
 
 # ---------------------------------------------------------------------------------------------- doctor
@@ -428,17 +367,10 @@ def test_a_path_that_cannot_be_used_is_told_in_one_line(tmp_path: Path, monkeypa
 
 
 def test_expert_ad_lists_what_cannot_be_used(parts: Path, tmp_path: Path) -> None:
-    good = parts / "bolt" / "test" / "good"
-    (good / "text.png").write_text("no picture")
-    (good / "cut off.png").write_bytes((good / "000.png").read_bytes()[:60])
-    Image.new("L", (3, 3)).save(good / "tiny.png")
-    Image.new("I;16", (60, 60), 9000).save(good / "\u5de5\u5382 16.png")
-    (good / "out.png").symlink_to("/etc/hostname")
-    result = iadr1("expert-ad", "--data", parts, "--out", tmp_path / "set", "--workers", 1)
-    assert result.exit_code == 0, result.output
-    rows = [json.loads(line) for line in (tmp_path / "set" / "rejected.jsonl").read_text().splitlines()]
-    why = {Path(row["image"]).name: row["failed"]["drawing"] for row in rows}
-    assert why == {"text.png": "unreadable", "cut off.png": "unreadable", "tiny.png": "too small", "out.png": "outside"}
+    (parts / "bolt" / "test" / "good" / "text.png").write_text("no picture")
+    result = iadr1("expert-ad", "--data", parts, "--out", tmp_path / "set", "--workers", 1, "--no-parquet")
+    (row,) = [json.loads(line) for line in (tmp_path / "set" / "rejected.jsonl").read_text().splitlines()]
+    assert row["failed"] == {"drawing": "unreadable"} and "unreadable" in result.output
 
 
 def test_expert_ad_records_a_teacher_and_plays_it_back(parts: Path, tmp_path: Path) -> None:
@@ -486,16 +418,13 @@ def test_a_profile_for_gpus_wants_one_before_anything_is_drawn(profile: str, tmp
 @pytest.fixture
 def answers(tmp_path: Path) -> Path:
     """Saved answers to eight pictures, all right."""
-    keys = {"category": "bolt", "benchmark": "parts", "p_yes": 0.5, "prompt": "bare", "protocol": "course"}
-    keys |= {"model": "m", "seed": 0}
+    asked = {"prompt": "bare", "protocol": "course", "model": "m", "seed": 0}
     rows = []
     for number in range(8):
-        truth = {"label": "yes", "location": "top left", "type": "scratch", "raw": YES}
-        truth = truth if number % 2 else {"label": "no", "location": None, "type": None, "raw": NO}
-        rows.append(json.dumps({"image": f"{number}.png"} | keys | truth))
-    path = tmp_path / "answers.jsonl"
-    path.write_text("\n".join(rows) + "\n")
-    return path
+        truth = ("yes", None, "scratch", "top left") if number % 2 else ("no", None, None, None)
+        sample = Sample(f"{number}.png", *truth, "bolt", "parts", "test", "drawn")  # type: ignore[arg-type]
+        rows.append(prediction_row(sample, YES if number % 2 else NO, 0.5, asked))
+    return write_text(tmp_path / "answers.jsonl", json_lines(rows))
 
 
 def test_score_needs_no_model_and_writes_metrics(answers: Path, tmp_path: Path) -> None:
@@ -510,22 +439,15 @@ def test_score_needs_no_model_and_writes_metrics(answers: Path, tmp_path: Path) 
     assert read_json(out)["provenance"]["parameters"]["protocol"] == "course"
 
 
-@pytest.mark.parametrize("damage", ["half", "missing column", "no category", "two protocols"])
-def test_score_names_file_and_line_and_keeps_earlier_metrics(answers: Path, tmp_path: Path, damage: str) -> None:
+def test_score_names_file_and_line_and_keeps_earlier_metrics(answers: Path, tmp_path: Path) -> None:
     out = tmp_path / "metrics.json"
     iadr1("score", "--predictions", answers, "--out", out)
     before = out.read_bytes()
-    lines = answers.read_text().splitlines()
-    last = json.loads(lines[-1])
-    changed = {
-        "half": lines[-1][:50],
-        "missing column": json.dumps({key: value for key, value in last.items() if key != "raw"}),
-        "no category": json.dumps(last | {"category": None}),
-        "two protocols": json.dumps(last | {"protocol": "fair"}),
-    }
-    answers.write_text("\n".join([*lines[:-1], changed[damage]]))
-    said = complaint(iadr1("score", "--predictions", answers, "--out", out))
-    assert "answers.jsonl" in said and (damage == "two protocols" or "line 8" in said)
+    *lines, last = answers.read_text().splitlines()
+    for damaged, place in ((last[:50], "line 8"), (json.dumps(json.loads(last) | {"protocol": "fair"}), "protocols")):
+        answers.write_text("\n".join([*lines, damaged]))
+        said = complaint(iadr1("score", "--predictions", answers, "--out", out))
+        assert "answers.jsonl" in said and place in said
     assert out.read_bytes() == before
 
 
@@ -658,19 +580,8 @@ def test_inspect_goes_on_after_a_bad_picture_and_marks_each_in_a_file_of_its_own
     assert max(asked) <= 32 and len(list((tmp_path / "marked").iterdir())) == 4
 
 
-@pytest.mark.parametrize(
-    "text", ["No", "<answer>Yes.</answer>", "<answer>No</answer> Wait. <answer>Yes</answer>", "Maybe"]
-)
-def test_inspect_reads_as_the_one_reader_does(answering: Callable[[str], None], tmp_path: Path, text: str) -> None:
-    answering(text)
-    Image.new("RGB", (9, 9)).save(tmp_path / "x.png")
-    shown = iadr1("inspect", "--model", "m", tmp_path / "x.png", "--save-marked", tmp_path).stdout
-    assert f"  answer    {parse_answer(text).answer or 'none that can be read'}" in shown
-    assert parse_answer(text).answer or text in shown
-
-
-@pytest.mark.parametrize("name", ["line [v2]", "line [/v2]", "[/INST]", "[red]line", ":bug: line"])
-def test_names_that_look_like_markup_are_printed_as_they_are(answers: Path, tmp_path: Path, name: str) -> None:
+@pytest.mark.parametrize("name", ["line [/v2]", "[red]line", ":bug: line"])
+def test_names_that_look_like_markup_are_printed_as_they_are(answers: Path, name: str) -> None:
     rows = [json.loads(line) | {"benchmark": name} for line in answers.read_text().splitlines()]
     answers.write_text("".join(json.dumps(row) + "\n" for row in rows))
     result = iadr1("score", "--predictions", answers)
@@ -683,20 +594,16 @@ def test_names_that_look_like_markup_are_printed_as_they_are(answers: Path, tmp_
     assert shown.get().count(name) == 2
 
 
-@pytest.mark.parametrize("label", ["yes", "no", "mixed"])
-def test_tables_show_what_is_not_defined_as_a_dash(answers: Path, tmp_path: Path, label: str) -> None:
+@pytest.mark.parametrize("parser", ["fair", "all"])
+def test_tables_show_what_is_not_defined_as_a_dash(answers: Path, tmp_path: Path, parser: str) -> None:
     rows = [json.loads(line) for line in answers.read_text().splitlines()]
-    lone = "yes" if label == "mixed" else label
-    chosen = [row | {"benchmark": "one-sided"} for row in rows if row["label"] == lone]
-    chosen += rows if label == "mixed" else []
-    answers.write_text("".join(json.dumps(row) + "\n" for row in chosen))
-    for parser in ("fair", "all"):
-        out = tmp_path / f"{parser}.json"
-        result = iadr1("score", "--predictions", answers, "--parser", parser, "--out", out)
-        assert result.exit_code == 0, result.output
-        assert "–" in result.stdout and "one-sided is not defined" in result.stdout
-        values = {row["name"]: row["value"] for row in read_json(out)["rows"]}
-        assert values["fair/balanced_accuracy/mean"] is None
+    rows += [row | {"benchmark": "one-sided"} for row in rows if row["label"] == "yes"]
+    answers.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    result = iadr1("score", "--predictions", answers, "--parser", parser, "--out", tmp_path / "metrics.json")
+    assert result.exit_code == 0, result.output
+    assert "–" in result.stdout and "one-sided is not defined" in result.stdout
+    values = {row["name"]: row["value"] for row in read_json(tmp_path / "metrics.json")["rows"]}
+    assert values["fair/balanced_accuracy/mean"] is None
 
 
 def test_answers_that_were_cut_are_told(answers: Path) -> None:
@@ -705,22 +612,3 @@ def test_answers_that_were_cut_are_told(answers: Path) -> None:
     answers.write_text("".join(json.dumps(row) + "\n" for row in rows))
     said = iadr1("score", "--predictions", answers).stdout
     assert "3 answers reached the limit" in said and "--max-new-tokens" in said
-
-
-@pytest.mark.parametrize("kind", ["bom", "crlf", "utf-16", "cut", "cut and BOM"])
-def test_predictions_as_other_systems_write_them(answers: Path, kind: str) -> None:
-    text = answers.read_text()
-    content = {
-        "bom": text.encode("utf-8-sig"),
-        "crlf": text.replace("\n", "\r\n").encode(),
-        "utf-16": text.encode("utf-16"),
-        "cut": text[:-40].encode(),
-        "cut and BOM": text[:-40].encode("utf-8-sig"),
-    }
-    answers.write_bytes(content[kind])
-    result = iadr1("score", "--predictions", answers)
-    if kind in ("bom", "crlf"):
-        assert result.exit_code == 0 and "100.0" in result.stdout
-    else:
-        said = complaint(result)
-        assert "delete" not in said and ("UTF-16" in said if kind == "utf-16" else "breaks off in line 8" in said)

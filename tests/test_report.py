@@ -59,8 +59,8 @@ def test_tables_of_one_run_repeat_what_it_recorded(finished_runs: list[Path]) ->
     assert order == ["PA-SFT − base", "SC-GRPO − PA-SFT", "control − PA-SFT", "SC-GRPO − control"]
 
 
-BROKEN = [("pa_sft/stage.json", text) for text in ("[]", "{}", '{"seconds": "long", "steps": 3}')]
-BROKEN += [("manifest.json", text) for text in ("[]", '{"notebooks": []}', '{"notebooks": {"00_a": 3}}', "{}")]
+BROKEN = [("pa_sft/stage.json", "[]"), ("pa_sft/stage.json", '{"seconds": "long", "steps": 3}')]
+BROKEN += [("manifest.json", "[]"), ("manifest.json", '{"notebooks": {"00_a": 3}}')]
 
 
 @pytest.mark.parametrize("file, content", BROKEN)
@@ -72,8 +72,12 @@ def test_a_file_of_another_shape_is_named(tmp_path: Path, file: str, content: st
             read(tmp_path)
 
 
-WRONG = ["[]", "{}", "null", "3", '{"rows": []}', '{"rows": [], "provenance": null}', '{"rows": [3], "provenance": {}}']
-WRONG += ['{"rows": [{"name": "x", "value": 1}], "provenance": {}}', '{"rows": {}, "provenance": {}}']
+WRONG = [
+    '{"rows": []}',
+    "[]",
+    '{"rows": [3], "provenance": {}}',
+    '{"rows": [{"name": "x", "value": 1}], "provenance": {}}',
+]
 
 
 @pytest.mark.parametrize("content", WRONG)
@@ -85,7 +89,7 @@ def test_a_metrics_file_of_another_shape_is_named(finished_runs: list[Path], tmp
     with pytest.raises(UserError, match=r"metrics\.json"):
         record_metrics(Run("smoke", 0, folder), "00_a", [{"name": "x", "value": 1}])
         results.recorded(folder)  # a file whose rows are of no evaluation may be added to
-    if content != WRONG[4]:
+    if content != WRONG[0]:
         assert (folder / "metrics.json").read_text() == content
 
 
@@ -207,7 +211,7 @@ def test_command_prints_and_writes_the_pooled_results(finished_runs: list[Path],
 def test_command_without_runs_and_without_shipped_results_says_so(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(results, "REFERENCE", tmp_path / "none.json")
+    monkeypatch.setattr(results, "SHIPPED", tmp_path)
     done = CliRunner().invoke(app, ["report"])
     assert done.exit_code == 1 and "name run folders" in done.stderr
 

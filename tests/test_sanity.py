@@ -56,7 +56,6 @@ def table(tmp_path_factory: pytest.TempPathFactory) -> pd.DataFrame:
 
 
 def test_one_row_per_benchmark_and_baseline(table: pd.DataFrame) -> None:
-    assert list(table.columns) == list(sanity.COLUMNS)
     assert set(zip(table["benchmark"], table["baseline"], strict=True)) == {
         (name, baseline) for name in ("fair", "bright") for baseline in BASELINES
     }
@@ -81,7 +80,7 @@ def test_a_benchmark_of_one_label_or_of_too_few_pictures_has_no_figure(tmp_path:
     one_label = sanity.baselines(only)
     assert one_label["value"].isna().all() and sanity.readings(one_label) == []
     assert set(sanity.table(one_label).iloc[0][2:]) == {"–"}
-    assert all(row["value"] is None for row in sanity.metric_rows(one_label))
+    assert all(row["value"] is None for row in metric_rows(one_label, "sanity"))
     few, many = pictures(tmp_path / "few", 8, "test", 0.4), pictures(tmp_path / "many", 10, "test", 0.4)
     values = sanity.baselines([*few, *many]).set_index(["benchmark", "baseline"])["value"]
     assert np.isnan(values["few", "classical_detector"]) and not np.isnan(values["many", "classical_detector"])

@@ -177,7 +177,7 @@ def report(
     runs = runs or []
     if page and len(runs) != 1:
         raise WrongUse("--page writes the page of one run: name its folder, such as runs/mini-s0")
-    metrics = reporting.pooled_metrics(runs) if runs else reporting.shipped_metrics()
+    metrics = reporting.pooled_metrics(runs) if runs else reporting.shipped()
     for table in reporting.result_tables(metrics):
         print_table(table)
     own: dict[str, Any] | None = {} if runs else None  # the shipped studies are not of these runs

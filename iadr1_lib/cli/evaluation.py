@@ -6,12 +6,10 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
-from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -39,32 +37,10 @@ if TYPE_CHECKING:
     from iadr1_lib.data import Table
     from iadr1_lib.evaluation import Protocol
     from iadr1_lib.records import Sample
-    from iadr1_lib.remote import Endpoint
 
 REPORTED = ("balanced_accuracy", "accuracy_normal", "accuracy_defective", "share_unparsed", "location", "type")
 AT_ONCE = 32  # pictures that `inspect` opens and asks about together
 commands = typer.Typer()
-
-
-class ReferenceKind(StrEnum):
-    """Which normal picture stands before the one in question: a similar one, or one sampled by the seed."""
-
-    SIMILAR = "similar"
-    RANDOM = "random"
-
-
-class ProtocolName(StrEnum):
-    """How every detail of asking is set: as the released test scripts do, or one way for all models."""
-
-    RELEASED = "released"
-    FAIR = "fair"
-
-
-class Kind(StrEnum):
-    """Whether a model is as published or came out of PA-SFT or SC-GRPO."""
-
-    BASE = "base"
-    TUNED = "tuned"
 
 
 @dataclass
@@ -83,13 +59,15 @@ class AskingOptions:
 
     parser: Annotated[str | None, typer.Option(help="How answers are read: fair (default), strict, ...")] = None
     prompt: Annotated[Prompt | None, typer.Option(help="By default bare; yes-no behind an API.")] = None
-    protocol: Annotated[ProtocolName | None, typer.Option(help="Brings its own prompt and parser.")] = None
-    kind: Annotated[Kind, typer.Option(help="For --protocol: what the model is.")] = Kind.TUNED
+    protocol: Annotated[
+        Literal["released", "fair"] | None, typer.Option(help="As the paper's scripts, or one way for all models.")
+    ] = None
+    kind: Annotated[Literal["base", "tuned"], typer.Option(help="For --protocol: what the model is.")] = "tuned"
     answer_only: Annotated[bool, typer.Option("--answer-only", help="One pass for P(Yes); nothing is written.")] = False
     batch_size: Annotated[int, typer.Option(min=1, help="Pictures per forward pass.")] = 32
-    max_new_tokens: Annotated[int | None, typer.Option(min=1, help="Longest answer; by default the model's.")] = None
-    max_tokens: Annotated[int, typer.Option(min=1, help="API: most tokens of a reply, thinking included.")] = 600
-    logprobs: Annotated[bool | None, typer.Option(help="API: ask for them; by default where it has them.")] = None
+    max_new_tokens: Annotated[
+        int | None, typer.Option(min=1, help="Longest answer, thinking included; by default the model's, API: 600.")
+    ] = None
 
 
 @dataclass
@@ -97,7 +75,7 @@ class ReferenceOptions:
     """Whether a normal picture stands before the one in question, and which."""
 
     shots: Annotated[int, typer.Option(min=0, max=1, help="1: a normal reference before each picture.")] = 0
-    reference_kind: Annotated[ReferenceKind, typer.Option(help="For --shots 1.")] = ReferenceKind.SIMILAR
+    reference_kind: Annotated[Literal["similar", "random"], typer.Option(help="For --shots 1.")] = "similar"
     train: Annotated[Path | None, typer.Option(help="For --shots 1: where normal training pictures lie.")] = None
 
 
@@ -122,29 +100,30 @@ def evaluate(
 
     A run that was stopped goes on; one that was finished is made anew (from the kept replies, if behind an API).
     """
-    from iadr1_lib.evaluation import COURSE, PARSERS, metric_rows, read_predictions, score
-    from iadr1_lib.remote import endpoint_named
+    from iadr1_lib.evaluation import COURSE, PARSERS, metric_rows, protocols, read_predictions, score
+    from iadr1_lib.remote import Remote, endpoint_named, predict_remote
 
-    endpoint = endpoint_named(model, how.logprobs, max_tokens=how.max_tokens, **api.endpoint())
-    if endpoint and (how.protocol or how.answer_only or profile_speed):
-        raise WrongUse(
-            "--protocol, --answer-only and --profile-speed are for model folders, not for models behind an API"
-        )
-    if reference.shots and endpoint:
-        raise WrongUse("--shots 1 is for model folders: models behind an API are shown one picture")
-    protocol = _protocol(Path(model), how.protocol, how.kind) if how.protocol else None
+    limit = {"max_tokens": how.max_new_tokens} if how.max_new_tokens else {}
+    endpoint = endpoint_named(model, **limit, **api.endpoint())
+    if endpoint and (how.protocol or how.answer_only or profile_speed or reference.shots):
+        folders_only = "--protocol, --answer-only, --profile-speed and --shots 1"
+        raise WrongUse(f"{folders_only} are for model folders, not for models behind an API")
+    protocol = None
+    if not endpoint:
+        from iadr1_lib.models import model_config, require_weights
+
+        if how.protocol:
+            family = protocols.family_of(model_config(Path(model)))
+            protocol = protocols.protocol(how.protocol, family, how.kind)
+        require_weights(Path(model))
     parser = how.parser or (protocol.parser if protocol and not how.answer_only else "fair")
     if parser not in PARSERS:
         raise WrongUse(f"unknown parser {parser}: choose from {', '.join(PARSERS)}")
-    if not endpoint:
-        from iadr1_lib.models import require_weights
-
-        require_weights(Path(model))
-    mode = (how.prompt or (Prompt.YES_NO if endpoint else Prompt.BARE)).value
+    mode = how.prompt or ("yes-no" if endpoint else "bare")
     settings: dict[str, Any] = {"model": model, "data": str(source.data), "parser": parser}
     settings |= {"shots": reference.shots, "answer_only": how.answer_only}
     settings |= {"prompt": protocol.prompt if protocol else mode, "protocol": protocol.name if protocol else COURSE}
-    settings |= {"reference_kind": reference.reference_kind.value} if reference.shots else {}
+    settings |= {"reference_kind": reference.reference_kind} if reference.shots else {}
     out = _metrics_file(out, settings, source, reference, seed)
     require_metrics_file(out)
     table = _load(source.data, source.layout, source.root, why=f"iadr1 evaluate --model {model}")
@@ -152,14 +131,16 @@ def evaluate(
     if profile_speed:
         _print_speed(Path(model), samples, protocol or mode, how)
         return
-    references = _references(samples, table, reference, seed) if reference.shots else {}
     predictions = out.with_name(f"{out.stem}.predictions.jsonl")
     # A finished evaluation stays whole until the new one is.
     begun = predictions.with_name(f"{predictions.name}.new") if out.exists() else predictions
     if endpoint:
-        _ask_endpoint(endpoint, samples, begun, mode, api, out, seed)
+        remote = Remote(endpoint, api.replies or out.with_name(f"{out.stem}.replies"), api.cost_cap)
+        predict_remote(remote, samples, begun, prompt=mode, protocol=COURSE, seed=seed)
     else:
-        _ask_model(Path(model), samples, begun, protocol or COURSE, mode, how, references, seed)
+        options: dict[str, Any] = {"prompt": mode, "protocol": protocol or COURSE, "seed": seed}
+        options |= _references(samples, table, reference, seed) if reference.shots else {}
+        _ask_model(Path(model), samples, begun, how, options)
     answers = read_predictions(begun)
     scores = score(answers, parser, seed)
     settings |= {"grid": int(answers["grid"].iloc[0])} if "grid" in answers else {}
@@ -170,45 +151,18 @@ def evaluate(
     print(f"{len(samples)} pictures; metrics in {out}, predictions in {predictions}")
 
 
-def _ask_endpoint(
-    endpoint: Endpoint, samples: list[Sample], out: Path, mode: str, api: ApiOptions, metrics: Path, seed: int
-) -> None:
-    from iadr1_lib.evaluation import COURSE
-    from iadr1_lib.remote import Remote, predict_remote
-
-    remote = Remote(endpoint, api.replies or metrics.with_name(f"{metrics.stem}.replies"), api.cost_cap)
-    predict_remote(remote, samples, out, prompt=mode, protocol=COURSE, seed=seed)
-
-
-def _ask_model(
-    model: Path,
-    samples: list[Sample],
-    out: Path,
-    protocol: Protocol | str,
-    mode: str,
-    how: AskingOptions,
-    references: dict[str, Any],
-    seed: int,
-) -> None:
+def _ask_model(model: Path, samples: list[Sample], out: Path, how: AskingOptions, options: dict[str, Any]) -> None:
+    """Ask a model in a folder; where that ends early, the error says where the answers before it are."""
     from iadr1_lib.evaluation import prediction
 
-    options: dict[str, Any] = {"prompt": mode, "protocol": protocol, "batch_size": how.batch_size, "seed": seed}
-    options |= {"answer_only": how.answer_only, "max_new_tokens": how.max_new_tokens}
-    with _kept_answers(out, len(samples)):
-        prediction.predict(model, samples, out, **options, **references)
-
-
-@contextmanager
-def _kept_answers(predictions: Path, wanted: int) -> Iterator[None]:
-    """Add to a UserError where the answers that were given before it are kept."""
+    options |= {key: getattr(how, key) for key in ("answer_only", "batch_size", "max_new_tokens")}
     try:
-        yield
+        prediction.predict(model, samples, out, **options)
     except UserError as error:
-        if not predictions.exists():
+        if not out.exists():
             raise
-        done = len(predictions.read_bytes().splitlines())
-        kept = f"{done} of {wanted} answers are kept in {predictions}, and the same command goes on from there"
-        raise UserError(f"{error} {kept}.") from error
+        kept = f"{len(out.read_bytes().splitlines())} of {len(samples)} answers are kept in {out}"
+        raise UserError(f"{error} {kept}, and the same command goes on from there.") from error
 
 
 def _references(samples: list[Sample], table: Table, reference: ReferenceOptions, seed: int) -> dict[str, Any]:
@@ -218,8 +172,8 @@ def _references(samples: list[Sample], table: Table, reference: ReferenceOptions
 
     pool = [*table, *(_load(reference.train) if reference.train else [])]
     share_depth(sample.image for sample in pool)
-    kind = reference.reference_kind.value
-    return {"references": references(samples, pool, kind=kind, seed=seed, templates=table.templates)}
+    chosen = references(samples, pool, kind=reference.reference_kind, seed=seed, templates=table.templates)
+    return {"references": chosen}
 
 
 def _print_speed(model: Path, samples: list[Sample], prompt: Protocol | str, how: AskingOptions) -> None:
@@ -228,25 +182,12 @@ def _print_speed(model: Path, samples: list[Sample], prompt: Protocol | str, how
 
     from iadr1_lib.evaluation import prediction
 
-    seconds, tokens = prediction.measure_speed(
-        model,
-        samples,
-        prompt=prompt,
-        batch_size=how.batch_size,
-        answer_only=how.answer_only,
-        max_new_tokens=how.max_new_tokens,
-    )
+    options = {key: getattr(how, key) for key in ("answer_only", "batch_size", "max_new_tokens")}
+    seconds, tokens = prediction.measure_speed(model, samples, prompt=prompt, **options)
     whole = sum(seconds.values())
     rows = [(name, f"{spent:.2f}", f"{100 * spent / whole:.0f} %") for name, spent in seconds.items()]
     total = f"{len(samples) / whole:.1f} images/s, {tokens / seconds['answer']:.0f} tokens/s"
     print_table(pd.DataFrame([*rows, (total, f"{whole:.2f}", "100 %")], columns=["part", "seconds", "share"]))
-
-
-def _protocol(model: Path, name: ProtocolName, kind: Kind) -> Protocol:
-    from iadr1_lib.evaluation import protocols
-    from iadr1_lib.models import model_config
-
-    return protocols.protocol(name.value, protocols.family_of(model_config(model)), kind.value)
 
 
 def _metrics_file(
@@ -315,7 +256,7 @@ def _print_oddities(scores: pd.DataFrame) -> None:
     if cut := int(counts.get("cut", 0)):
         print(
             f"{cut} answers reached the limit of length and count as far as they go: evaluate again with a larger "
-            "--max-new-tokens (--max-tokens for a model behind an API)"
+            "--max-new-tokens"
         )
     balanced = scores[(scores["metric"] == "balanced_accuracy") & (scores["benchmark"] != "mean")]
     for row in balanced[balanced["note"] != ""].to_dict("records"):
@@ -345,6 +286,7 @@ def sanity(
     seed: SeedOption = 0,
 ) -> None:
     """Say what a benchmark measures before any model has looked: simple predictors, training pictures in the test."""
+    from iadr1_lib.evaluation import metric_rows
     from iadr1_lib.evaluation import sanity as room
 
     require_metrics_file(out)
@@ -359,7 +301,7 @@ def sanity(
     if out:
         hashed = [path for named, table in zip(data, tables, strict=True) for path in _hashed(named, table)]
         settings = {"data": [str(folder) for folder in data], "train": [str(folder) for folder in train or []]}
-        record = {"rows": room.metric_rows(results), "provenance": stamp(settings, seed, hashed)}
+        record = {"rows": metric_rows(results, "sanity"), "provenance": stamp(settings, seed, hashed)}
         print(f"metrics in {write_json(out, record)}")
 
 
@@ -405,7 +347,7 @@ def inspect(
     images: Annotated[list[Path], typer.Argument(help="Pictures of any size and mode.")],
     model: Annotated[Path, typer.Option(help="Model folder, such as runs/mini-s0/sc_grpo/model.")],
     save_marked: Annotated[Path | None, typer.Option(help="Folder for copies with the cell marked.")] = None,
-    prompt: PromptOption = Prompt.BARE,
+    prompt: PromptOption = "bare",
 ) -> None:
     """Ask the model about pictures: prints answer, type, location and reasoning."""
     from iadr1_lib.answer import parse_answer
@@ -414,7 +356,7 @@ def inspect(
 
     if save_marked:
         save_marked.mkdir(parents=True, exist_ok=True)
-    ask, grid = prediction.answerer(model, prompt.value), prediction.grid_of(model)
+    ask, grid = prediction.answerer(model, prompt), prediction.grid_of(model)
     share_depth(images)
     faults = []
     for start in range(0, len(images), AT_ONCE):

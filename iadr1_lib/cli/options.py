@@ -6,9 +6,8 @@ import dataclasses
 import functools
 import inspect
 from collections.abc import Callable
-from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_type_hints
 
 import typer
 from rich.console import Console
@@ -21,13 +20,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
-class Prompt(StrEnum):
-    """How a picture is asked about: the question alone, or with "answer yes or no" for an untrained model."""
-
-    BARE = "bare"
-    YES_NO = "yes-no"
-
-
+# How a picture is asked about: the question alone, or with "answer yes or no" for an untrained model.
+Prompt = Literal["bare", "yes-no"]
 ProfileOption = Annotated[str, typer.Option(help="Size of the course: a file in data/profiles/.")]
 SeedOption = Annotated[int, typer.Option(min=0, help="Seed of everything that is drawn or sampled.")]
 PromptOption = Annotated[Prompt, typer.Option(help="yes-no is the fair way to ask an untrained model.")]

@@ -97,7 +97,7 @@ def metric_rows(table: pd.DataFrame, prefix: str) -> list[dict[str, Any]]:
     ]
 
 
-def interval_text(row: Mapping[Any, Any] | None, signed: bool = False, decimals: int = 1) -> str:
+def interval_text(row: Mapping[Any, Any] | None, signed: bool = False) -> str:
     """A value with its interval as text, such as "57.2 [51.0, 63.1]"; a dash where there is no value.
 
     Square brackets hold a 95 % interval. Round ones, "57.2 (51.0 to 63.1)", hold the lowest and the highest seed, for
@@ -106,7 +106,7 @@ def interval_text(row: Mapping[Any, Any] | None, signed: bool = False, decimals:
     """
     if row is None or pd.isna(row["value"]):
         return "–"
-    number = f"{'+' if signed else ''}.{decimals}f"
+    number = "+.1f" if signed else ".1f"
     ends = [format(row[end], number) for end in ("low", "high") if not pd.isna(row[end])]
     text = format(row["value"], number)
     if len(set(ends)) == 2:

@@ -19,7 +19,6 @@ from iadr1_lib.errors import UserError
 
 COURSE = "course"
 NAMES = ("released", "fair")
-KINDS = ("base", "tuned")
 
 # "bare" is the question alone, as the tuned models were asked in training. "yes-no" asks for one of two words.
 PROMPTS = {"bare": QUESTION, "yes-no": f"{QUESTION} Answer yes or no ."}
@@ -33,10 +32,10 @@ class Protocol:
     """One way of asking one kind of model.
 
     Attributes:
-        name, family, kind: of NAMES, FAMILIES and KINDS; "tuned" is by PA-SFT or SC-GRPO.
+        name, family, kind: of NAMES, FAMILIES, and "base" or "tuned" (by PA-SFT or SC-GRPO).
         text: what follows the image, the question included; before it come `system` and `before_image`, if any.
         parser: of PARSERS.
-        temperature, top_p: sampling; temperature 0 is greedy, None leaves it to the provider.
+        temperature, top_p: sampling; temperature 0 is greedy.
         max_side: longest side of the image in pixels, a larger one is shrunk; None leaves it to the processor.
         max_new_tokens: length of an answer at most.
     """
@@ -48,8 +47,8 @@ class Protocol:
     parser: str
     before_image: str = ""
     system: str = ""
-    temperature: float | None = 0.0
-    top_p: float | None = 1.0
+    temperature: float = 0.0
+    top_p: float = 1.0
     max_side: int | None = None
     max_new_tokens: int = _LONG
 
@@ -98,10 +97,6 @@ _RELEASED: dict[tuple[str, str], tuple[str, str, dict[str, Any]]] = {
     ("llava-1.5", "tuned"): (_TEST_QUESTION, _TAGGED, {"before_image": _LEAD_IN}),
     ("llava-1.5", "base"): (_ASKS_FOR_WORD, _WORDS_CI, {}),
     ("internvl", "base"): (f"{_OPEN} {_YES_OR_NO}", _WORDS_CI, {"max_new_tokens": 128}),
-    ("commercial", "base"): (
-        *(_ASKS_FOR_WORD, _WORDS),
-        {"temperature": None, "top_p": None, "max_side": 512, "max_new_tokens": 600},
-    ),
     ("mini", "tuned"): (QUESTION, _TAGGED, {"max_new_tokens": _MINI}),
     ("mini", "base"): (_OPEN, _TAGGED, {"max_new_tokens": _MINI}),
 }
@@ -118,11 +113,11 @@ def protocol(name: str, family: str, kind: str) -> Protocol:
 
     UserError for an unknown name, family or kind, and for a kind that the released scripts do not have.
     """
-    for what, given, known in (("protocol", name, NAMES), ("family", family, FAMILIES), ("kind", kind, KINDS)):
-        if given not in known:
-            raise UserError(f"unknown {what} {given!r}: choose one of {', '.join(known)}")
-    if (family, kind) not in _RELEASED:
-        raise UserError(f"the released scripts test no tuned model of the family {family}: ask for kind base")
+    if name not in NAMES or (family, kind) not in _RELEASED:
+        raise UserError(
+            f"there is no protocol {name} for {kind} models of the family {family}: names are {', '.join(NAMES)}, "
+            f"kinds base and tuned (the paper tunes no internvl), families {', '.join(FAMILIES)}"
+        )
     if name == "released":
         text, parser, settings = _RELEASED[family, kind]
         return Protocol(name, family, kind, text, parser, **settings)

@@ -10,7 +10,6 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -23,14 +22,12 @@ from sklearn.tree import DecisionTreeClassifier
 
 from iadr1_lib.data import leakage, near_duplicates, open_image
 from iadr1_lib.errors import UserError
-from iadr1_lib.evaluation import intervals
 from iadr1_lib.evaluation.intervals import MEAN, Estimate, average, estimate_table, interval_text, label_means
 from iadr1_lib.records import Sample
 
 BASELINES = ("always_yes", "always_no", "file_size", "mean_brightness", "classical_detector")
 DOES_WELL = 60.0  # percent balanced accuracy, with an interval that lies above CHANCE
 CHANCE = 50.0
-COLUMNS = ("benchmark", "baseline", "value", "low", "high", "n")
 _MEANS = {
     "file_size": "a model can score here by how well a file compresses, that is by how much texture or noise is in it",
     "mean_brightness": "a model can score here by how light or dark a picture is as a whole, without finding a defect",
@@ -46,15 +43,14 @@ _FOLDS = 5
 
 
 def baselines(samples: Sequence[Sample], train: Sequence[Sample] = (), seed: int = 0) -> pd.DataFrame:
-    """Balanced accuracy in percent of BASELINES on each benchmark's test pictures, with its 95 % interval.
+    """`label_only_baselines` of each benchmark, without the mean, and with the predictor's name as baseline and metric.
 
-    Columns COLUMNS, one row per benchmark and baseline. A benchmark without normal or without defective pictures has
-    NaN, and so has the detector where no category has enough normal pictures to learn from: training pictures, or else
-    its own. UserError for a picture that cannot be read.
+    A benchmark without normal or without defective pictures has NaN, and so has the detector where no category has
+    enough normal pictures to learn from: training pictures, or else its own. UserError as there.
     """
     table = label_only_baselines(train, samples, seed)
-    table = table.assign(baseline=table["metric"].str.removesuffix("/balanced_accuracy"))
-    table = table.loc[table["benchmark"] != MEAN, list(COLUMNS)].reset_index(drop=True)
+    table = table[table["benchmark"] != MEAN].reset_index(drop=True)
+    table["baseline"] = table["metric"] = table["metric"].str.removesuffix("/balanced_accuracy")
     normal = [Counter((s.benchmark, s.category) for s in some if s.label == "no") for some in (train, samples)]
     kinds = {(sample.benchmark, sample.category) for sample in samples}
     taught = {kind[0] for kind in kinds if (normal[0][kind] or normal[1][kind]) >= _NORMAL_NEEDED}
@@ -80,11 +76,6 @@ def readings(results: pd.DataFrame) -> list[str]:
         f"{_MEANS[row['baseline']]}."
         for row in well.to_dict("records")
     ]
-
-
-def metric_rows(results: pd.DataFrame) -> list[dict[str, Any]]:
-    """`baselines` as rows for a metrics file, named sanity/<baseline>/<benchmark>; undefined values become None."""
-    return intervals.metric_rows(results.assign(metric=results["baseline"], unit="%"), "sanity")
 
 
 def duplicate_report(train: Sequence[Sample], samples: Sequence[Sample]) -> list[str]:

@@ -5,6 +5,6 @@ that was paid for is kept. Begin with `client.Remote`, which asks; `providers` h
 """
 
 from iadr1_lib.remote.client import Remote
-from iadr1_lib.remote.predictor import endpoint_named, p_yes, predict_remote
+from iadr1_lib.remote.predictor import endpoint_named, predict_remote
 from iadr1_lib.remote.providers import Endpoint, Reply, Request, encode_image
 from iadr1_lib.remote.teacher import ApiTeacher, RecordingTeacher, ReplayTeacher

@@ -16,10 +16,10 @@ import json
 import math
 import threading
 import time
-from collections import deque
 from collections.abc import Generator, Iterable
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from dataclasses import asdict, dataclass, replace
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, fields, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -29,10 +29,10 @@ from iadr1_lib.data import content_hash, image_size
 from iadr1_lib.errors import UserError, one_line
 from iadr1_lib.files import Journal, read_text
 from iadr1_lib.remote import providers
-from iadr1_lib.remote.providers import Endpoint, Provider, Reply, Request, scaled_size
+from iadr1_lib.remote.providers import Endpoint, Provider, Reply, Request
 from iadr1_lib.runs import project_root
 
-LOOK_AHEAD = 2  # requests in hand per thread: enough that none waits for the reader, few enough to stay small
+LOOK_AHEAD = 4  # requests in hand per thread: enough that few threads wait, few enough to stay small
 PIXELS_PER_TOKEN, LETTERS_PER_TOKEN = 600, 3  # rough upper bounds: providers count 600 to 1500 and about 4
 ENCODING = 1  # to be raised when `encode_image` changes, so that old replies are not taken for new ones
 
@@ -91,9 +91,12 @@ class Remote:
                 "data/api_prices.yaml or leave the cap out"
             )
         self._journal = Journal(Path(cache_folder) / "replies.jsonl", ascii_only=True)
-        self._replies = {row["key"]: Reply(**row["reply"]) for row in self._journal.rows()}
-        self._running: dict[str, tuple[Future[Reply], float]] = {}  # with the dollars that each may cost
-        self._next_try = 0.0  # when it may start, by time.monotonic()
+        names = [field.name for field in fields(Reply)]  # earlier versions kept more
+        self._replies = {
+            row["key"]: Reply(**{name: row["reply"][name] for name in names}) for row in self._journal.rows()
+        }
+        self._reserved = 0.0  # dollars that requests under way may cost
+        self._next_start = 0.0  # of a request, by time.monotonic()
         self._provider: Provider | None = None
         self._lock = threading.Lock()
         self._stopped = threading.Event()
@@ -108,19 +111,14 @@ class Remote:
             UserError: the SDK or the key is missing; the server was never reached, or refuses the key, the model
                 or the request; an image cannot be read.
         """
-        self._stopped = threading.Event()
-        pool = ThreadPoolExecutor(self.endpoint.concurrency)
-        waiting: deque[Future[Reply]] = deque()
-        try:
-            for request in requests:
-                waiting.append(self._start(pool, request))
-                while waiting and (len(waiting) >= LOOK_AHEAD * self.endpoint.concurrency or waiting[0].done()):
-                    yield waiting.popleft().result()
-            while waiting:
-                yield waiting.popleft().result()
-        finally:
-            self._stopped.set()
-            pool.shutdown(cancel_futures=True)
+        self._stopped.clear()
+        left, together = iter(requests), LOOK_AHEAD * self.endpoint.concurrency
+        with ThreadPoolExecutor(self.endpoint.concurrency) as pool:
+            try:
+                while some := list(islice(left, together)):
+                    yield from pool.map(self._reply, some)
+            finally:
+                self._stopped.set()
 
     def estimate(self, requests: Iterable[Request]) -> Cost:
         """What asking would cost at most, roughly: tokens in are guessed, and every reply uses up `max_tokens`."""
@@ -132,64 +130,46 @@ class Remote:
                 cost.add(*self._most_tokens(request))
         return cost
 
-    def _start(self, pool: ThreadPoolExecutor, request: Request) -> Future[Reply]:
-        """Look the reply up, or have it sent for as soon as the cost cap allows it."""
-        key = self._key(request)
-        if key in self._running and not self._running[key][0].done():  # the same question is under way
-            return self._running[key][0]
-        if key in self._replies:
-            self.spent.cached += 1
-            return pool.submit(replace, self._replies[key], cached=True)
-        tokens = self._most_tokens(request)
-        dollars = Cost(self.spent.price, 1, 0, *tokens).dollars or 0.0
-        if not self._wait_for_room(dollars):
-            message = (
-                f"not sent: the cost cap of ${self.cost_cap:.2f} is reached; raise it and run again, replies are kept"
-            )
-            return pool.submit(Reply, None, "unsent", message, answered=False)
-        if self._provider is None:
-            self._provider = providers.PROVIDERS[self.endpoint.provider](self.endpoint, self._before_try)
-        future = pool.submit(self._send, self._provider, key, request, tokens)
-        self._running[key] = future, dollars
-        return future
-
-    def _wait_for_room(self, dollars: float) -> bool:
-        """Wait until requests under way turn out cheap enough for these dollars; False if they do not."""
-        while True:
-            self._running = {key: entry for key, entry in self._running.items() if not entry[0].done()}
-            reserved = sum(most for _, most in self._running.values())  # before `spent`, so that none is in neither
-            if self.cost_cap is None or (self.spent.dollars or 0.0) + reserved + dollars <= self.cost_cap:
-                return True
-            if not self._running:
-                return False
-            wait([future for future, _ in self._running.values()], return_when=FIRST_COMPLETED)
-
-    def _send(self, provider: Provider, key: str, request: Request, most: tuple[int, int]) -> Reply:
-        """Send the request, count its cost and keep the reply; what was asked is kept for the reader alone."""
+    def _reply(self, request: Request) -> Reply:
+        """The kept reply, or one that is asked for; what was asked is kept for the reader alone."""
+        key, most = self._key(request), self._most_tokens(request)
+        dollars = Cost(self.spent.price, 0, 0, *most).dollars or 0.0
+        with self._lock:
+            if key in self._replies:
+                self.spent.cached += 1
+                return replace(self._replies[key], cached=True)
+            if self.cost_cap is not None and (self.spent.dollars or 0.0) + self._reserved + dollars > self.cost_cap:
+                cap = f"the cost cap of ${self.cost_cap:.2f} is reached; raise it and run again, replies are kept"
+                return Reply(None, "unsent", f"not sent: {cap}", answered=False)
+            if self._provider is None:
+                self._provider = providers.PROVIDERS[self.endpoint.provider](self.endpoint)
+            self._reserved += dollars
+            start = max(time.monotonic(), self._next_start)  # requests are spaced evenly
+            self._next_start = start + 60 / (self.endpoint.requests_per_minute or math.inf)
         try:
-            reply = provider.ask(request)
+            if self._stopped.wait(start - time.monotonic()):
+                return Reply(None, "unsent", "the run was stopped", answered=False)
+            reply = self._provider.ask(request)
+            tokens = reply.input_tokens, reply.output_tokens
+            if None in tokens and reply.status != "refused":
+                tokens = most  # the server does not count tokens
+            images = ", ".join(Path(path).name for path in request.images)
+            asked = {"model": self.endpoint.name, "system": request.system, "text": request.text, "images": images}
+            with self._lock:
+                self.spent.add(tokens[0] or 0, tokens[1] or 0)
+                self._journal.append({"key": key, "asked": asked, "reply": asdict(reply), "time": time.time()})
+                self._replies[key] = reply
+            return reply
         except providers.TransientError as error:  # nothing was answered, so nothing is kept: the next run tries again
             if isinstance(error, providers.UnreachableError) and not self.spent.requests:  # most likely a wrong address
                 raise UserError(f"{error}: check base_url and the network, then run again") from error
             return Reply(None, "failed", f"{self.endpoint.name} gave no reply: {error}", answered=False)
-        tokens = reply.input_tokens, reply.output_tokens
-        if None in tokens and reply.status != "refused":
-            tokens = most  # the server does not count tokens
-        images = ", ".join(Path(path).name for path in request.images)
-        asked = {"model": self.endpoint.name, "system": request.system, "text": request.text, "images": images}
-        with self._lock:
-            self.spent.add(tokens[0] or 0, tokens[1] or 0)
-            self._journal.append({"key": key, "asked": asked, "reply": asdict(reply), "time": time.time()})
-            self._replies[key] = reply
-        return reply
-
-    def _before_try(self, _: Any) -> None:
-        """Space tries evenly, retries too; end the retries when the run has stopped."""
-        with self._lock:
-            start = max(time.monotonic(), self._next_try)
-            self._next_try = start + 60 / (self.endpoint.requests_per_minute or math.inf)
-        if self._stopped.wait(start - time.monotonic()):
-            raise StoppedError
+        except UserError:
+            self._stopped.set()  # no later request would fare better
+            raise
+        finally:
+            with self._lock:
+                self._reserved -= dollars
 
     def _key(self, request: Request) -> str:
         """A hash of all that decides what the reply may be; images by their files' contents, wherever they lie."""
@@ -198,19 +178,17 @@ class Remote:
                 raise UserError(f"There is no picture {path}: check the path.")
         server = {n: getattr(self.endpoint, n) for n in ("provider", "model", "base_url", "max_tokens")}
         images = [content_hash(path) for path in request.images]
-        asked = [ENCODING, server, dict(self.endpoint.extra), asdict(replace(request, images=())), images]
+        asked = [ENCODING, server, asdict(replace(request, images=())), images]
         return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()
 
     def _most_tokens(self, request: Request) -> tuple[int, int]:
         """Tokens in and out that a request may take at most."""
-        sizes = (scaled_size(image_size(path), request.max_pixels, request.max_side) for path in request.images)
         letters = len(request.system) + len(request.text)
-        tokens = sum(map(math.prod, sizes)) // PIXELS_PER_TOKEN + letters // LETTERS_PER_TOKEN + 100
+        tokens = letters // LETTERS_PER_TOKEN + 100
+        for path in request.images:
+            size = image_size(path)
+            tokens += int(math.prod(size) * min(1.0, request.max_side / max(size)) ** 2) // PIXELS_PER_TOKEN
         return tokens, self.endpoint.max_tokens
-
-
-class StoppedError(BaseException):
-    """The run has stopped. The SDKs take an Exception in a hook for a lost connection, and try again."""
 
 
 def price_of(endpoint: Endpoint) -> tuple[float, float] | None:

@@ -8,11 +8,9 @@ Keys come from the environment (ANTHROPIC_API_KEY, OPENAI_API_KEY). torch is not
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Sequence
 from contextlib import closing
-from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -21,29 +19,26 @@ from iadr1_lib.evaluation import PROMPTS, finished_images, prediction_row
 from iadr1_lib.files import Journal
 from iadr1_lib.records import Sample
 from iadr1_lib.remote.client import Remote
-from iadr1_lib.remote.providers import Endpoint, Reply, Request, yes_or_no
+from iadr1_lib.remote.providers import Endpoint, Reply, Request
 
 MAX_SIDE = 512  # pixels of the longer side, as the paper's released scripts send pictures to commercial models
 MAX_TOKENS = 600  # as there
-TOP_LOGPROBS = 20  # the most that OpenAI and vLLM give
 MAX_FAILURES = 5  # pictures in a row without a reply, retries included: the server is gone
 EVERY = 20  # pictures between two lines of progress
 ALIASES = {"claude-sonnet-4": "claude-sonnet-4-20250514"}  # names of the paper's Table 1 that are not the provider's
 PROVIDER_OF = {"anthropic": r"claude-[^/@]*", "openai": r"(gpt-|chatgpt-|o\d)[^/@]*"}  # names that tell their provider
 
 
-def endpoint_named(name: str, logprobs: bool | None = None, **settings: Any) -> Endpoint | None:
+def endpoint_named(name: str, **settings: Any) -> Endpoint | None:
     """The endpoint that a model's name stands for; None if it is no API's name, or a folder of that name is there.
 
     Args:
         name: a name of Anthropic's or OpenAI's, such as "gpt-4.1" or "claude-sonnet-4"; with the provider before it
             where that is not plain, "openai:NAME"; with an address for another server, "openai:NAME@http://host/v1".
-        logprobs: ask for the tokens' log-probabilities, which give P(Yes); None: where servers are known to give them
-            (OpenAI's gpt-4 family, other OpenAI-compatible servers). Anthropic gives none.
         settings: further attributes of `Endpoint`.
 
     Raises:
-        UserError: as `Endpoint`, or log-probabilities are asked of Anthropic.
+        UserError: as `Endpoint`.
     """
     if Path(name).exists():
         return None
@@ -52,12 +47,7 @@ def endpoint_named(name: str, logprobs: bool | None = None, **settings: Any) -> 
     if not match:
         return None
     provider, model, address = match.groups()
-    if logprobs and provider == "anthropic":
-        raise UserError(f"Anthropic gives no log-probabilities: ask {name} without them")
-    if logprobs is None:  # OpenAI's models after gpt-4 refuse a request for them
-        logprobs = provider == "openai" and (address is not None or model.startswith("gpt-4"))
-    extra = {"logprobs": True, "top_logprobs": TOP_LOGPROBS} if logprobs else {}
-    options: dict[str, Any] = {"base_url": address, "max_tokens": MAX_TOKENS, "extra": extra} | settings
+    options: dict[str, Any] = {"base_url": address, "max_tokens": MAX_TOKENS} | settings
     return Endpoint(provider, ALIASES.get(model, model), **options)  # type: ignore[arg-type]
 
 
@@ -73,9 +63,9 @@ def predict_remote(
     """Ask about every sample and append to `out` (predictions.jsonl); pictures already there are not asked about again.
 
     The highest possible cost is printed before, and what was paid after. Rows are those of `prediction.predict`, model
-    being provider and name; p_yes is None without log-probabilities. A refusal has its words (or the server's) as raw
-    and the key refused: true; a reply cut off at `max_tokens` counts as far as it goes and has the key cut: true.
-    Another seed is asked anew: these models do not answer greedily.
+    being provider and name; p_yes is None. A refusal has its words (or the server's) as raw and the key refused: true;
+    a reply cut off at `max_tokens` counts as far as it goes and has the key cut: true. Another seed is asked anew:
+    these models do not answer greedily.
 
     Raises:
         UserError: an unknown prompt mode; the cost could exceed the cap (nothing is asked then); the cap was reached;
@@ -134,24 +124,4 @@ def _write_answers(
 def _row(sample: Sample, reply: Reply, origin: dict[str, Any]) -> dict[str, Any]:
     if reply.status == "refused":
         return prediction_row(sample, reply.text or reply.message, None, origin) | {"refused": True}
-    return prediction_row(sample, reply.text or "", p_yes(reply.logprobs), origin, cut=reply.status == "truncated")
-
-
-def p_yes(logprobs: list[dict[str, Any]] | None) -> float | None:
-    """P(Yes) / (P(Yes) + P(No)) at the token that is the answer's word; None if there is none.
-
-    Args:
-        logprobs: as `Reply.logprobs`. The word after the last `<answer>` counts, without a tag the first yes or no.
-    """
-    tokens = [entry["token"] for entry in logprobs or []]
-    text = "".join(tokens)
-    tag = text.rfind("<answer>")  # -1 without one
-    for entry, end in zip(logprobs or [], accumulate(map(len, tokens)), strict=True):
-        # Not the "No" of "Nothing".
-        if end > tag + 1 and yes_or_no(entry["token"]) and not text[end : end + 1].isalpha():
-            yes, no = (
-                sum(math.exp(value) for token, value in entry["top"].items() if yes_or_no(token) == word)
-                for word in ("yes", "no")
-            )
-            return yes / (yes + no) if yes + no > 0 else None
-    return None
+    return prediction_row(sample, reply.text or "", None, origin, cut=reply.status == "truncated")

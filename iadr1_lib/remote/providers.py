@@ -8,11 +8,8 @@ from __future__ import annotations
 import base64
 import importlib
 import io
-import math
 import os
-import re
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -23,12 +20,6 @@ from iadr1_lib.errors import UserError, one_line
 
 LONGEST_PAUSE = 120  # seconds; a server that asks for a longer one will not be back during this run
 REFUSALS = {"content_filter", "content_policy_violation"}  # OpenAI's error codes
-ADVICE = {  # where the same request again would fail again, by HTTP status
-    401: "set a valid key in {key}",
-    402: "top the account up",
-    403: "choose another model or ask for access with the key in {key}",
-    404: "check the model's name and base_url",
-}
 
 
 class TransientError(Exception):
@@ -50,9 +41,8 @@ class Endpoint:
     # and no key elsewhere, so that no other server sees it.
     key_variable: str | None = None
     max_tokens: int = 4000  # of a reply, the model's own thinking included
-    extra: Mapping[str, Any] = field(default_factory=dict)  # of the request's body, such as {"temperature": 0.0}
     timeout: float = 120.0  # seconds of one try
-    requests_per_minute: float | None = None  # no limit by default; retries count
+    requests_per_minute: float | None = None  # no limit by default; retries do not count
     concurrency: int = 4  # requests under way at the same time
     # After 408, 409, 429, 5xx, a time-out or a lost connection. The SDKs wait 0.5 s, doubled each time up to 8 s, or as
     # long as Retry-After says.
@@ -83,16 +73,15 @@ class Endpoint:
 class Request:
     """One question: a system message, a text, and the images that go before it.
 
-    An image of more than `max_pixels` pixels, or with a side of more than `max_side`, is scaled down, its shape kept.
+    An image with a side of more than `max_side` pixels is scaled down, its shape kept.
     `attempt` is not sent: the same question under another number is a new request, not answered from the cache.
     """
 
     system: str
     text: str
     images: tuple[Path, ...] = ()
-    max_pixels: int = 1_000_000
     attempt: int = 0
-    max_side: int | None = None
+    max_side: int = 1024
 
 
 @dataclass(frozen=True)
@@ -110,34 +99,22 @@ class Reply:
     output_tokens: int | None = None
     cached: bool = False  # kept from before: it cost nothing now
     answered: bool = True  # False if the server never answered, so that asking again may help
-    # Of each token of the text {"token": its text, "top": {token: log-probability}}, where only the words yes and no
-    # have alternatives in "top". None unless an OpenAI-compatible server gives them and `extra` asks for them.
-    logprobs: list[dict[str, Any]] | None = None
 
 
-def encode_image(path: Path, max_pixels: int, max_side: int | None = None) -> str:
+def encode_image(path: Path, max_side: int) -> str:
     """A picture as PNG in base64, scaled down as `Request` says and without its metadata; errors as `open_image`.
 
     PNG, since JPEG blurs fine scratches; a million pixels stay below 5 MB, the lowest limit of the providers.
     """
     image = open_image(path)
-    if (size := scaled_size(image.size, max_pixels, max_side)) != image.size:
-        image = image.resize(size, Image.Resampling.LANCZOS)
+    image.thumbnail((max_side, max_side), Image.Resampling.LANCZOS)
     buffer = io.BytesIO()
     Image.frombytes("RGB", image.size, image.tobytes()).save(buffer, format="PNG")  # the pixels alone
     return base64.b64encode(buffer.getvalue()).decode()
 
 
-def scaled_size(size: tuple[int, int], max_pixels: int, max_side: int | None) -> tuple[int, int]:
-    """Width and height in pixels that are sent of a picture of this width and height."""
-    longer = max(size)
-    scale = min(1.0, (max_side or longer) / longer, math.sqrt(max_pixels / math.prod(size)))
-    width, height = (max(1, int(side * scale + 1e-6)) for side in size)  # 1e-6: 1537 * (512 / 1537) is 512
-    return width, height
-
-
 class Provider:
-    """A protocol, spoken by the provider's own SDK, which calls `before_try` with each HTTP request, retries too.
+    """A protocol, spoken by the provider's own SDK.
 
     Raises:
         UserError: the SDK is not installed, or no key is set.
@@ -146,7 +123,7 @@ class Provider:
     address: ClassVar[str]
     client_class: ClassVar[str]
 
-    def __init__(self, endpoint: Endpoint, before_try: Callable[[Any], None]) -> None:
+    def __init__(self, endpoint: Endpoint) -> None:
         self.endpoint = endpoint
         try:
             self.sdk: Any = importlib.import_module(endpoint.provider)
@@ -157,13 +134,12 @@ class Provider:
         key = os.environ.get(variable, "").strip() if variable else "none"  # the SDKs require some key
         if not key:
             raise UserError(f"no key for {endpoint.name}: set the environment variable {variable} to it and run again")
-        hooks = {"request": [before_try], "response": [_refuse_long_pause]}
         self.client = getattr(self.sdk, self.client_class)(
             api_key=key,
             base_url=endpoint.address,
             timeout=endpoint.timeout,
             max_retries=endpoint.retries,
-            http_client=self.sdk.DefaultHttpxClient(event_hooks=hooks),
+            http_client=self.sdk.DefaultHttpxClient(event_hooks={"response": [_refuse_long_pause]}),
         )
 
     def ask(self, request: Request) -> Reply:
@@ -173,7 +149,7 @@ class Provider:
             TransientError: no readable reply, or none after all retries.
             UserError: the server rejects the key, the model or the request; an image cannot be read.
         """
-        images = [encode_image(path, request.max_pixels, request.max_side) for path in request.images]
+        images = [encode_image(path, request.max_side) for path in request.images]
         try:
             return self.answer(request, images)
         except self.sdk.APIStatusError as error:
@@ -195,16 +171,12 @@ class Provider:
         code, status, message = getattr(error, "code", None), error.status_code, one_line(error.message)
         if code in REFUSALS:
             return Reply(None, "refused", f"{self.endpoint.name} refused: {message}")
-        if code == "insufficient_quota":  # OpenAI's 429 for an empty account
-            status = 402
-        if status in {408, 409, 429} or status >= 500:
+        if status in {408, 409, 429} and code != "insufficient_quota" or status >= 500:
             raise TransientError(f"status {status}, {message}")
         images = ", ".join(map(str, request.images)) or "no image"
-        advice = ADVICE.get(status, "change what the message names, or leave the image out")
-        advice = advice.format(key=self.endpoint.key_name or "key_variable")
         raise UserError(
-            f"{self.endpoint.name} at {self.endpoint.address} rejects the request with {images} "
-            f"(status {status}, {message}): {advice}, then run again; replies are kept"
+            f"{self.endpoint.name} at {self.endpoint.address} rejects the request with {images} (status {status}, "
+            f"{message}): check key, model and base_url, then run again; replies are kept"
         ) from error
 
 
@@ -227,7 +199,6 @@ class AnthropicProvider(Provider):
             model=self.endpoint.model,
             max_tokens=self.endpoint.max_tokens,
             messages=[{"role": "user", "content": [*content, {"type": "text", "text": request.text}]}],
-            extra_body=self.endpoint.extra,
             **({"system": request.system} if request.system else {}),
         )
         text = "".join(block.text for block in answer.content if block.type == "text")
@@ -250,7 +221,7 @@ class OpenAIProvider(Provider):
         messages.append({"role": "user", "content": [*content, {"type": "text", "text": request.text}]})
         # OpenAI's newer models refuse the old name, some other servers do not know the new one.
         limit = "max_tokens" if self.endpoint.base_url else "max_completion_tokens"
-        body = {limit: self.endpoint.max_tokens, **self.endpoint.extra}
+        body = {limit: self.endpoint.max_tokens}
         answer = self.client.chat.completions.create(model=self.endpoint.model, messages=messages, extra_body=body)
         choice, usage = answer.choices[0], getattr(answer, "usage", None)
         refusal = getattr(choice.message, "refusal", None)
@@ -258,16 +229,14 @@ class OpenAIProvider(Provider):
             refusal = refusal or "stopped by the content filter"
         cut = "max_tokens" if choice.finish_reason == "length" else None
         tokens = (usage.prompt_tokens, usage.completion_tokens) if usage else (None, None)
-        return _reply(choice.message.content or "", refusal, cut, tokens, _logprobs(choice))
+        return _reply(choice.message.content or "", refusal, cut, tokens)
 
 
 PROVIDERS: dict[str, type[Provider]] = {"anthropic": AnthropicProvider, "openai": OpenAIProvider}
 
 
-def _reply(
-    text: str, refusal: str | None, cut: str | None, tokens: tuple[int | None, int | None], logprobs: Any = None
-) -> Reply:
-    reply = Reply(text or None, "ok", "", *tokens, logprobs=logprobs)
+def _reply(text: str, refusal: str | None, cut: str | None, tokens: tuple[int | None, int | None]) -> Reply:
+    reply = Reply(text or None, "ok", "", *tokens)
     if refusal:
         return replace(reply, status="refused", message=one_line(refusal))
     if cut:
@@ -275,21 +244,3 @@ def _reply(
     if not text.strip():  # it was paid for, so it is kept; another attempt is another request
         return replace(reply, text=None, status="failed", message="the reply holds no text")
     return reply
-
-
-def _logprobs(choice: Any) -> list[dict[str, Any]] | None:
-    """Log-probabilities as `Reply` has them; None if the server gives none that can be read."""
-    try:
-        rows = [(entry.token, entry.top_logprobs) for entry in choice.logprobs.content]
-        return [
-            {"token": token, "top": {one.token: float(one.logprob) for one in top} if yes_or_no(token) else {}}
-            for token, top in rows
-        ]
-    except (AttributeError, TypeError, ValueError):  # an addition to the answer: the answer itself is good
-        return None
-
-
-def yes_or_no(token: str) -> str | None:
-    """The word yes or no that a token is, with marks and blanks around it (">Yes"), else None."""
-    word = re.sub(r"[\W_]", "", token).lower()
-    return word if word in ("yes", "no") else None

@@ -29,15 +29,14 @@ class ApiTeacher:
 
     Args:
         remote: whom to ask; it keeps replies, counts the cost and retries.
-        prompts: a YAML file of prompts (system, defective, normal, again); None for data/prompts/teacher.yaml.
 
     Raises:
-        UserError: the prompts cannot be read; while writing, as `Remote.ask`, or for a prompt with an unknown {word}.
+        UserError: data/prompts/teacher.yaml cannot be read; while writing, as `Remote.ask`, or for an unknown {word}.
     """
 
-    def __init__(self, remote: Remote, prompts: str | Path | None = None) -> None:
+    def __init__(self, remote: Remote) -> None:
         self.remote = remote
-        path = Path(prompts) if prompts else project_root() / "data" / "prompts" / "teacher.yaml"
+        path = project_root() / "data" / "prompts" / "teacher.yaml"
         self._prompts = read_yaml(path, "system", "defective", "normal", "again")
         self.name = remote.endpoint.name
         self.key = f"{self.name}, prompts {hashlib.sha256(json.dumps(self._prompts).encode()).hexdigest()[:12]}"
@@ -52,24 +51,20 @@ class ApiTeacher:
 
     def request(self, task: Task) -> Request:
         """What is sent for a task: the prompts, filled in, and the sample's own picture."""
-        text = self._fill("normal" if task.facts.label == "no" else "defective", task)
-        text += "\n" + self._fill("again", task) if task.attempt else ""
-        text = "\n".join(line for line in text.splitlines() if line.strip())
-        return Request(self._fill("system", task).strip(), text, (Path(task.sample.image),), attempt=task.attempt)
+        words = _words(task)
+        keys = ["normal" if task.facts.label == "no" else "defective", *(["again"] if task.attempt else [])]
+        try:
+            system, *texts = (str(self._prompts[key]).format_map(words) for key in ("system", *keys))
+        except (KeyError, ValueError, IndexError) as error:
+            raise UserError(f"a {{word}} of the prompts means nothing ({error}): use {', '.join(words)}") from error
+        text = "\n".join(line for line in "\n".join(texts).splitlines() if line.strip())
+        return Request(system.strip(), text, (Path(task.sample.image),), attempt=task.attempt)
 
     def estimate(self, samples: Sequence[Sample], tries: int) -> Cost:
         """What the samples would cost at most, roughly: every draft needed, nothing written or kept yet."""
         # Nothing is measured: the words for what a mask would tell are of about the same length.
         tasks = (Task(sample, Facts(sample.label), attempt) for attempt in range(tries) for sample in samples)
         return self.remote.estimate(self.request(task) for task in tasks)
-
-    def _fill(self, key: str, task: Task) -> str:
-        words = _words(task)
-        try:
-            return str(self._prompts[key]).format_map(words)
-        except (KeyError, ValueError, IndexError) as error:
-            message = f"The prompt {key} has a {{word}} that means nothing ({error}): use {', '.join(words)}"
-            raise UserError(message) from error
 
 
 def _words(task: Task) -> dict[str, str]:

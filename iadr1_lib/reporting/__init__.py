@@ -46,7 +46,7 @@ from iadr1_lib.reporting.results import (
     predictions,
     recorded,
     severity_of,
-    shipped_metrics,
+    shipped,
     stage_scores,
 )
 from iadr1_lib.reporting.studies import (

@@ -13,7 +13,7 @@ from iadr1_lib.errors import UserError
 from iadr1_lib.evaluation import METRICS
 from iadr1_lib.files import read_text, write_text
 from iadr1_lib.reporting.claims import agreement, in_short, measured
-from iadr1_lib.reporting.results import REFERENCE, SHIPPED, shipped_metrics
+from iadr1_lib.reporting.results import REFERENCE, SHIPPED, shipped
 from iadr1_lib.reporting.studies import STUDIES, shipped_study
 from iadr1_lib.reporting.tables import (
     ablation_table,
@@ -34,7 +34,7 @@ _SQUARE = "Square brackets: 95 % intervals of a bootstrap over images."
 
 def readme_block() -> str:
     """What stands between the marks of README.md: balanced accuracy, location and type of each stage."""
-    metrics = shipped_metrics()
+    metrics = shipped()
     table = stage_table(metrics)
     short = table[table.iloc[:, 0].isin([METRICS[name] for name in ("balanced_accuracy", "location", "type")])]
     seeds = _listed(run["seed"] for run in metrics["provenance"]["runs"])
@@ -44,7 +44,7 @@ def readme_block() -> str:
 
 def results_page() -> str:
     """docs/results.md: all tables of the shipped results, each with its source; the words are data/templates' own."""
-    metrics = shipped_metrics()
+    metrics = shipped()
     runs = metrics["provenance"]["runs"]
     machine = runs[0]["hardware"]
     studies = [shipped_study(study)["provenance"] for study in STUDIES]

@@ -9,6 +9,7 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +46,6 @@ class _Panel:
     predicted: str | None = None
     grid: bool = False
     mask: str | Path | None = None
-    reason: str = ""  # in red, before the note
     note: str = ""
 
 
@@ -63,10 +63,9 @@ def sample_sheet(samples: Sequence[Sample], columns: int = 6, title: str | None 
         if sample.label == "no":
             panels.append(_Panel(sample.image, "good", _RIGHT, mask=sample.mask))
             continue
-        lines = [
-            textwrap.fill(line, 130 // columns) for line in (sample.type or "defect", sample.location or "no mask")
-        ]
-        panels.append(_Panel(sample.image, "\n".join(lines), INK, sample.location, grid=True, mask=sample.mask))
+        words = (sample.type or "defect", sample.location or "no mask")
+        caption = "\n".join(textwrap.fill(word, 130 // columns) for word in words)
+        panels.append(_Panel(sample.image, caption, INK, sample.location, grid=True, mask=sample.mask))
     legend = [_FRAMES[0]] if any(panel.true for panel in panels) else []
     return _sheet(panels, columns, title, "samples", legend)
 
@@ -120,9 +119,9 @@ def record_gallery(records: Sequence[tuple[Record, str]]) -> Figure:
     panels = []
     for record, reason in records:
         verdict, colour = ("rejected", _WRONG) if reason else ("accepted", _RIGHT)
-        caption = f"{verdict}: {_joined(record.type or 'normal', record.location)}"
+        caption = f"{verdict}: {_joined(record.type or 'normal', record.location)}\n{_cut(reason, 48, 3)}".strip()
         note = _cut(record.reasoning, 54, 12)
-        panels.append(_Panel(record.image, caption, colour, record.location, reason=_cut(reason, 54, 3), note=note))
+        panels.append(_Panel(record.image, caption, colour, record.location, note=note))
     return _sheet(panels, 3, None, "records", [])
 
 
@@ -132,23 +131,19 @@ def _sheet(
     """Draw panels side by side, with a legend of frames (label, colour, line style) and of outlined masks."""
     if not panels:
         raise UserError(f"There are no {what} to show: choose at least one.")
-    notes = any(panel.note for panel in panels)
-    caption_lines = max(panel.caption.count("\n") + 1 for panel in panels)
-    note_lines = max(f"{panel.reason}\n{panel.note}".strip().count("\n") + 1 for panel in panels) if notes else 0
+    lines = [sum(text.count("\n") + 1 for text in (panel.caption, panel.note) if text) for panel in panels]
     rows, across, side = -(-len(panels) // columns), min(len(panels), columns), WIDTH / columns
-    heights = [side + 0.15 * caption_lines, 0.15 * note_lines + 0.01]  # inches
-    size = (side * across, rows * sum(heights) + 0.5 + (0.4 if title else 0))
-    figure, axes = plt.subplots(2 * rows, across, squeeze=False, figsize=size, height_ratios=heights * rows)
-    for axis in axes.flat:
-        axis.set_axis_off()
-    for panel, axis, below in zip(panels, axes[0::2].flat, axes[1::2].flat, strict=False):
+    size = (side * across, rows * (side + 0.15 * max(lines)) + 0.5 + (0.4 if title else 0))
+    figure, axes = plt.subplots(rows, across, squeeze=False, figsize=size)
+    for panel, axis in zip_longest(panels, axes.flat):
+        if panel is None:
+            axis.set_axis_off()
+            continue
         _draw_panel(panel, axis)
-        axis.set_title(panel.caption, fontsize=8, loc="left" if notes else "center", color=panel.colour)
-        if notes:
-            axis.set_anchor("SW")
-        below.text(0, 1, panel.reason, va="top", fontsize=7.5, color=_WRONG, in_layout=False)
-        skipped = "\n" * (panel.reason.count("\n") + 1 if panel.reason else 0)
-        below.text(0, 1, skipped + panel.note, va="top", fontsize=7.5, in_layout=False)
+        axis.set(xticks=[], yticks=[], frame_on=False)
+        where: Any = "left" if panel.note else "center"
+        axis.set_title(panel.caption, fontsize=8, loc=where, color=panel.colour)
+        axis.set_xlabel(panel.note, fontsize=7.5, loc=where)
     handles: list[Any] = [
         Patch(facecolor="none", edgecolor=colour, linewidth=2, linestyle=line, label=label)
         for label, colour, line in frames

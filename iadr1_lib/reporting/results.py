@@ -36,7 +36,7 @@ COMPARISONS = (("pa_sft", "base"), ("sc_grpo", "pa_sft"), ("control", "pa_sft"),
 EVALUATION, REPORT, BATCH = "08_evaluation", "10_report", "batch"  # who recorded a row
 SHIPPED = Path("data") / "reference" / "mini"
 REFERENCE = SHIPPED / "metrics.json"
-_EDGES = np.linspace(0, 1, 6)  # of the bins of severity
+_EDGES, _MIDDLES = [0, 0.2, 0.4, 0.6, 0.8, 1.01], [0.1, 0.3, 0.5, 0.7, 0.9]  # of the bins of severity
 
 
 # -------------------------------------------------------------------------------------------------- one run
@@ -58,19 +58,11 @@ def recorded(folder: Path) -> dict[str, Any]:
     return metrics
 
 
-def shipped_rows(file: str) -> list[Row]:
-    """Rows of a file of results that the project ships; UserError where it is missing."""
+def shipped(file: str = "metrics.json") -> dict[str, Any]:
+    """A file of results that the project ships, by default of the profile mini; UserError where it is missing."""
     metrics: dict[str, Any] | None = read_metrics_file(project_root() / SHIPPED / file)
     if metrics is None:
-        raise UserError(f"{(SHIPPED / file).as_posix()} is missing: restore it from the project (git checkout)")
-    return list(metrics["rows"])
-
-
-def shipped_metrics() -> dict[str, Any]:
-    """The shipped results of the profile mini, three seeds together; UserError where they are missing."""
-    metrics: dict[str, Any] | None = read_metrics_file(project_root() / REFERENCE)
-    if metrics is None:
-        raise UserError(f"{REFERENCE.as_posix()} is missing: name run folders to report on, such as runs/mini-s0")
+        raise UserError(f"{(SHIPPED / file).as_posix()} is missing: restore it from the project, or name run folders")
     return metrics
 
 
@@ -155,14 +147,11 @@ def found_by_severity(answers: dict[str, pd.DataFrame], parser: str = "fair") ->
     rows = []
     for stage, table in answers.items():
         judged = judge(table[table["label"] == "yes"], parser)
-        judged["severity"] = [severity_of(image) for image in judged["image"]]
-        judged = judged.dropna(subset=["severity"])
-        judged["bin"] = np.clip(np.digitize(judged["severity"], _EDGES) - 1, 0, len(_EDGES) - 2)
-        for place in np.unique(judged["bin"]):
-            right = judged.loc[judged["bin"] == place, "correct"]
+        middles = pd.cut(judged["image"].map(severity_of), _EDGES, labels=_MIDDLES, right=False)
+        for middle, right in judged["correct"].groupby(middles, observed=True):
             low, high = proportion_confint(int(right.sum()), len(right), method="wilson")
             ends = {"value": 100 * float(right.mean()), "low": 100 * low, "high": 100 * high}
-            rows.append({"stage": stage, "severity": _EDGES[place : place + 2].mean(), **ends, "n": len(right)})
+            rows.append({"stage": stage, "severity": middle, **ends, "n": len(right)})
     return pd.DataFrame(rows, columns=["stage", "severity", "value", "low", "high", "n"])
 
 

@@ -11,11 +11,11 @@ import numpy as np
 import pandas as pd
 
 from iadr1_lib.answer import GRID
-from iadr1_lib.errors import UserError, WrongUse
+from iadr1_lib.errors import WrongUse
 from iadr1_lib.evaluation import MEAN, METRICS, PAIRED, interval_text
 from iadr1_lib.expert_ad import build
-from iadr1_lib.reporting.results import SHIPPED, Row, by_name
-from iadr1_lib.runs import project_root, read_metrics_file, runs_folder
+from iadr1_lib.reporting.results import SHIPPED, Row, by_name, shipped
+from iadr1_lib.runs import read_metrics_file, runs_folder
 
 BASELINE = "PA-SFT"  # what every variant is compared with
 PARTS = ("consistency", "location", "type")  # the rewards besides accuracy
@@ -101,10 +101,7 @@ def own_results(study: str, profile: str) -> Path:
 
 def shipped_study(study: str) -> dict[str, Any]:
     """The results of a study that the project ships; UserError where they are missing."""
-    record: dict[str, Any] | None = read_metrics_file(project_root() / SHIPPED / study_file(study))
-    if record is None:
-        raise UserError(f"the results of {study} are missing: make them with `iadr1 ablate {study}`")
-    return record
+    return shipped(study_file(study))
 
 
 def study_results(study: str, profile: str) -> tuple[dict[str, Any], str]:

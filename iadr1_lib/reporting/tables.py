@@ -11,7 +11,7 @@ from typing import Any
 import pandas as pd
 
 from iadr1_lib.evaluation import BASELINES, MEAN, METRICS, PAIRED, SEED_RANGE, interval_text, sanity
-from iadr1_lib.reporting.results import STAGES, Row, by_name, differences, shipped_rows, stage_scores
+from iadr1_lib.reporting.results import STAGES, Row, by_name, differences, shipped, stage_scores
 from iadr1_lib.reporting.studies import BASELINE, STUDIES, shipped_study
 
 # What a whole run costs: name of the row -> title.
@@ -100,7 +100,7 @@ def judged_benchmarks(metrics: dict[str, Any], real: bool = True) -> pd.DataFram
     stages = stage_scores(metrics).query("metric == 'balanced_accuracy'")
     rows += [{"kind": "stage", **row, "name": row["stage"]} for row in stages.to_dict("records")]
     for title, word in REAL.items() if real else ():
-        for row in shipped_rows(f"sanity_{word}.json"):
+        for row in shipped(f"sanity_{word}.json")["rows"]:
             rows.append({**row, "benchmark": title, "kind": "predictor", "name": row["name"].split("/")[1]})
         for stage in _SHIPPED_STAGES:
             row = _mean(f"real_{word}_{stage}.json", "balanced_accuracy")
@@ -111,7 +111,7 @@ def judged_benchmarks(metrics: dict[str, Any], real: bool = True) -> pd.DataFram
 
 def _mean(file: str, metric: str) -> Row:
     """The row of a metric's mean over all benchmarks, of a shipped evaluation."""
-    return next(row for row in shipped_rows(file) if row["name"].endswith(f"/{metric}/{MEAN}"))
+    return next(row for row in shipped(file)["rows"] if row["name"].endswith(f"/{metric}/{MEAN}"))
 
 
 def predictor_table(judged: pd.DataFrame) -> pd.DataFrame:
