@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 
 import torch
 from safetensors import SafetensorError
-from transformers import LlavaForConditionalGeneration, PrinterCallback
+from transformers import PrinterCallback
 from trl import GRPOConfig, GRPOTrainer, SFTConfig, SFTTrainer
 
 from iadr1_lib import models, rewards
@@ -165,12 +165,10 @@ def train_sc_grpo(
     )
     if family.counts_pictures:
         models.pass_image_counts(trainer)
-    for policy in (trainer.model, trainer.ref_model):
-        # Both need the plain module and its key-value cache.
-        plain = isinstance(policy, LlavaForConditionalGeneration) and not inputs.model.gradient_checkpointing
-        if plain and not (trainer.is_deepspeed_enabled or trainer.is_fsdp_enabled):
-            models.deduplicate_images(policy.model.vision_tower)
-            models.share_prefix(policy)
+    if not (trainer.is_deepspeed_enabled or trainer.is_fsdp_enabled):
+        for policy in (trainer.model, trainer.ref_model):
+            if policy is not None:
+                models.share_group_work(policy)
     more = {"vllm": dict(vllm) if vllm else None, "grid": grid, "answer_tokens": settings.max_completion_length}
     return _run(trainer, folder, inputs, log, resume, more)
 
