@@ -25,7 +25,7 @@ def share_group_work(model: nn.Module) -> None:
     Not for models that DeepSpeed or FSDP shard: there each process would call modules another number of times, and a
     call that gathers a module's weights waits for all processes.
     """
-    if _base_of(model).config.model_type in FAMILIES:
+    if base_of(model).config.model_type in FAMILIES:
         deduplicate_images(model)
         share_prefix(model)
 
@@ -39,7 +39,7 @@ def deduplicate_images(model: nn.Module) -> None:
     Patches: a forward pre-hook hands the tower the distinct images; a forward hook repeats its outputs for all. Exact:
     the gradient of a repeated output is the sum over its copies.
     """
-    base = _base_of(model)
+    base = base_of(model)
     family = FAMILIES[base.config.model_type]
     tower = base.get_submodule(family.tower)
     if family.picture_tokens == "area":
@@ -120,7 +120,7 @@ def share_prefix(model: nn.Module) -> None:
     Args:
         model: what the trainer calls with labels: the model, or the PeftModel around it.
     """
-    base = _base_of(model)
+    base = base_of(model)
     language_model: Any = base.model.language_model
     if any(DynamicCache(config=language_model.config).is_sliding):
         return
@@ -210,8 +210,8 @@ def _rows(mask: Any, rows: list[int]) -> Any:
 def _distinct(rows: Sequence[torch.Tensor] | torch.Tensor) -> tuple[list[int], list[int]]:
     """(places of the first of each distinct tensor, for each tensor which of those it equals).
 
-    The distinct tensors come in the order of their values, as from `torch.unique(rows, dim=0)`, which on a GPU compares
-    two rows number by number in a single thread: with images that takes seconds.
+    The distinct tensors come in the order of their shapes and values, as from `torch.unique(rows, dim=0)`. That itself
+    compares two rows number by number in a single thread on a GPU: too slow for images.
     """
     sums = torch.stack([row.sum(dtype=torch.float64) for row in rows]).tolist()
     first: list[int] = []
@@ -221,20 +221,20 @@ def _distinct(rows: Sequence[torch.Tensor] | torch.Tensor) -> tuple[list[int], l
         kinds.append(next(same, len(first)))
         if kinds[-1] == len(first):
             first.append(number)
-    in_order = sorted(first, key=cmp_to_key(lambda a, b: _compare(rows[a], rows[b])))
+
+    def compare(a: int, b: int) -> int:
+        one, other = rows[a], rows[b]
+        if one.shape != other.shape:
+            return -1 if tuple(one.shape) < tuple(other.shape) else 1
+        place = (one != other).flatten().int().argmax()  # the first number in which they differ
+        return -1 if bool(one.flatten()[place] < other.flatten()[place]) else 1
+
+    in_order = sorted(first, key=cmp_to_key(compare))
     place = {number: n for n, number in enumerate(in_order)}
     return in_order, [place[first[kind]] for kind in kinds]
 
 
-def _compare(a: torch.Tensor, b: torch.Tensor) -> int:
-    """-1 if a comes before b, else 1: by the shapes, then by the first number in which they differ."""
-    if a.shape != b.shape:
-        return -1 if tuple(a.shape) < tuple(b.shape) else 1
-    place = (a != b).flatten().int().argmax()
-    return -1 if bool(a.flatten()[place] < b.flatten()[place]) else 1
-
-
-def _base_of(model: Any) -> PreTrainedModel:
+def base_of(model: Any) -> PreTrainedModel:
     """The model itself, also of a PeftModel."""
     base: PreTrainedModel = model.get_base_model() if hasattr(model, "get_base_model") else model
     return base

@@ -22,7 +22,7 @@ from iadr1_lib import models, rewards
 from iadr1_lib.data import checked_rows
 from iadr1_lib.errors import UserError, one_line
 from iadr1_lib.files import raise_if_full, write_json
-from iadr1_lib.models import ModelSettings
+from iadr1_lib.models import GenerationSettings, ModelSettings
 from iadr1_lib.records import Stage, grid_of, read_rows, row_notes
 from iadr1_lib.training.dataset import alternate_labels, eos_suffix, pa_sft_dataset, sc_grpo_dataset
 from iadr1_lib.training.settings import RELEASED, PaSftSettings, ScGrpoSettings
@@ -111,6 +111,7 @@ def train_sc_grpo(
     model: ModelSettings | None = None,
     vllm: Mapping[str, Any] | None = None,
     force: bool = False,
+    generation: GenerationSettings | None = None,
 ) -> Path:
     """Stage two: GRPO with the structured reward (paper, SC-GRPO), on-policy: each completion serves one step.
 
@@ -120,6 +121,7 @@ def train_sc_grpo(
         records: sc_grpo.json.
         vllm: GRPOConfig's arguments for rollouts by vLLM (`EngineSettings.rollouts`); without them transformers
             generates.
+        generation: how transformers generates.
     """
     inputs = Inputs(models.require_weights(model_dir), Path(records), settings, model or ModelSettings(), seed)
     folder, rows = _open(inputs, Path(out), "sc_grpo", force)
@@ -169,6 +171,7 @@ def train_sc_grpo(
         for policy in (trainer.model, trainer.ref_model):
             if policy is not None:
                 models.share_group_work(policy)
+    models.speed_up_generation(trainer, generation or GenerationSettings())
     more = {"vllm": dict(vllm) if vllm else None, "grid": grid, "answer_tokens": settings.max_completion_length}
     return _run(trainer, folder, inputs, log, resume, more)
 
