@@ -70,9 +70,11 @@ class _Turn:
         self.batch = settings.batch
         self.base_weights: list[torch.Tensor] | None = [] if settings.merge_adapter else None
         self.caches: dict[int, StaticCache] = {}
-        self.compiled = settings.compiled and can_compile(base_of(trainer.model), trainer.accelerator.device)
+        base = base_of(trainer.model)
+        register_hooks_once(base)
+        self.compiled = settings.compiled and can_compile(base, trainer.accelerator.device)
         if self.compiled:
-            keep_cache(base_of(trainer.model), self.caches)
+            keep_cache(base, self.caches)
             self._set_compiled(True)
 
     def _set_compiled(self, compiled: bool) -> None:
@@ -137,10 +139,32 @@ def keep_cache(model: Any, caches: dict[int, StaticCache]) -> None:
             caches.clear()
             length = -(-max_cache_len // _CACHE_STEP) * _CACHE_STEP
             kept = caches[batch_size] = make(batch_size=batch_size, max_cache_len=length, **more)
+            # Under autocast the keys are float32, since they were rotated, and the values are not. A cache that grows
+            # makes both float32; one of fixed size has one precision from the start.
+            update = kept.update
+            kept.update = lambda keys, values, *args: update(keys, values.to(keys.dtype), *args)
         kept.reset()
         return kept
 
     model._prepare_static_cache = prepare
+
+
+def register_hooks_once(model: Any) -> None:
+    """Keep TRL's switching of gradient checkpointing from registering a hook on the embeddings each time.
+
+    TRL switches it off for generation and for the reference's pass. Whenever it is switched on again, transformers 5.17
+    registers the hooks of `enable_input_require_grads` once more: each step of training would be slower than the one
+    before, and a compiled step, which depends on the number of hooks, would be compiled anew.
+
+    Patches: the model's `enable_input_require_grads`, which now does nothing if its hooks are there.
+    """
+    enable = model.enable_input_require_grads
+
+    def once() -> None:
+        if not getattr(model, "_require_grads_hooks", None):
+            enable()
+
+    model.enable_input_require_grads = once
 
 
 @contextmanager
