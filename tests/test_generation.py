@@ -87,8 +87,11 @@ def test_nothing_is_merged_without_an_adapter_into_four_bits_or_if_it_is_switche
 # ------------------------------------------------------------------------------------------------ a compiled step
 
 
-@pytest.mark.parametrize("compiled", [False, True])
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(
+    "name, compiled",
+    [(n, False) for n in NAMES]
+    + [pytest.param(n, True, marks=[] if n in ("llava", "qwen2_5_vl") else pytest.mark.slow) for n in NAMES],
+)
 def test_a_cache_of_fixed_size_gives_the_same_tokens(name: str, compiled: bool) -> None:
     """With all that is done to the model at once; and the cache is used again."""
     given = [batch(name, images).prompts() for images in (2, 1, 2)]
@@ -105,8 +108,25 @@ def test_a_cache_of_fixed_size_gives_the_same_tokens(name: str, compiled: bool) 
                 greedy(model, prompts, cache_implementation="static", **compilation), tokens, atol=1e-5, rtol=1e-4
             )
             used.append(caches[6])
-    assert all(type(cache) is StaticCache for cache in used) and used[0] is used[1] is used[2]
+    assert all(isinstance(cache, StaticCache) for cache in used) and used[0] is used[1] is used[2]
     assert (counters["stats"]["unique_graphs"], len(counters["graph_break"])) == (int(compiled), 0)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("name", NAMES)
+def test_cuda_graphs_write_the_same_answers(name: str) -> None:
+    prompts = {key: value.to(CUDA) for key, value in batch(name, 2).prompts().items()}
+    model = adapted(build(name)[0], name).to(CUDA)
+    wanted = greedy(model, prompts)
+    share_group_work(model)
+    generation.keep_cache(model.get_base_model(), {})
+    torch.compiler.reset()
+    counters.clear()
+    with torch.no_grad(), generation.merged_adapter(model, []):
+        for _ in range(4):
+            fast = greedy(model, prompts, cache_implementation="static", disable_compile=False)
+            torch.testing.assert_close(fast, wanted, atol=1e-4, rtol=1e-3)
+    assert counters["stats"]["unique_graphs"] == 1 and not counters["inductor"]["cudagraph_skips"]
 
 
 def test_a_larger_batch_or_longer_prompt_gets_a_larger_cache() -> None:
@@ -186,7 +206,7 @@ def echo(most: int, batches: list[int]) -> Callable[..., Any]:
     return write
 
 
-@pytest.mark.parametrize("batch_size, batches", [(None, [5]), (2, [2, 2, 1]), (8, [5])])
+@pytest.mark.parametrize("batch_size, batches", [(None, [5]), (2, [2, 2, 1]), (4, [3, 2]), (8, [5])])
 def test_completions_are_written_in_batches_and_come_in_order(batch_size: int | None, batches: list[int]) -> None:
     seen: list[int] = []
     trainer = trainer_of(build("llava")[0], echo(9, seen))
@@ -211,6 +231,36 @@ def test_out_of_memory_halves_the_batch_for_good(capsys: pytest.CaptureFixture[s
     generation.speed_up_generation(trainer, GenerationSettings())
     with pytest.raises(torch.OutOfMemoryError):
         trainer._generate_single_turn(*given, 6)
+
+
+def test_the_batch_of_another_class_is_not_cut() -> None:
+    model, seen = build("llava")[0], []
+    model.config.model_type = "another"
+    trainer = trainer_of(model, lambda ids, images, fields, *args: seen.append(fields) or (ids, None))
+    generation.speed_up_generation(trainer, GenerationSettings(batch=1))
+    fields = {"pixel_values": list(range(9)), "tiles": [[3, 2], [4]]}
+    assert trainer._generate_single_turn([[1], [2]], [[0, 1], [2]], fields, 2)[0] == [[1], [2]]
+    assert seen == [fields]
+
+
+def test_after_an_error_checkpointing_is_on_again() -> None:
+    model, tries = adapted(build("llava")[0], "llava"), []
+
+    def write(prompt_ids: list[list[int]], *args: Any) -> Any:
+        """As TRL: see trl.models.utils._unwrap_model_for_generation."""
+        tries.append(model.get_base_model().is_gradient_checkpointing)
+        model.gradient_checkpointing_disable()
+        if len(tries) == 1:
+            raise torch.OutOfMemoryError
+        model.gradient_checkpointing_enable({"use_reentrant": False})
+        return prompt_ids, None
+
+    trainer = trainer_of(model, write)
+    trainer.args = SimpleNamespace(gradient_checkpointing_kwargs={"use_reentrant": False})
+    model.gradient_checkpointing_enable({"use_reentrant": False})
+    generation.speed_up_generation(trainer, GenerationSettings())
+    assert trainer._generate_single_turn([[1], [2]], None, {}, 2)[0] == [[1], [2]]
+    assert tries == [True] * 3 and model.get_base_model().is_gradient_checkpointing
 
 
 def test_generation_goes_on_where_compilation_fails(capsys: pytest.CaptureFixture[str]) -> None:

@@ -115,7 +115,7 @@ def share_prefix(model: nn.Module) -> None:
     Patches: a forward pre-hook of the model notes the length of the prompt; the language model's `forward` reads the
     distinct prompts, repeats their keys, values and states for all rows, and reads the completions after them. Exact:
     attention is causal, so the states of a prompt do not depend on what follows it, and gradients flow through the
-    repeated keys and values.
+    repeated keys and values. (Dropout of an adapter is drawn once for a prompt, not once for each row.)
 
     Args:
         model: what the trainer calls with labels: the model, or the PeftModel around it.

@@ -9,7 +9,8 @@ with 0.5 billion weights and 70 ms with 3 billion and an adapter, where reading 
 - LoRA's adapter is merged into the weights meanwhile: one product for each weight instead of three.
 - On a GPU the key-value cache has a fixed size, and a step is compiled and recorded as CUDA graphs, which start as a
   whole. TRL sets `disable_compile=True` in its generation config, without which a cache of fixed size is only slower.
-- The completions are written in several batches if one of all is too large.
+- The completions are written in several batches if one of all is too large (for the classes in FAMILIES, of which it is
+  known what belongs to which image).
 
 With rollouts by vLLM, or a model that DeepSpeed or FSDP shards, nothing changes: there other processes would wait for
 the weights that a batch more or less gathers.
@@ -31,6 +32,7 @@ from transformers.cache_utils import StaticCache
 
 from iadr1_lib.errors import one_line
 from iadr1_lib.models.batching import base_of
+from iadr1_lib.models.families import FAMILIES
 
 _PER_IMAGE = ("pixel_values", "image_sizes", "image_grid_thw")
 _CACHE_STEP = 256  # tokens; caches for prompts of almost the same length have the same size
@@ -67,7 +69,8 @@ class _Turn:
     def __init__(self, trainer: Any, settings: GenerationSettings) -> None:
         self.trainer = trainer
         self.write = trainer._generate_single_turn
-        self.batch = settings.batch
+        self.can_split = base_of(trainer.model).config.model_type in FAMILIES
+        self.batch = settings.batch if self.can_split else None
         self.base_weights: list[torch.Tensor] | None = [] if settings.merge_adapter else None
         self.caches: dict[int, StaticCache] = {}
         base = base_of(trainer.model)
@@ -88,16 +91,19 @@ class _Turn:
         """The ids of the completions, as the method that this stands for."""
         completions: list[list[int]] = []
         counts = [len(shown or ()) for shown in images or [()] * len(prompt_ids)]
+        base = base_of(self.trainer.model)
+        checkpointing = base.is_gradient_checkpointing
         with merged_adapter(self.trainer.model, self.base_weights):
             while (start := len(completions)) < len(prompt_ids):
-                rows = slice(start, start + (self.batch or len(prompt_ids)))
-                fields = fields_of(multimodal_fields, counts, rows)
-                given = prompt_ids[rows], images and images[rows], fields
+                left = len(prompt_ids) - start
+                batches = -(-left // (self.batch or left))
+                rows = slice(start, start + -(-left // batches))  # of equal size, which share a compiled step
+                given = prompt_ids[rows], images and images[rows], fields_of(multimodal_fields, counts, rows)
                 try:
                     completions += self.write(*given, *args, **kwargs)[0]
                     continue
                 except torch.OutOfMemoryError:
-                    if len(prompt_ids[rows]) == 1:
+                    if len(prompt_ids[rows]) == 1 or not self.can_split:
                         raise
                     self.batch = (len(prompt_ids[rows]) + 1) // 2
                     print(f"generation: out of memory; from here on {self.batch} completions at a time")
@@ -110,6 +116,8 @@ class _Turn:
                 self.caches.clear()
                 if torch.cuda.is_available():
                     torch.cuda.empty_cache()
+                if checkpointing:  # TRL switches it off while generating, and after an error not on again
+                    base.gradient_checkpointing_enable(self.trainer.args.gradient_checkpointing_kwargs)
         return completions, None
 
 
@@ -122,6 +130,16 @@ def can_compile(model: PreTrainedModel, device: torch.device) -> bool:
     return device.type == "cuda" and model._can_compile_fullgraph and (quantizer is None or quantizer.is_compileable)
 
 
+class _OneDtypeCache(StaticCache):
+    """A cache of fixed size for autocast, under which keys are float32, since they were rotated, and values are not.
+
+    A cache that grows makes both float32; transformers' one of fixed size refuses them.
+    """
+
+    def update(self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+        return super().update(key_states, value_states.to(key_states.dtype), *args, **kwargs)
+
+
 def keep_cache(model: Any, caches: dict[int, StaticCache]) -> None:
     """Let `generate` use a cache of fixed size again, if it has room for the next call.
 
@@ -131,18 +149,13 @@ def keep_cache(model: Any, caches: dict[int, StaticCache]) -> None:
     Patches: the model's `_prepare_static_cache`, which `generate` calls. It leaves the cache, by its number of rows, in
     `caches`, which may be emptied.
     """
-    make = model._prepare_static_cache
 
-    def prepare(*, batch_size: int, max_cache_len: int, **more: Any) -> Any:
+    def prepare(*, batch_size: int, max_cache_len: int, **more: Any) -> StaticCache:
         kept = caches.get(batch_size)
         if kept is None or kept.get_max_length() < max_cache_len:
             caches.clear()
             length = -(-max_cache_len // _CACHE_STEP) * _CACHE_STEP
-            kept = caches[batch_size] = make(batch_size=batch_size, max_cache_len=length, **more)
-            # Under autocast the keys are float32, since they were rotated, and the values are not. A cache that grows
-            # makes both float32; one of fixed size has one precision from the start.
-            update = kept.update
-            kept.update = lambda keys, values, *args: update(keys, values.to(keys.dtype), *args)
+            kept = caches[batch_size] = _OneDtypeCache(model.config.get_text_config(decoder=True), length)
         kept.reset()
         return kept
 
@@ -207,6 +220,8 @@ def fields_of(fields: Mapping[str, Any], counts: list[int], rows: slice) -> dict
         counts: the number of images of each row of the batch.
         rows: with a start and a stop.
     """
+    if rows.start == 0 and rows.stop >= len(counts):  # of another class, perhaps, with other fields
+        return dict(fields)
     first, last = sum(counts[: rows.start]), sum(counts[: rows.stop])
     part: dict[str, Any] = {}
     for name, values in fields.items():
