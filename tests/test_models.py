@@ -16,12 +16,10 @@ from iadr1_lib.answer import QUESTION, TAGS
 from iadr1_lib.errors import UserError
 from iadr1_lib.models import (
     IMAGE,
-    deduplicate_images,
     load_model,
     load_processor,
     loading,
     parameter_count,
-    share_prefix,
 )
 
 
@@ -98,78 +96,6 @@ def test_the_shipped_base_model_is_small_whole_and_loads_plainly(root: Path) -> 
     assert {p.dtype for p in model.parameters()} == {torch.float32}
     out = model.generate(**ask(processor, 2), max_new_tokens=3, do_sample=False)
     assert torch.is_tensor(out)
-
-
-@pytest.mark.parametrize("by_name", [True, False])
-def test_deduplicated_images_give_the_same_values_and_gradients(by_name: bool) -> None:
-    torch.manual_seed(1)
-    rows = torch.tensor([2, 0, 2, 1, 0, 2])
-    pixels, pull = torch.randn(3, 3, 96, 96)[rows], torch.randn(6, 64, 96)
-    seen: list[int] = []
-
-    def run(tower: Any) -> tuple[torch.Tensor, list[torch.Tensor]]:
-        called = {"pixel_values": pixels} if by_name else {}
-        states = tower(*([] if by_name else [pixels]), **called, output_hidden_states=True).hidden_states[-1]
-        (states * pull).sum().backward()
-        return states, [p.grad for p in tower.parameters() if p.grad is not None]
-
-    plain, once = (tiny_vlm.build()[0].model.vision_tower for _ in range(2))
-    deduplicate_images(once)
-    once.embeddings.register_forward_hook(lambda module, args, output: seen.append(len(output)))
-    (states, gradients), (states_once, gradients_once) = run(plain), run(once)
-    assert seen == [3]
-    torch.testing.assert_close(states_once, states)
-    torch.testing.assert_close(gradients_once, gradients, atol=1e-4, rtol=1e-4)
-
-
-@pytest.fixture
-def group_batch() -> dict[str, torch.Tensor]:
-    """Six shuffled rows of two prompts, each followed by a completion of its own, as GRPOTrainer gives them."""
-    _, processor = tiny_vlm.build()
-    prompt = ask(processor, 1)["input_ids"]
-    torch.manual_seed(2)
-    pixels = torch.randn(2, 3, 96, 96)[torch.tensor([1, 0, 0, 1, 1, 0])]
-    completions = torch.randint(270, 330, (6, 7))
-    ids = torch.cat([prompt.repeat(6, 1), completions], dim=1)
-    mask = torch.ones_like(ids)
-    mask[::2, -3:] = 0  # completions end at different lengths
-    labels = ids.masked_fill(mask == 0, -100)
-    labels[:, : prompt.shape[1]] = -100
-    return {"input_ids": ids, "attention_mask": mask, "labels": labels, "pixel_values": pixels}
-
-
-def test_a_shared_prefix_gives_the_same_values_and_gradients(
-    group_batch: dict[str, torch.Tensor],
-) -> None:
-    read: list[tuple[int, int]] = []
-
-    def run(model: Any) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        out = model(**group_batch)
-        out.loss.backward()
-        return out.logits, {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
-
-    plain, once = (tiny_vlm.build()[0] for _ in range(2))
-    share_prefix(once)
-    once.model.language_model.norm.register_forward_hook(lambda module, args, out: read.append(tuple(out.shape[:2])))
-    (logits, gradients), (logits_once, gradients_once) = run(plain), run(once)
-    prompt = int((group_batch["labels"][1] != -100).int().argmax())
-    assert read == [(2, prompt), (6, group_batch["input_ids"].shape[1] - prompt)]
-    real = group_batch["attention_mask"].bool()
-    torch.testing.assert_close(logits_once[real], logits[real], atol=1e-5, rtol=1e-5)
-    assert gradients.keys() == gradients_once.keys()
-    torch.testing.assert_close(gradients_once, gradients, atol=1e-4, rtol=1e-4)
-
-
-def test_a_shared_prefix_writes_the_same_answers(group_batch: dict[str, torch.Tensor]) -> None:
-    length = int((group_batch["labels"][1] != -100).int().argmax())
-    prompts = {key: group_batch[key][:, :length] for key in ("input_ids", "attention_mask")}
-    plain, once = (tiny_vlm.build()[0] for _ in range(2))
-    share_prefix(once)
-    answers = [
-        model.generate(**prompts, pixel_values=group_batch["pixel_values"], max_new_tokens=9, do_sample=False)
-        for model in (plain, once)
-    ]
-    assert torch.equal(*answers)
 
 
 KINDS = {

@@ -208,6 +208,7 @@ def train_stage(run: Run, stage: str, engine: EngineSettings | None = None, forc
         os.environ.setdefault("CUDA_VISIBLE_DEVICES", "0")  # else the trainers would spread over all GPUs in sight
     elif not launch.is_launched():
         return _launch_stage(run, stage, engine, force)
+    from iadr1_lib import models
     from iadr1_lib.models import loading
     from iadr1_lib.training import PaSftSettings, ScGrpoSettings, stages, trainers
 
@@ -229,7 +230,8 @@ def train_stage(run: Run, stage: str, engine: EngineSettings | None = None, forc
         from iadr1_lib.evaluation import vllm_check
 
         vllm_check.require_passed(model.name)
-    return trainers.train_sc_grpo(start, records, out, grpo, run.seed, check, model, engine.rollouts(), force)
+    how = models.GenerationSettings(**engine.generation())
+    return trainers.train_sc_grpo(start, records, out, grpo, run.seed, check, model, engine.rollouts(), force, how)
 
 
 def _require_fitting(run: Run, records: Path) -> None:

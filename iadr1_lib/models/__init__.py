@@ -4,8 +4,9 @@ In comes a model's name or folder; out come model and processor (`load_model`), 
 (`load_for_training`, `lora_config`). Begin with `families.FAMILIES`, the table of all that differs between models.
 """
 
-from iadr1_lib.models.batching import deduplicate_images, pass_image_counts, share_prefix
+from iadr1_lib.models.batching import deduplicate_images, pass_image_counts, share_group_work, share_prefix
 from iadr1_lib.models.families import FAMILIES, MODELS, family_of, model_config, named
+from iadr1_lib.models.generation import GenerationSettings, speed_up_generation
 from iadr1_lib.models.loading import (
     ModelSettings,
     freeze,

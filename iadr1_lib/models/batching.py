@@ -1,11 +1,13 @@
 """Changes to loaded models that make SC-GRPO faster, or possible: each says what it patches and why it is exact.
 
 In SC-GRPO the completions of a group share their images and their prompt. Without these changes the vision tower and
-the language model compute both again for each completion.
+the language model compute both again for each completion. `generation` changes how the completions are written.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from functools import cmp_to_key
 from typing import Any
 
 import torch
@@ -14,46 +16,115 @@ from transformers import PreTrainedModel
 from transformers.cache_utils import DynamicCache
 from transformers.modeling_outputs import BaseModelOutputWithPast
 
+from iadr1_lib.models.families import FAMILIES
 
-def deduplicate_images(tower: nn.Module) -> None:
-    """Let a vision tower encode each distinct image of a batch once.
 
-    Patches: a forward pre-hook hands the tower the distinct rows of its pixels; a forward hook repeats the rows of all
-    outputs. Exact: the tower treats the rows of a batch independently, and the gradient of a repeated row is the sum
-    over its copies.
+def share_group_work(model: nn.Module) -> None:
+    """`deduplicate_images` and `share_prefix`, if the model's class is one that they know.
+
+    Not for models that DeepSpeed or FSDP shard: there each process would call modules another number of times, and a
+    call that gathers a module's weights waits for all processes.
+    """
+    if base_of(model).config.model_type in FAMILIES:
+        deduplicate_images(model)
+        share_prefix(model)
+
+
+def deduplicate_images(model: nn.Module) -> None:
+    """Let the vision tower encode each distinct image of a batch once, in generation and in training.
+
+    For all classes in FAMILIES, with or without LoRA and gradient checkpointing. What counts as an image is what the
+    tower treats independently: a tile where the class cuts images into tiles, else an image.
+
+    Patches: a forward pre-hook hands the tower the distinct images; a forward hook repeats its outputs for all. Exact:
+    the gradient of a repeated output is the sum over its copies.
+    """
+    base = base_of(model)
+    family = FAMILIES[base.config.model_type]
+    tower = base.get_submodule(family.tower)
+    if family.picture_tokens == "area":
+        _deduplicate_patches(tower)
+    else:
+        layers = base.config.vision_feature_layer
+        _deduplicate_rows(tower, [layers] if isinstance(layers, int) else layers)
+
+
+def _deduplicate_rows(tower: nn.Module, layers: Sequence[int]) -> None:
+    """For CLIP and SigLIP, whose pixels have the shape (tiles, 3, height, width).
+
+    `layers` are the layers whose states the model uses. Those of the others, which the tower returns too, are dropped:
+    repeated for all rows they would fill the memory.
     """
     indices: list[torch.Tensor] = []
 
     def before(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any]:
         pixels = args[0] if args else kwargs["pixel_values"]
-        distinct, index = torch.unique(pixels.flatten(1), dim=0, return_inverse=True)
-        indices.append(index)
-        distinct = distinct.unflatten(1, pixels.shape[1:])
-        return ((distinct, *args[1:]), kwargs) if args else (args, kwargs | {"pixel_values": distinct})
+        first, index = _distinct(pixels)
+        indices.append(pixels.new_tensor(index, dtype=torch.long))
+        return ((pixels[first], *args[1:]), kwargs) if args else (args, kwargs | {"pixel_values": pixels[first]})
 
     def after(module: nn.Module, args: Any, kwargs: Any, output: Any) -> Any:
         index = indices.pop()
         for name, value in output.items():
-            output[name] = tuple(v[index] for v in value) if isinstance(value, tuple) else value[index]
+            if isinstance(value, tuple):
+                used = {layer % len(value) for layer in layers}
+                output[name] = tuple(states[index] if n in used else None for n, states in enumerate(value))
+            else:
+                output[name] = value[index]
         return output
 
     tower.register_forward_pre_hook(before, with_kwargs=True)
     tower.register_forward_hook(after, with_kwargs=True)
 
 
-def share_prefix(model: PreTrainedModel) -> None:
-    """Let the language model of a Llava read each distinct prompt of a batch once.
+def _deduplicate_patches(tower: Any) -> None:
+    """For Qwen's towers, whose pixels are the patches of all images, one after another: (patches, 3 * 2 * 14 * 14).
+
+    `grid_thw` has the images' shapes in patches. The tower's output has one token for 2 x 2 patches.
+    """
+    indices: list[tuple[list[int], list[int]]] = []
+
+    def before(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any]:
+        grid = kwargs["grid_thw"]
+        pieces = args[0].split(grid.prod(-1).tolist())
+        # The shape is part of an image: plain ones of 2 x 8 and 4 x 4 patches have the same pixels.
+        first, index = _distinct([p.view(*shape, -1) for p, shape in zip(pieces, grid.tolist(), strict=True)])
+        indices.append((grid[first].prod(-1).tolist(), index))
+        return (torch.cat([pieces[n] for n in first]), *args[1:]), kwargs | {"grid_thw": grid[first]}
+
+    def after(module: nn.Module, args: Any, kwargs: Any, output: Any) -> Any:
+        patches, index = indices.pop()
+        for name, merged in (("last_hidden_state", 1), ("pooler_output", tower.spatial_merge_size**2)):
+            pieces = output[name].split([count // merged for count in patches])
+            output[name] = torch.cat([pieces[n] for n in index])
+        return output
+
+    tower.register_forward_pre_hook(before, with_kwargs=True)
+    tower.register_forward_hook(after, with_kwargs=True)
+
+
+def share_prefix(model: nn.Module) -> None:
+    """Let the language model read each distinct prompt of a batch once.
 
     The prompt ends where the labels begin or, in generation, where the first pass ends; it holds two thirds of the mini
-    VLM's tokens. Needs the key-value cache, so it is not for training with gradient checkpointing.
+    VLM's tokens. For all classes in FAMILIES, with or without LoRA. It needs the key-value cache. So a pass with
+    gradient checkpointing, during which transformers switches the cache off, is left as it is (TRL switches
+    checkpointing off for generation and for the reference's pass). A language model whose attention slides over a
+    window is left as it is, too: its cache forgets the beginning of a prompt.
 
     Patches: a forward pre-hook of the model notes the length of the prompt; the language model's `forward` reads the
     distinct prompts, repeats their keys, values and states for all rows, and reads the completions after them. Exact:
     attention is causal, so the states of a prompt do not depend on what follows it, and gradients flow through the
-    repeated keys and values.
+    repeated keys and values. (Dropout of an adapter is drawn once for a prompt, not once for each row.)
+
+    Args:
+        model: what the trainer calls with labels: the model, or the PeftModel around it.
     """
-    language_model = model.model.language_model
-    read = language_model.forward
+    base = base_of(model)
+    language_model: Any = base.model.language_model
+    if any(DynamicCache(config=language_model.config).is_sliding):
+        return
+    read: Callable[..., BaseModelOutputWithPast] = language_model.forward
     prompt_length = [0]
 
     def note_prompt(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -62,14 +133,12 @@ def share_prefix(model: PreTrainedModel) -> None:
 
     def forward(
         inputs_embeds: torch.Tensor,
-        attention_mask: torch.Tensor,
+        attention_mask: Any = None,
         position_ids: torch.Tensor | None = None,
-        past_key_values: DynamicCache | None = None,
+        past_key_values: Any = None,
         **kwargs: Any,
     ) -> BaseModelOutputWithPast:
-        first_pass = past_key_values is not None and past_key_values.get_seq_length() == 0
-        length = inputs_embeds.shape[1] if first_pass else prompt_length[0]
-        if not length or (past_key_values is not None and not first_pass):
+        def read_all() -> BaseModelOutputWithPast:
             return read(
                 inputs_embeds=inputs_embeds,
                 attention_mask=attention_mask,
@@ -77,13 +146,28 @@ def share_prefix(model: PreTrainedModel) -> None:
                 past_key_values=past_key_values,
                 **kwargs,
             )
-        _, group = torch.unique(inputs_embeds[:, :length].detach().flatten(1), dim=0, return_inverse=True)
-        # Not torch.unique's own rows: the gradient must reach the embeddings.
-        first = torch.stack([(group == number).int().argmax() for number in range(int(group.max()) + 1)])
+
+        if inputs_embeds.shape[1] == 1:  # first, and by shapes alone: this is what a compiled step goes through
+            return read_all()
+        first_pass = past_key_values is not None and past_key_values.get_seq_length() == 0
+        length = inputs_embeds.shape[1] if first_pass else prompt_length[0]
+        if not length or (past_key_values is not None and not first_pass):
+            return read_all()
+        if language_model.training and language_model.is_gradient_checkpointing:
+            return read_all()
+        first, index = _distinct(inputs_embeds[:, :length].detach())
+        prompt_mask = _of_prompts(attention_mask, length)
+        if position_ids is not None:  # ([3 or 4,] 1 or rows, tokens)
+            position_ids = position_ids.expand(*position_ids.shape[:-2], len(index), -1)
+            # Images of other shapes can have the same embeddings, if they are plain, but not the same positions.
+            if not torch.equal(position_ids[..., :length], position_ids[..., [first[n] for n in index], :length]):
+                return read_all()
+        group = torch.tensor(index, device=inputs_embeds.device)
         prompts = read(
+            # Not the compared rows themselves: the gradient must reach the embeddings.
             inputs_embeds=inputs_embeds[first, :length],
-            attention_mask=attention_mask[first, :length],
-            position_ids=None if position_ids is None else position_ids.expand(len(group), -1)[first, :length],
+            attention_mask=_rows(prompt_mask, first),
+            position_ids=None if position_ids is None else position_ids[..., first, :length],
             **kwargs | {"use_cache": True},
         )
         cache = DynamicCache() if past_key_values is None else past_key_values
@@ -94,15 +178,66 @@ def share_prefix(model: PreTrainedModel) -> None:
             rest = read(
                 inputs_embeds=inputs_embeds[:, length:],
                 attention_mask=attention_mask,
-                position_ids=None if position_ids is None else position_ids[:, length:],
+                position_ids=None if position_ids is None else position_ids[..., length:],
                 past_key_values=cache,
                 **kwargs | {"use_cache": True},
             )
             states = torch.cat([states, rest.last_hidden_state], dim=1)
         return BaseModelOutputWithPast(last_hidden_state=states, past_key_values=cache if first_pass else None)
 
-    model.register_forward_pre_hook(note_prompt, with_kwargs=True)
+    for called in {model, base}:  # generation calls the model inside a PeftModel
+        called.register_forward_pre_hook(note_prompt, with_kwargs=True)
     language_model.forward = forward
+
+
+def _of_prompts(mask: Any, length: int) -> Any:
+    """The columns of the first `length` tokens of an attention mask.
+
+    A mask is (rows, tokens) or, if `generate` made it for a static cache, (rows, 1, tokens, places in the cache); or
+    there are several by the kind of attention; or it is None.
+    """
+    if isinstance(mask, dict):
+        return {kind: _of_prompts(one, length) for kind, one in mask.items()}
+    return None if mask is None else mask[..., :length]
+
+
+def _rows(mask: Any, rows: list[int]) -> Any:
+    if isinstance(mask, dict):
+        return {kind: _rows(one, rows) for kind, one in mask.items()}
+    return None if mask is None else mask[rows]
+
+
+def _distinct(rows: Sequence[torch.Tensor] | torch.Tensor) -> tuple[list[int], list[int]]:
+    """(places of the first of each distinct tensor, for each tensor which of those it equals).
+
+    The distinct tensors come in the order of their shapes and values, as from `torch.unique(rows, dim=0)`. That itself
+    compares two rows number by number in a single thread on a GPU: too slow for images.
+    """
+    sums = torch.stack([row.sum(dtype=torch.float64) for row in rows]).tolist()
+    first: list[int] = []
+    kinds: list[int] = []
+    for number, row in enumerate(rows):
+        same = (k for k, f in enumerate(first) if sums[f] == sums[number] and torch.equal(rows[f], row))
+        kinds.append(next(same, len(first)))
+        if kinds[-1] == len(first):
+            first.append(number)
+
+    def compare(a: int, b: int) -> int:
+        one, other = rows[a], rows[b]
+        if one.shape != other.shape:
+            return -1 if tuple(one.shape) < tuple(other.shape) else 1
+        place = (one != other).flatten().int().argmax()  # the first number in which they differ
+        return -1 if bool(one.flatten()[place] < other.flatten()[place]) else 1
+
+    in_order = sorted(first, key=cmp_to_key(compare))
+    place = {number: n for n, number in enumerate(in_order)}
+    return in_order, [place[first[kind]] for kind in kinds]
+
+
+def base_of(model: Any) -> PreTrainedModel:
+    """The model itself, also of a PeftModel."""
+    base: PreTrainedModel = model.get_base_model() if hasattr(model, "get_base_model") else model
+    return base
 
 
 def pass_image_counts(trainer: Any) -> None:

@@ -33,6 +33,7 @@ class EngineSettings:
             in those of the training ("colocate"). Off by default: vLLM with pictures in TRL has known faults
             (`iadr1 check-vllm`).
         vllm_url: where the server listens.
+        merge_adapter, compiled, generation_batch: how transformers generates; see models.GenerationSettings.
     """
 
     config: str = SINGLE
@@ -40,6 +41,14 @@ class EngineSettings:
     gpu_gib: float = 0
     vllm: Literal["off", "server", "colocate"] = "off"
     vllm_url: str = "http://localhost:8000"
+    merge_adapter: bool = True
+    compiled: bool = True
+    generation_batch: int | None = None
+
+    def generation(self) -> dict[str, Any]:
+        """Arguments of models.GenerationSettings: how transformers writes the completions of SC-GRPO."""
+        batch = self.generation_batch
+        return {"merge_adapter": self.merge_adapter, "compiled": self.compiled, "batch": batch}
 
     def rollouts(self) -> dict[str, Any]:
         """GRPOConfig's arguments that hand generation to vLLM; none where transformers generates."""

@@ -19,7 +19,7 @@ from typing import Any, TypeVar
 import torch
 from datasets import Dataset
 from safetensors import SafetensorError
-from transformers import LlavaForConditionalGeneration, PrinterCallback
+from transformers import PrinterCallback
 from transformers.utils import is_torch_tf32_available
 from trl import GRPOConfig, GRPOTrainer, SFTConfig, SFTTrainer
 
@@ -27,7 +27,7 @@ from iadr1_lib import models, rewards
 from iadr1_lib.data import checked_rows
 from iadr1_lib.errors import UserError, one_line
 from iadr1_lib.files import raise_if_full, write_json
-from iadr1_lib.models import ModelSettings
+from iadr1_lib.models import GenerationSettings, ModelSettings
 from iadr1_lib.records import Stage, grid_of, read_rows, row_notes
 from iadr1_lib.training import speed
 from iadr1_lib.training.dataset import alternate_labels, eos_suffix, pa_sft_dataset, sc_grpo_dataset
@@ -130,6 +130,7 @@ def train_sc_grpo(
     model: ModelSettings | None = None,
     vllm: Mapping[str, Any] | None = None,
     force: bool = False,
+    generation: GenerationSettings | None = None,
 ) -> Path:
     """Stage two: GRPO with the structured reward (paper, SC-GRPO), on-policy: each completion serves one step.
 
@@ -139,9 +140,10 @@ def train_sc_grpo(
         records: sc_grpo.json.
         vllm: GRPOConfig's arguments for rollouts by vLLM (`EngineSettings.rollouts`); without them transformers
             generates.
+        generation: how transformers generates.
     """
     inputs = Inputs(models.require_weights(model_dir), Path(records), settings, model or ModelSettings(), seed)
-    return until_it_fits(partial(_sc_grpo, Path(out), dev_score, vllm, force), inputs)
+    return until_it_fits(partial(_sc_grpo, Path(out), dev_score, vllm, force, generation), inputs)
 
 
 def _sc_grpo(
@@ -149,6 +151,7 @@ def _sc_grpo(
     dev_score: DevScore | None,
     vllm: Mapping[str, Any] | None,
     force: bool,
+    generation: GenerationSettings | None,
     inputs: Inputs,
     goes_on: bool,
 ) -> Path:
@@ -199,12 +202,11 @@ def _sc_grpo(
     )
     if family.counts_pictures:
         models.pass_image_counts(trainer)
-    for policy in (trainer.model, trainer.ref_model):
-        # Both need the plain module and its key-value cache.
-        plain = isinstance(policy, LlavaForConditionalGeneration) and not inputs.model.gradient_checkpointing
-        if plain and not (trainer.is_deepspeed_enabled or trainer.is_fsdp_enabled):
-            models.deduplicate_images(policy.model.vision_tower)
-            models.share_prefix(policy)
+    if not (trainer.is_deepspeed_enabled or trainer.is_fsdp_enabled):
+        for policy in (trainer.model, trainer.ref_model):
+            if policy is not None:
+                models.share_group_work(policy)
+    models.speed_up_generation(trainer, generation or GenerationSettings())
     more = {"vllm": dict(vllm) if vllm else None, "grid": grid, "answer_tokens": settings.max_completion_length}
     return _run(trainer, folder, inputs, log, resume, more)
 
