@@ -132,7 +132,7 @@ def test_a_profile_sets_every_hyper_parameter_by_trls_name(name: str) -> None:
         assert set(settings.for_trl()) <= documented
         chosen = settings.per_device_train_batch_size == "auto"
         other = "gradient_accumulation_steps" if chosen else "per_device_step_size"
-        assert set(asdict(settings)) - {"reward_parts", other} <= set(profile.section(section))
+        assert set(asdict(settings)) - {"reward_parts", "report_to", other} <= set(profile.section(section))
         with pytest.raises(UserError, match=rf"profile {name} .*, section {section}: unknown key learnin_rate"):
             values = profile.sections | {section: profile.section(section) | {"learnin_rate": 1}}
             replace(profile, sections=values).settings(section, kind)

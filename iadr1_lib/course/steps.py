@@ -51,7 +51,8 @@ def check_settings(run: Run) -> None:
     """Read every section of the profile, so that a wrong setting is said before anything is drawn or trained.
 
     Raises:
-        UserError: a setting is unknown or ill-typed, or the profile wants a GPU and there is none.
+        UserError: a setting is unknown or ill-typed, the profile wants a GPU and there is none, or the trainer is to
+            report to a package that is not installed.
     """
     from iadr1_lib.models import ModelSettings
     from iadr1_lib.training import EngineSettings, PaSftSettings, ScGrpoSettings
@@ -60,13 +61,25 @@ def check_settings(run: Run) -> None:
     classes |= {"pa_sft": PaSftSettings, "sc_grpo": ScGrpoSettings, "control": PaSftSettings}
     for section, settings in classes.items():
         if section in run.profile.sections:
-            run.profile.settings(section, settings)
+            _require_reporter(getattr(run.profile.settings(section, settings), "report_to", "none"))
     if engine_settings(run).gpu_gib and not torch_sees_gpu():
         raise UserError(
             f"profile {run.profile.name} trains on a GPU, and torch sees none on this machine: take --profile mini, or "
             "check nvidia-smi and the CUDA build of torch (to try it on the processor all the same: --set "
             "engine.gpu_gib=0)"
         )
+
+
+def _require_reporter(name: str) -> None:
+    """Raise UserError for a place to report to whose package is missing."""
+    if name == "none":
+        return
+    from transformers.integrations import get_available_reporting_integrations
+
+    there = get_available_reporting_integrations()
+    if name not in there:
+        known = ", ".join(there) or "none"
+        raise UserError(f"the trainer cannot report to {name}: pip install {name} (installed: {known})")
 
 
 def torch_sees_gpu() -> bool:

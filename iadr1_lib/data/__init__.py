@@ -40,7 +40,7 @@ from iadr1_lib.data.images import (
 from iadr1_lib.data.kolektor import cut_kolektor
 from iadr1_lib.data.masks import mask_files, read_mask, says_where
 from iadr1_lib.data.reading import load_mvtec, load_samples
-from iadr1_lib.data.rows import checked_rows, labelled
+from iadr1_lib.data.rows import checked_rows, labelled, pictures_of
 from iadr1_lib.data.splitting import Split, split_samples
 from iadr1_lib.data.table import Problem, Table, Templates, counts, samples_table
 from iadr1_lib.data.type_names import category_of, data_set_named, unmapped

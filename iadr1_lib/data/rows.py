@@ -72,6 +72,17 @@ def checked_rows(rows: Sequence[Any], stage: Stage, path: Path, *folders: Path) 
     return list(checked.values())
 
 
+def pictures_of(rows: Sequence[Any], *folders: Path) -> list[Path]:
+    """The pictures that rows of records name, each once, in order; rows that name none are passed over."""
+    named: dict[Path, None] = {}
+    for row in rows:
+        given = row.get("images", row.get("image")) if isinstance(row, dict) else None
+        for image in given if isinstance(given, list) else [given]:
+            if isinstance(image, str):
+                named[find_picture(image, *folders)] = None
+    return list(named)
+
+
 def find_picture(image: str, *folders: Path) -> Path:
     """Where a picture lies whose path starts from one of the folders, backslashes of Windows or not."""
     named = (folder / name for name in (image, image.replace("\\", "/")) for folder in folders)

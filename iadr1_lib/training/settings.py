@@ -35,6 +35,7 @@ class StageSettings:
         per_device_step_size: only with "auto", see above. Not TRL's.
         save_steps: there is a checkpoint, and a check on the dev pictures, every so many steps.
         max_pixels: larger pictures are scaled down to this area; None leaves them. Not TRL's.
+        report_to: where the trainer reports to, beside log.csv: none, tensorboard, wandb.
         keep: the model that the stage leaves behind: the last, or the best of its dev checks. Not TRL's.
     """
 
@@ -49,6 +50,7 @@ class StageSettings:
     bf16: bool
     max_pixels: int | None
     keep: Literal["best", "last"] = "best"
+    report_to: str = "none"
 
     @model_validator(mode="after")
     def _check_the_step(self) -> Self:

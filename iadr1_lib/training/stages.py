@@ -23,9 +23,11 @@ from safetensors import SafetensorError, safe_open
 from transformers import PreTrainedModel, ProcessorMixin
 from transformers.trainer_utils import get_last_checkpoint
 
+from iadr1_lib.data import content_hash, pictures_of
 from iadr1_lib.errors import UserError
 from iadr1_lib.files import read_object, write_json
 from iadr1_lib.models import ModelSettings, load_model
+from iadr1_lib.records import read_rows
 from iadr1_lib.training.settings import SHARING, StageSettings
 
 _PARTS = ("checkpoints", "model", "adapter", "best.json", "log.csv", "begun.json", "stage.json")  # stage.json last
@@ -61,18 +63,20 @@ class Inputs:
 
 
 def fingerprint(inputs: Inputs) -> str:
-    """Hash of what a stage is made from: weights, records, settings, seed.
+    """Hash of what a stage is made from: weights, records with their pictures, settings, seed.
 
-    Not of the pictures that records name, nor of code and library versions: after a change there, use --force. How a
-    step is shared among processes and passes does not count, nor does checkpointing: another card may ask for another.
+    Not of code and library versions: after a change there, use --force. How a step is shared among processes and passes
+    does not count, nor does checkpointing: another card may ask for another.
     """
     digest = hashlib.sha256()
     for file in sorted(inputs.model_dir.glob("*.safetensors")):
         with file.open("rb") as opened:
             digest.update(hashlib.file_digest(opened, "sha256").digest())
     digest.update(inputs.records.read_bytes())
+    for image in pictures_of(read_rows(inputs.records), inputs.records.parent):
+        digest.update(content_hash(image).encode() if image.is_file() else b"missing")
     step_size = inputs.settings.step_size(process_state().num_processes)
-    values = {key: value for key, value in asdict(inputs.settings).items() if key not in SHARING}
+    values = {key: value for key, value in asdict(inputs.settings).items() if key not in (*SHARING, "report_to")}
     model = asdict(inputs.model) | {"gradient_checkpointing": False}
     digest.update(json.dumps([values | {"step_size": step_size}, model, inputs.seed], sort_keys=True).encode())
     return digest.hexdigest()

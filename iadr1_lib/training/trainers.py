@@ -235,6 +235,7 @@ def _speed(inputs: Inputs, dataset: Dataset, frozen: Sequence[str], answer: floa
 def _config(kind: type[ConfigT], folder: StageFolder, inputs: Inputs, **more: Any) -> ConfigT:
     """The trainer's configuration: the profile's settings, what the stage folder needs, and `more`."""
     checkpointing, on_gpu = bool(inputs.model.gradient_checkpointing), torch.cuda.is_available()
+    os.environ["TENSORBOARD_LOGGING_DIR"] = str(folder.path / "tensorboard")  # by default beside checkpoints, which go
     try:
         return kind(
             **inputs.settings.for_trl(),
@@ -246,7 +247,6 @@ def _config(kind: type[ConfigT], folder: StageFolder, inputs: Inputs, **more: An
             save_total_limit=2,  # if the newest is damaged, the one before it is there
             logging_steps=2,
             logging_nan_inf_filter=False,  # StageLog reports them
-            report_to="none",
             disable_tqdm=True,
             gradient_checkpointing=checkpointing,
             gradient_checkpointing_kwargs={"use_reentrant": False} if checkpointing else None,
