@@ -47,10 +47,30 @@ commands = typer.Typer()
 class DataOptions:
     """Which pictures are asked about."""
 
-    data: Annotated[Path, typer.Option(help="Data set's root, one category, an index file, elpv or mini.")]
+    data: Annotated[Path | None, typer.Option(help="Data set's root, one category, an index file, elpv or mini.")] = (
+        None
+    )
+    benchmarks: Annotated[
+        Literal["all"] | None, typer.Option(help="all: the paper's six test sets, of the hub or of a copy in --data.")
+    ] = None
     layout: LayoutOption = None
     root: RootOption = None
     one_label: Annotated[bool, typer.Option("--one-label", help="Score a set that has only one of the labels.")] = False
+
+    @property
+    def place(self) -> Path:
+        """Where the pictures are, or the word for them; WrongUse where neither option says so."""
+        if self.data is None and self.benchmarks is None:
+            raise WrongUse("what shall be asked about? Give --data FOLDER, or --benchmarks all for the paper's six")
+        return self.data or Path("benchmarks")
+
+    def load(self, why: str) -> Table:
+        """The table that the options name."""
+        from iadr1_lib.data import paper_benchmarks
+
+        if self.benchmarks:
+            return paper_benchmarks(self.data)
+        return _load(self.place, self.layout, self.root, why)
 
 
 @dataclass
@@ -120,13 +140,13 @@ def evaluate(
     if parser not in PARSERS:
         raise WrongUse(f"unknown parser {parser}: choose from {', '.join(PARSERS)}")
     mode = how.prompt or ("yes-no" if endpoint else "bare")
-    settings: dict[str, Any] = {"model": model, "data": str(source.data), "parser": parser}
+    settings: dict[str, Any] = {"model": model, "data": str(source.place), "parser": parser}
     settings |= {"shots": reference.shots, "answer_only": how.answer_only}
     settings |= {"prompt": protocol.prompt if protocol else mode, "protocol": protocol.name if protocol else COURSE}
     settings |= {"reference_kind": reference.reference_kind} if reference.shots else {}
     out = _metrics_file(out, settings, source, reference, seed)
     require_metrics_file(out)
-    table = _load(source.data, source.layout, source.root, why=f"iadr1 evaluate --model {model}")
+    table = source.load(why=f"iadr1 evaluate --model {model}")
     samples = _test_samples(table, source)
     if profile_speed:
         _print_speed(Path(model), samples, protocol or mode, how)
@@ -145,9 +165,14 @@ def evaluate(
     scores = score(answers, parser, seed)
     settings |= {"grid": int(answers["grid"].iloc[0])} if "grid" in answers else {}
     os.replace(begun, predictions)
-    rows = metric_rows(scores, source.data.resolve().name)
-    write_json(out, {"rows": rows, "provenance": stamp(settings, seed, _hashed(source.data, samples))})
+    rows = metric_rows(scores, source.place.resolve().name)
+    write_json(out, {"rows": rows, "provenance": stamp(settings, seed, _hashed(source.place, samples))})
     _print_scores(scores, table)
+    if source.benchmarks:
+        from iadr1_lib.reporting import beside_table_one
+
+        print("The paper's Table 1, balanced accuracy in %, with this model's row:")
+        print_table(beside_table_one(scores, model))
     print(f"{len(samples)} pictures; metrics in {out}, predictions in {predictions}")
 
 
@@ -224,7 +249,7 @@ def _test_samples(table: Table, source: DataOptions) -> list[Sample]:
     from iadr1_lib.data import missing_label
 
     samples = [sample for sample in table if sample.split == "test"]
-    if one_sided := missing_label(samples, source.data):
+    if one_sided := missing_label(samples, source.place):
         if not source.one_label:
             raise UserError(f"{one_sided} Put some there, or give --one-label to score only that.")
         print(one_sided)

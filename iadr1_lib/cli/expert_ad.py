@@ -17,7 +17,7 @@ from iadr1_lib.errors import UserError, WrongUse
 
 if TYPE_CHECKING:
     from iadr1_lib.data import Problem
-    from iadr1_lib.expert_ad import Teacher
+    from iadr1_lib.expert_ad import Budget, Teacher
     from iadr1_lib.records import Sample
 
 commands = typer.Typer()
@@ -48,6 +48,12 @@ class TeacherOptions:
     record: Annotated[Path | None, typer.Option(help="File to record the teacher's replies in.")] = None
     provider: Annotated[Provider, typer.Option(help="For --teacher api.")] = Provider.ANTHROPIC
     model: Annotated[str | None, typer.Option(help="For --teacher api: the model's name at its provider.")] = None
+    student: Annotated[
+        str | None, typer.Option(help="Model that is to learn: records fit it. Short name, hub id or folder.")
+    ] = None
+    max_tokens: Annotated[
+        int | None, typer.Option(min=16, help="For --student: longest answer; by default 512, the mini VLM's 56.")
+    ] = None
     base_url: Annotated[str | None, typer.Option(help="For --teacher api: another server, such as vLLM's.")] = None
 
 
@@ -75,13 +81,14 @@ def expert_ad(
 
     if (pa_sft is None) != (sc_grpo is None):
         raise WrongUse("--pa-sft and --sc-grpo go together: give both or neither")
-    teacher = _teacher(writer, api, out, seed)
+    budget = _budget(writer)
     tables = [load_samples(folder, layout, strict=False) for folder in data]
     samples = [sample for table in tables for sample in table]
     passed_over = [problem for table in tables for problem in table.passed_over]
     tests = [sample for folder in test or [] for sample in load_samples(folder)]
     sizes = (pa_sft, sc_grpo) if pa_sft and sc_grpo else None
     drawn = build.draw_sets(samples, seed, sizes, tests, workers)
+    teacher = _teacher(writer, api, out, seed, drawn.pa_sft, budget)
     drawn.turned_away.extend({"image": p.image, "label": None, "reason": p.kind} for p in passed_over)
     if (estimate := getattr(teacher, "estimate", None)) is not None:
         print(f"{teacher.name}, at most, without kept replies: {estimate(drawn.pa_sft, writer.tries)}", flush=True)
@@ -92,6 +99,8 @@ def expert_ad(
             _recorded(teacher, writer.record),
             tries=writer.tries,
             grid=grid,
+            repeats=getattr(teacher, "short", False),
+            budget=budget,
             workers=workers,
             journal=out / "journal.jsonl",
             progress=lambda done: progress.advance(task, done),
@@ -115,12 +124,29 @@ def expert_ad(
         print(remote.spent)
 
 
-def _teacher(writer: TeacherOptions, api: ApiOptions, out: Path, seed: int) -> Teacher:
+def _budget(writer: TeacherOptions) -> Budget | None:
+    """How long an answer may be for the model that is to learn; None where none is named."""
+    if writer.student is None:
+        if writer.max_tokens:
+            raise WrongUse("--max-tokens counts tokens of a model: name it with --student")
+        return None
+    from iadr1_lib.expert_ad import Budget
+    from iadr1_lib.models import ModelSettings, load_processor, model_folder
+    from iadr1_lib.runs import load_profile
+
+    profile = load_profile("mini" if writer.student == "mini" else "gpu")
+    longest = writer.max_tokens or int(profile.section("sc_grpo")["max_completion_length"])
+    return Budget.of(load_processor(model_folder(ModelSettings(writer.student))).tokenizer, longest)
+
+
+def _teacher(
+    writer: TeacherOptions, api: ApiOptions, out: Path, seed: int, samples: list[Sample], budget: Budget | None
+) -> Teacher:
     """The teacher that the options name; replies of an API are kept below `out` by default."""
     if writer.teacher is TeacherKind.RULE:
-        from iadr1_lib.expert_ad import RuleTeacher
+        from iadr1_lib.expert_ad import RuleTeacher, teacher_within
 
-        return RuleTeacher(seed)
+        return teacher_within(samples, seed, budget) if budget else RuleTeacher(seed)
     from iadr1_lib.remote import ApiTeacher, Endpoint, Remote, ReplayTeacher
 
     if writer.teacher is TeacherKind.REPLAY:

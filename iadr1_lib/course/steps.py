@@ -132,9 +132,8 @@ def token_budget(run: Run) -> Budget:
     """The longest answer that the run's model may write in SC-GRPO, counted by its tokenizer."""
     from iadr1_lib.models import load_processor
 
-    tokenizer = load_processor(stage_model(run, "base")).tokenizer
     longest = int(run.profile.section("sc_grpo")["max_completion_length"])
-    return Budget(lambda text: len(tokenizer(text, add_special_tokens=False)["input_ids"]), longest)
+    return Budget.of(load_processor(stage_model(run, "base")).tokenizer, longest)
 
 
 def build_grid_records(run: Run, grid: int) -> Path:

@@ -17,11 +17,15 @@ from iadr1_lib.data.checks import (
 from iadr1_lib.data.duplicates import THRESHOLD, likeness, near_duplicates
 from iadr1_lib.data.folders import says
 from iadr1_lib.data.hub import (
+    BENCHMARKS,
+    EXPERT_AD,
     MODEL_FILES,
+    SIX,
     Kind,
     download_once,
     hub_home,
     load_hub,
+    paper_benchmarks,
     read_snapshot,
     recorded_folder,
     released_records,

@@ -11,6 +11,7 @@ this was written: the formats are those of the released records, tested on drawn
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path, PureWindowsPath
 from typing import Any, Literal
 
@@ -20,12 +21,15 @@ from iadr1_lib.data.index import load_json
 from iadr1_lib.data.reading import load_samples
 from iadr1_lib.data.rows import checked_rows, find_picture
 from iadr1_lib.data.table import Problem, Table, table_of
+from iadr1_lib.data.type_names import data_set_named
 from iadr1_lib.errors import UserError, one_line
 from iadr1_lib.files import raise_if_full, read_json, read_object, write_json
 from iadr1_lib.records import Sample, Stage, grid_of, stage_of
 from iadr1_lib.runs import project_root
 
 Kind = Literal["dataset", "model"]
+EXPERT_AD, BENCHMARKS = "yanhui01/Expert-AD", "yanhui01/Industrial_test"  # the paper's
+SIX = ("MVTec-AD", "VisA", "MPDD", "DAGM", "DTD-Synthetic", "KolektorSDD")  # in the order of its tables
 # Weights, configurations, tokenizer and processor; not the same weights in other formats, nor pictures of a model card.
 MODEL_FILES = ["*.safetensors", "*.json", "*.txt", "*.model", "*.jinja"]
 # Folders that say nothing about what is in the picture.
@@ -35,6 +39,21 @@ _PLAIN_FOLDERS = frozenset({"image", "images", "img", "imgs", "data", "dataset",
 def load_hub(name: str, revision: str | None = None, cache: str | Path | None = None) -> Table:
     """A data set of the Hugging Face hub; arguments and errors as of `download_once` and `read_snapshot`."""
     return read_snapshot(download_once(name, revision, cache), name.split("/")[-1])
+
+
+def paper_benchmarks(copy: str | Path | None = None) -> Table:
+    """The paper's six test sets, named as in `data_set_named`, from a local copy or the hub.
+
+    Raises:
+        UserError: as `load_hub` and `read_snapshot`, or a set is missing.
+    """
+    table = read_snapshot(copy) if copy else load_hub(BENCHMARKS)
+    samples = [replace(sample, benchmark=data_set_named(sample.benchmark) or "") for sample in table]
+    if missing := set(SIX) - {sample.benchmark for sample in samples}:
+        raise UserError(f"{copy or BENCHMARKS} lacks {', '.join(sorted(missing))}: the six are {', '.join(SIX)}")
+    six = Table((sample for sample in samples if sample.benchmark in SIX), table.passed_over)
+    six.templates = table.templates
+    return six
 
 
 def hub_home(name: str, cache: str | Path | None = None) -> Path:

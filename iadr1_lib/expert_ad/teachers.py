@@ -11,7 +11,7 @@ import zlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import yaml
 
@@ -68,6 +68,11 @@ class Budget:
 
     count: Callable[[str], int]
     tokens: int
+
+    @classmethod
+    def of(cls, tokenizer: Any, tokens: int) -> Budget:
+        """The budget of a model by its tokenizer."""
+        return cls(lambda text: len(tokenizer(text, add_special_tokens=False)["input_ids"]), tokens)
 
     def excess(self, answer: str) -> str | None:
         """A sentence for the teacher where the answer is too long, else None."""

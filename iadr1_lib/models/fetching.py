@@ -11,13 +11,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from iadr1_lib.data import MODEL_FILES, Kind, download_once, hub_home, recorded_folder
+from iadr1_lib.data import BENCHMARKS, EXPERT_AD, MODEL_FILES, Kind, download_once, hub_home, recorded_folder
 from iadr1_lib.errors import UserError
 from iadr1_lib.models.families import MODELS, named
 from iadr1_lib.runs import Profile
 
 PATTERNS: dict[Kind, list[str] | None] = {"model": MODEL_FILES, "dataset": None}
-EXPERT_AD, BENCHMARKS = "yanhui01/Expert-AD", "yanhui01/Industrial_test"  # the paper's
 
 
 @dataclass(frozen=True)

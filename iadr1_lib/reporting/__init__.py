@@ -21,6 +21,7 @@ from iadr1_lib.reporting.claims import (
     TITLES,
     Measured,
     agreement,
+    beside_table_one,
     curve,
     in_short,
     measured,

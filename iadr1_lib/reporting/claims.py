@@ -15,6 +15,7 @@ from typing import Any
 
 import pandas as pd
 
+from iadr1_lib.data import SIX
 from iadr1_lib.errors import UserError
 from iadr1_lib.evaluation import BASELINES, MEAN, interval_text
 from iadr1_lib.reporting.results import STAGES, Row, by_name
@@ -112,6 +113,18 @@ def our_table(number: int, ours: Measured) -> pd.DataFrame:
     if number == 2:
         table.loc[0, "source"] = study_file("course")
     return table
+
+
+def beside_table_one(scores: pd.DataFrame, model: str) -> pd.DataFrame:
+    """The paper's Table 1 with a row for a model of ours on the same six test sets, by the average.
+
+    Args:
+        scores: as from `evaluation.score`; the benchmarks are named as in `data.SIX`.
+    """
+    ours = scores[scores["metric"] == BALANCED].set_index("benchmark")["value"]
+    row = {"model": model, **dict(zip(PAPER_SETS, ours.reindex(SIX), strict=True)), "average": ours[MEAN]}
+    table = pd.concat([paper_table(1)[["model", "parameters", *PAPER_SETS, "average"]], pd.DataFrame([row])])
+    return table.sort_values("average", ascending=False).round(1).reset_index(drop=True)
 
 
 def _level(rows: Mapping[str, Row], name: str, benchmark: str = MEAN) -> str:
