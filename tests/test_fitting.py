@@ -120,6 +120,8 @@ def test_passes_are_chosen_and_change_no_weight(
     fixed = train(tmp_path / "fixed", settings)
     chosen = train(tmp_path / "chosen", replace(settings, **AUTO), model=ModelSettings(gradient_checkpointing="auto"))
     assert "1 x 4 " in capsys.readouterr().out
+    speeds = [float(row["tokens_per_second"]) for row in tiny_vlm.read_csv(tmp_path / "chosen" / "log.csv")]
+    assert min(speeds) <= facts(chosen)["tokens_per_second"] <= max(speeds) and "bf16_share" not in facts(chosen)
     assert far(fixed, chosen) == 0 and facts(fixed)["fingerprint"] == facts(chosen)["fingerprint"]
     # On a card without room, the least. What is finished is used again, whatever the card.
     monkeypatch.setattr(fitting.plan, "memory_there", lambda otherwise: 0.001)
