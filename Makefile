@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install reproduce smoke test test-all lint stats format doctor clean
+.PHONY: help install reproduce smoke test test-all lint stats benchmark format doctor clean
 
 help:
 	@echo 'verb            the same by hand, in an activated environment'
@@ -19,6 +19,7 @@ help:
 	@echo 'make test-all   pip install -c constraints.txt -e ".[dev,semantic,real]", then: IADR1_REQUIRE_SHARED=1 pytest'
 	@echo 'make lint       ruff check . && ruff format --check . && mypy && lint-imports && nbstripout --verify notebooks/*.ipynb'
 	@echo 'make stats      python tests/stats.py && lint-imports'
+	@echo 'make benchmark  python tests/gpu_check.py --out benchmark.json (on a GPU; --help says what else)'
 	@echo 'make format     ruff check --fix . && ruff format . && nbstripout notebooks/*.ipynb'
 	@echo 'make doctor     iadr1 doctor'
 	@echo 'make clean      rm -rf .venv and caches (runs/ stays)'
@@ -54,6 +55,9 @@ lint: $(STAMP)
 stats: $(STAMP)
 	$(BIN)/python tests/stats.py
 	$(BIN)/lint-imports --no-logo
+
+benchmark: $(STAMP)
+	$(BIN)/python tests/gpu_check.py --out benchmark.json
 
 format: $(STAMP)
 	$(BIN)/ruff check --fix .

@@ -121,7 +121,8 @@ CHANGES: dict[str, dict[str, Any]] = {
     "engine": {"config": "ddp", "processes": 2, "gpu_gib": 48},
     "pa_sft": {"max_pixels": 100_000, "num_train_epochs": 2.0},
     "sc_grpo": {
-        **{"per_device_train_batch_size": 2, "gradient_accumulation_steps": 3, "max_pixels": None},
+        **{"per_device_train_batch_size": 2, "gradient_accumulation_steps": 3, "per_device_step_size": None},
+        **{"max_pixels": None},
         **{"beta": 0.0, "max_completion_length": 256, "max_steps": 9},
     },
 }

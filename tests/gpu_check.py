@@ -1,13 +1,14 @@
-"""Measure on a GPU what `iadr1 plan` estimates: python tests/gpu_check.py --out found.json
+"""How fast both stages train here, and in how much memory: python tests/gpu_check.py --out found.json (make benchmark)
 
-Models of the real sizes with random weights (nothing is downloaded), pictures of the shape that asks for most tokens,
-prompts and answers as long as the plan takes them to be; a few steps of both stages by the functions that `iadr1 train`
-calls, with the settings of the profile `gpu`. Before that: whether a stage that was broken off goes on to the same
-losses, and how fast the mini VLM answers, against the processor. Each part runs in a process of its own, and the
-results so far are written after each.
+A few steps of both stages by the functions that `iadr1 train` calls, with the settings of the profile `gpu`: models of
+the real sizes with random weights (nothing is downloaded) or a model's folder, pictures of the shape that asks for most
+tokens, prompts and answers as long as the plan takes them to be. Printed are seconds a step, tokens a second, the share
+of the card's bfloat16 rate, and the peak of memory beside that of `iadr1 plan`. --before takes the passes of the
+released scripts, with checkpointing and without what `models` and `training` do for speed, so that one script gives
+both numbers of a comparison. Each part runs in a process of its own, and the results so far are written after each.
 
-Times are seconds, memory is GiB. Without a GPU all is measured but memory; --small makes that bearable (one layer,
-answers of 8 tokens, few records).
+Without a GPU memory and the share are not measured; --small makes that bearable (one layer, answers of 8 tokens, small
+pictures, steps of 4 samples).
 """
 
 from __future__ import annotations
@@ -23,65 +24,47 @@ import tempfile
 import time
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
-from functools import partial
 from importlib import metadata
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(Path(__file__).parent)]
 
 import miniatures  # noqa: E402
 import numpy as np  # noqa: E402
-import test_training  # noqa: E402
-import tiny_vlm  # noqa: E402
 import torch  # noqa: E402
 from PIL import Image  # noqa: E402
 from transformers import AutoModelForImageTextToText  # noqa: E402
 from trl import GRPOConfig, SFTConfig  # noqa: E402
 
-from iadr1_lib.evaluation import prediction  # noqa: E402
-from iadr1_lib.models import MODELS, ModelSettings, load_model, load_processor  # noqa: E402
+from iadr1_lib.models import MODELS, ModelSettings, load_processor, meta_model, require_weights  # noqa: E402
 from iadr1_lib.models.shapes import configuration  # noqa: E402
-from iadr1_lib.runs import base_model_dir, hardware, load_profile  # noqa: E402
-from iadr1_lib.training import PaSftSettings, ScGrpoSettings, trainers  # noqa: E402
+from iadr1_lib.records import Stage  # noqa: E402
+from iadr1_lib.runs import commit, hardware, load_profile  # noqa: E402
+from iadr1_lib.training import PaSftSettings, ScGrpoSettings, memory, speed, trainers  # noqa: E402
 from iadr1_lib.training import plan as planning  # noqa: E402
+from iadr1_lib.training.launch import EngineSettings  # noqa: E402
 from iadr1_lib.training.stage_log import StageLog  # noqa: E402
 
-PART_SECONDS = 200  # a part that takes longer is ended
-PICTURES = 60  # answered by both devices
-Stage = Literal["pa_sft", "sc_grpo"]
+PART_SECONDS = 240  # a part that takes longer is ended
+STEPS: dict[Stage, int] = {"pa_sft": 4, "sc_grpo": 2}  # the first is no measure
+DEFAULT = ["llava-onevision-0.5b:full", "qwen2.5-vl-3b"]
+RELEASED: dict[Stage, int] = {"pa_sft": 1, "sc_grpo": 4}  # samples of a pass in the released scripts
+FAST_PATHS = ("share_group_work", "deduplicate_images", "share_prefix")  # of `models`; those that are there
 
 
 @dataclass(frozen=True)
 class Case:
-    """A stage of a model, all weights trained or LoRA; how many steps are taken (the first is no measure)."""
+    """A stage of a model (short name or folder), with LoRA or, after ":full", all weights trained."""
 
     model: str
-    lora: bool
+    full: bool
     stage: Stage
-    steps: int
 
     @property
     def name(self) -> str:
-        return f"{self.model}.{'lora' if self.lora else 'full'}.{self.stage}"
-
-    @property
-    def weights(self) -> str:
-        """Of the weights' folder, which both stages share."""
-        return f"{self.model}.{'bfloat16' if self.lora else 'float32'}"
-
-
-CASES = [
-    Case(model, lora, stage, steps)  # type: ignore[arg-type]
-    for model, lora in (
-        ("llava-onevision-0.5b", False),
-        ("qwen2.5-vl-3b", True),
-        ("qwen2.5-vl-7b", True),
-        ("llava-onevision-7b", True),
-    )
-    for stage, steps in (("pa_sft", 4), ("sc_grpo", 2))
-]
+        return f"{Path(self.model).name}.{'full' if self.full else 'lora'}.{self.stage}"
 
 
 # ------------------------------------------------------------------------------------------------ real sizes
@@ -116,7 +99,7 @@ def random_model(case: Case, folder: Path, small: bool) -> Path:
         setattr(vision, "depth" if hasattr(vision, "depth") else "num_hidden_layers", 1)
     torch.manual_seed(0)
     with torch.device("cuda" if torch.cuda.is_available() else "cpu"):
-        model = AutoModelForImageTextToText.from_config(config, dtype=torch.bfloat16 if case.lora else torch.float32)
+        model = AutoModelForImageTextToText.from_config(config, dtype=torch.float32 if case.full else torch.bfloat16)
     for key in ("eos_token_id", "pad_token_id"):
         setattr(model.generation_config, key, getattr(text, key))
     model.save_pretrained(folder)
@@ -127,6 +110,14 @@ def random_model(case: Case, folder: Path, small: bool) -> Path:
     return folder
 
 
+def filler(tokenizer: Any, count: int) -> str:
+    """A text of so many tokens."""
+    for piece in ("x", " x"):  # a letter of the miniatures, a word of others
+        if len(tokenizer(piece * count, add_special_tokens=False).input_ids) == count:
+            return piece * count
+    return "x " * count
+
+
 def write_records(case: Case, folder: Path, model: Path, shape: tuple[int, int], rows: int, answer: int) -> Path:
     """Records of pictures of noise (height, width in `shape`), with texts as long as the plan takes them to be."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -135,12 +126,12 @@ def write_records(case: Case, folder: Path, model: Path, shape: tuple[int, int],
         noise = np.random.default_rng(number).integers(0, 256, (*shape, 3), dtype=np.uint8)
         Image.fromarray(noise).save(path, compress_level=1)
     processor = load_processor(model)
+    tokenizer = processor.tokenizer
     marks = processor.apply_chat_template([{"role": "user", "content": ""}], add_generation_prompt=True)
-    # A letter is a token.
-    question = "<image>" + "x" * max(1, planning.PROMPT_TEXT - len(processor.tokenizer(marks).input_ids))
+    question = "<image>" + filler(tokenizer, max(1, memory.PROMPT_TEXT - len(tokenizer(marks).input_ids)))
     tags = "<think></think><answer>No</answer>"
-    length = max(1, answer - 2 - len(processor.tokenizer(tags).input_ids))
-    completion = tags.replace("><", f">{'x' * length}<", 1)
+    thought = filler(tokenizer, max(1, answer - 2 - len(tokenizer(tags).input_ids)))
+    completion = tags.replace("><", f">{thought}<", 1)
     turns = [{"role": "user", "content": question}, {"role": "assistant", "content": completion}]
     solutions = ("<location>top</location><type>hole</type><answer>Yes</answer>", "<answer>No</answer>")
     table: list[dict[str, Any]] = []
@@ -155,29 +146,25 @@ def write_records(case: Case, folder: Path, model: Path, shape: tuple[int, int],
     return file
 
 
-def note_memory(name: str) -> None:
-    """Note the peak of the GPU's memory so far."""
-    if torch.cuda.is_available():
-        Watch.memory.setdefault(name, torch.cuda.max_memory_allocated() / planning.GIB)
-
-
 class Enough(Exception):
     """The steps were taken; saving the result would only cost time."""
 
 
 class Watch(StageLog):
-    """A StageLog that notes seconds, losses and memory, and ends the stage before it saves anything."""
+    """A StageLog that notes seconds, entries of the log and memory, and ends the stage before it saves anything."""
 
     seconds: list[float] = []  # from the end of one step to the end of the next; the first from the beginning
     logs: list[dict[str, float]] = []
     memory: dict[str, float] = {}
+    passes = (0, False)  # samples of a pass, checkpointing
     begun = 0.0
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         super().on_train_begin(args, state, control, **kwargs)
-        Watch.begun = time.perf_counter()
+        Watch.begun, Watch.seconds, Watch.logs, Watch.memory = time.perf_counter(), [], [], {}
+        Watch.passes = args.per_device_train_batch_size, args.gradient_checkpointing
         if torch.cuda.is_available():
-            Watch.memory["begin"] = torch.cuda.memory_allocated() / planning.GIB
+            torch.cuda.reset_peak_memory_stats()  # a larger pass may have been tried before
 
     def on_step_end(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
         if torch.cuda.is_available():
@@ -188,14 +175,19 @@ class Watch(StageLog):
         control.should_save = False
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
-        Watch.logs.append(dict(logs or {}))
         super().on_log(args, state, control, logs=logs, **kwargs)
+        if "loss" in (logs or {}):
+            Watch.logs.append(dict(state.log_history[-1]))
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         note_memory("peak")
-        if torch.cuda.is_available():
-            Watch.memory["reserved"] = torch.cuda.max_memory_reserved() / planning.GIB
         raise Enough
+
+
+def note_memory(name: str) -> None:
+    """Note the peak of the GPU's memory so far."""
+    if torch.cuda.is_available():
+        Watch.memory.setdefault(name, round(torch.cuda.max_memory_allocated() / memory.GIB, 2))
 
 
 def spread(completion_ids: list[list[int]], **kwargs: Any) -> list[float]:
@@ -204,213 +196,162 @@ def spread(completion_ids: list[list[int]], **kwargs: Any) -> list[float]:
     return [sum(ids) % 7 / 7 for ids in completion_ids]
 
 
-def pay(reward: Any) -> None:
-    """Let SC-GRPO pay `reward` in place of the first of its own."""
+def stand_in(before: bool) -> None:
+    """Put this script's parts in place of the trainers', and with `before` take the fast paths away."""
     honest = trainers.rewards.reward_functions
-    trainers.rewards.reward_functions = lambda *args: [reward, *honest(*args)[1:]]
-
-
-def settings_of(case: Case, small: bool) -> tuple[Any, int, int]:
-    """The stage's settings, its rows, and the tokens of an answer."""
-    profile = load_profile("gpu")
-    if case.stage == "pa_sft":
-        sft = replace(profile.settings("pa_sft", PaSftSettings), num_train_epochs=1.0)
-        sft = sft if case.lora else replace(sft, learning_rate="released")
-        sft = replace(sft, gradient_accumulation_steps=1, bf16=False) if small else sft
-        return sft, sft.step_size(1) * case.steps, 8 if small else planning.RECORD_TEXT
-    grpo = replace(profile.settings("sc_grpo", ScGrpoSettings), max_steps=case.steps)
-    grpo = replace(grpo, gradient_accumulation_steps=1, max_completion_length=8, bf16=False) if small else grpo
-    return grpo, grpo.step_size(1) // grpo.num_generations * case.steps, grpo.max_completion_length
-
-
-def measure(case: Case, folder: Path, small: bool) -> dict[str, Any]:
-    """Take the case's steps; what was measured beside what the plan estimates. `small`: see above."""
-    profile = load_profile("gpu")
-    model = replace(profile.settings("model", ModelSettings), name=case.model)
-    if not case.lora:  # the paper's way, which without a sharding engine needs float32 weights
-        model = replace(model, dtype="float32", lora_rank=0, lora_alpha=0, lora_dropout=0.0)
-    if small:
-        model = replace(model, dtype="float32")  # most processors are slow with bfloat16
-    started = time.perf_counter()
-    start = random_model(case, folder / case.weights, small)
-    weights_seconds = time.perf_counter() - started
-    settings, rows, answer = settings_of(case, small)
-    lora = {"lora": case.lora, "max_pixels": settings.max_pixels, "max_completion": answer}
-    plan = planning.plan(str(start), replace(planning.settings_of(profile), **lora))
-    planned = next(stage for stage in plan.stages if stage.stage == case.stage)
-    records = write_records(case, folder / "records", start, plan.tokens.worst_shape, rows, answer)
-
-    stand_ins: dict[str, Any] = {
+    trainers.rewards.reward_functions = lambda *args: [spread, *honest(*args)[1:]]
+    parts: dict[str, Any] = {
         "StageLog": Watch,
         "SFTConfig": lambda **options: SFTConfig(**options | {"logging_steps": 1}),
         "GRPOConfig": lambda **options: GRPOConfig(**options | {"logging_steps": 1}),
         "fingerprint": lambda *args: "not for reuse",  # it would read all the weights
     }
-    for name, stand_in in stand_ins.items():
-        setattr(trainers, name, stand_in)
-    pay(spread)
-    if torch.cuda.is_available():
-        torch.cuda.reset_peak_memory_stats()
-    started = time.perf_counter()
+    if before:
+        parts |= {"_workers": lambda: 0, "is_torch_tf32_available": lambda: False}
+        for name in FAST_PATHS:
+            if hasattr(trainers.models, name):
+                setattr(trainers.models, name, lambda *args: None)
+    for name, part in parts.items():
+        setattr(trainers, name, part)
+
+
+def settings_of(case: Case, small: bool, before: bool) -> tuple[Any, ModelSettings]:
+    """The settings of the stage and of the model."""
+    profile, steps = load_profile("gpu"), STEPS[case.stage]
+    model = replace(profile.settings("model", ModelSettings), name=Path(case.model).name)
+    if case.full:  # the paper's way, which without a sharding engine needs float32 weights
+        model = replace(model, dtype="float32", lora_rank=0, lora_alpha=0, lora_dropout=0.0)
+    settings: Any = profile.settings(case.stage, PaSftSettings if case.stage == "pa_sft" else ScGrpoSettings)
+    if case.stage == "pa_sft":
+        settings = replace(settings, num_train_epochs=1.0, **{"learning_rate": "released"} if case.full else {})
+    else:
+        settings = replace(settings, max_steps=steps)
+    if small:
+        model = replace(model, dtype="float32")  # most processors are slow with bfloat16
+        settings = replace(settings, bf16=False, max_pixels=112 * 112, per_device_step_size=4)
+        settings = replace(settings, **{} if case.stage == "pa_sft" else {"max_completion_length": 8})
+    if before:
+        settings, model = settings.in_passes(RELEASED[case.stage]), replace(model, gradient_checkpointing=True)
+    return settings, model
+
+
+def measure(case: Case, folder: Path, small: bool, before: bool) -> dict[str, Any]:
+    """Take the case's steps; what was measured beside what the plan estimates."""
+    settings, model = settings_of(case, small, before)
+    known = case.model in MODELS
+    weights = folder / f"{case.model}.{'float32' if case.full else 'bfloat16'}"  # both stages share it
+    start = random_model(case, weights, small) if known else require_weights(case.model)
+    engine, shapes = EngineSettings(gpu_gib=planning.memory_there(24)), meta_model(str(start))
+    wanted = planning.of_stage(settings, engine, planning.of_model(model, engine, settings.bf16))
+    tokens = planning.choose(shapes, wanted, case.stage).tokens
+    answer = 8 if small else memory.RECORD_TEXT if case.stage == "pa_sft" else settings.max_completion_length
+    rows = settings.share // (1 if case.stage == "pa_sft" else settings.num_generations) * STEPS[case.stage]
+    records = write_records(case, folder / "records", start, tokens.worst_shape, rows, answer)
+
+    stand_in(before)
     train: Any = trainers.train_pa_sft if case.stage == "pa_sft" else trainers.train_sc_grpo
     with suppress(Enough):
         train(start, records, folder / "stage" / case.name, settings, model=model)
-    logs = [log for log in Watch.logs if "loss" in log]
-    losses = [float(log["loss"]) for log in logs]
+    rows, recomputes = Watch.passes
+    taken = replace(wanted, micro_batch=rows, grpo_micro_batch=rows, gradient_checkpointing=recomputes)
+    planned = planning.choose(shapes, replace(taken, shares_prompts=not before), case.stage)
+    losses = [float(log["loss"]) for log in Watch.logs]
+    last = Watch.logs[-1]
     result: dict[str, Any] = {
-        "ok": len(losses) == case.steps and all(map(math.isfinite, losses)),
-        "losses": losses,
-        "gradient_norms": [float(log["grad_norm"]) for log in logs],
+        "ok": len(losses) == STEPS[case.stage] and all(map(math.isfinite, losses)),
+        "passes": f"{planned.passes} x {rows}{', checkpointing' if recomputes else ''}",
         "seconds_per_step": Watch.seconds,
-        "seconds_before": {"weights": round(weights_seconds, 1), "stage": round(time.perf_counter() - started, 1)},
-        "seconds_of_a_step": {k.split("/")[1]: round(v, 2) for k, v in logs[-1].items() if k.startswith("seconds/")},
-        "tokens_per_sequence": float(logs[-1].get("num_tokens", 0)) / (settings.step_size(1) * case.steps),
+        "seconds_writing": round(last.get("seconds/writing", 0.0), 2),
+        **{column: last[column] for column in speed.COLUMNS if column in last},
+        "losses": losses,
+        "tokens_per_sequence": round(float(last["num_tokens"]) / (settings.share * STEPS[case.stage])),
         "tokens_planned": planned.sequence,
-        "picture": plan.tokens.worst_shape,
-        "estimated": {k: round(v, 2) for k, v in asdict(planned.memory).items()},
-        "estimated_peak": round(planned.memory.total, 2),
-        "measured": {k: round(v, 2) for k, v in Watch.memory.items()},
+        "estimated": {key: round(value, 2) for key, value in asdict(planned.memory).items()},
+        "measured": Watch.memory,
     }
     if "peak" in Watch.memory:
         result["ratio"] = round(Watch.memory["peak"] / planned.memory.total, 3)
     return result
 
 
-# ------------------------------------------------------------------------------------------------ small ones
-
-
-def resume(folder: Path) -> dict[str, Any]:
-    """Both stages of a tiny model, whole, and broken off at a checkpoint and resumed: losses and weights."""
-    world = tiny_vlm.world(folder)
-    pay(test_training.consistency_reward)
-    result: dict[str, Any] = {"ok": True}
-    for stage, train, settings in (
-        ("pa_sft", trainers.train_pa_sft, replace(test_training.SFT, keep="last")),
-        ("sc_grpo", trainers.train_sc_grpo, replace(test_training.GRPO, keep="last")),
-    ):
-        run: Any = partial(train, world["model"], world[stage])
-        whole, broken = folder / f"{stage}-whole", folder / f"{stage}-broken"
-        run(whole, settings, dev_score=test_training.rising())
-        with suppress(test_training.Killed):
-            run(broken, settings, dev_score=test_training.killed_at(2, test_training.rising()))
-        resumed = (broken / "unfinished" / "checkpoints" / "checkpoint-2").is_dir()
-        run(broken, settings, dev_score=test_training.rising(1))
-        losses = [
-            [float(row["loss"]) for row in tiny_vlm.read_csv(out / "log.csv") if row["loss"]] for out in (whole, broken)
-        ]
-        apart = max(abs(a - b) for a, b in zip(*losses, strict=True))
-        result["ok"] = result["ok"] and resumed and apart <= 1e-4
-        weights = test_training.far(whole / "model", broken / "model")
-        result[stage] = {"losses": losses, "losses_apart": apart, "weights_apart": weights}
-    return result
-
-
-def evaluation(folder: Path) -> dict[str, Any]:
-    """The mini VLM's answers to the same pictures and its speed, on the GPU and on the processor."""
-    samples = tiny_vlm.draw_samples(folder / "evaluated", PICTURES)
-    answers: list[dict[str, dict[str, Any]]] = []
-    result: dict[str, Any] = {}
-    for device in ("cuda", "cpu") if torch.cuda.is_available() else ("cpu", "cpu "):
-        place = partial(load_model, device=device.strip())
-        setattr(prediction, "load_model", place)  # noqa: B010
-        out = prediction.predict(base_model_dir(), samples, folder / f"{device}.jsonl", batch_size=20, quiet=True)
-        rows = [json.loads(line) for line in out.read_text().splitlines()]
-        answers.append({row["image"]: row for row in rows})
-        parts, _ = prediction.measure_speed(base_model_dir(), samples, batch_size=20)
-        seconds = {part: round(spent, 3) for part, spent in parts.items()}
-        result[device] = {"images_per_second": round(len(samples) / sum(parts.values()), 1), "seconds": seconds}
-    one, other = answers
-    result["same_answers"] = sum(one[image]["raw"] == other[image]["raw"] for image in one) / len(one)
-    p_yes = [(one[image]["p_yes"], other[image]["p_yes"]) for image in one]
-    result["p_yes_apart"] = max(abs(a - b) for a, b in p_yes if None not in (a, b))
-    result["ok"] = len(one) == PICTURES == len(other)
-    return result
-
-
 # ------------------------------------------------------------------------------------------------ all of it
 
 
-def run_part(name: str, folder: Path, small: bool) -> dict[str, Any]:
-    """Run one part in this process."""
-    others = {"resume": resume, "evaluation": evaluation}
-    if name in others:
-        (folder / name).mkdir(parents=True, exist_ok=True)
-        return others[name](folder / name)
-    return measure(next(case for case in CASES if case.name == name), folder, small)
-
-
-def in_a_process(name: str, folder: Path, options: list[str]) -> dict[str, Any]:
+def in_a_process(case: Case, folder: Path, options: list[str]) -> dict[str, Any]:
     """Run one part in a process of its own; its result, or the end of its output."""
     file = folder / "result.json"
     file.unlink(missing_ok=True)
-    command = [sys.executable, __file__, "--part", name, "--out", str(file), "--folder", str(folder), *options]
+    command = [
+        sys.executable,
+        __file__,
+        "--part",
+        json.dumps(asdict(case)),
+        "--out",
+        str(file),
+        "--folder",
+        str(folder),
+    ]
+    since = time.monotonic()
     try:
-        run = subprocess.run(command, capture_output=True, text=True, timeout=PART_SECONDS)
+        run = subprocess.run([*command, *options], capture_output=True, text=True, timeout=PART_SECONDS)
+        found = json.loads(file.read_text()) if file.exists() and not run.returncode else None
+        result: dict[str, Any] = found or {"ok": False, "error": (run.stderr or run.stdout)[-3000:]}
     except subprocess.TimeoutExpired:
-        return {"ok": False, "error": f"not done after {PART_SECONDS} s"}
-    if run.returncode or not file.exists():
-        return {"ok": False, "error": (run.stderr or run.stdout)[-3000:]}
-    result: dict[str, Any] = json.loads(file.read_text())
-    return result
+        result = {"ok": False, "error": f"not done after {PART_SECONDS} s"}
+    return result | {"seconds": round(time.monotonic() - since, 1)}
 
 
-def summary(name: str, result: dict[str, Any]) -> str:
-    """One line about a part."""
-    parts = [f"{'ok  ' if result['ok'] else 'FAIL'} {name}: {result['seconds']:.0f} s"]
+COLUMNS = ("part", "passes", "s/step", "of it writing", "tokens/s", "bf16 share", "GiB", "plan", "GiB/plan")
+
+
+def row(name: str, result: dict[str, Any]) -> str:
+    """A part's line of the table; the reason where it failed."""
     if "error" in result:
-        parts.append(result["error"].strip().splitlines()[-1])
-    if result.get("seconds_per_step"):
-        parts.append(f"{result['seconds_per_step'][-1]:.2f} s a step, loss {result['losses'][-1]:.3f}")
-        parts.append(f"{result['tokens_per_sequence']:.0f} tokens (plan: {result['tokens_planned']})")
-        measured = result["measured"].get("peak", "not measured")
-        parts.append(f"peak {measured} GiB, plan {result['estimated_peak']}, ratio {result.get('ratio', 'none')}")
-    for stage in ("pa_sft", "sc_grpo"):
-        if stage in result:
-            parts.append(f"{stage} apart by {result[stage]['losses_apart']:.1e}")
-    if "same_answers" in result:
-        rates = [f"{k} {v['images_per_second']}" for k, v in result.items() if isinstance(v, dict)]
-        parts.append(f"same answers {result['same_answers']:.2f}; pictures a second: {', '.join(rates)}")
-    return "; ".join(parts)
+        return f"{name:34} failed: {result['error'].strip().splitlines()[-1]}"
+    peak, share = result["measured"].get("peak", "-"), result.get("bf16_share", "-")
+    cells = [result["passes"], result["seconds_per_step"][-1], result["seconds_writing"], result["tokens_per_second"]]
+    cells += [share, peak, result["estimated"]["total"], result.get("ratio", "-")]
+    return f"{name:34} {cells[0]:24}" + "".join(f"{cell!s:>14}" for cell in cells[1:])
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--out", type=Path, required=True, help="JSON file of the results")
-    parser.add_argument("--only", action="append", help="parts whose names hold this text; may be given again")
+    parser.add_argument("--model", action="append", help=f"name or folder, with :full for all weights ({DEFAULT})")
+    parser.add_argument("--stage", choices=list(STEPS), help="only this stage")
     parser.add_argument("--seconds", type=float, default=1800, help="start no part after so many seconds")
-    parser.add_argument(
-        "--folder", type=Path, help="for weights (up to 17 GB, removed at the end); a RAM disk is quickest"
-    )
+    parser.add_argument("--folder", type=Path, help="for weights (up to 17 GB, removed at the end); a RAM disk is best")
+    parser.add_argument("--before", action="store_true", help="small passes with checkpointing, no fast paths")
     parser.add_argument("--small", action="store_true", help="cut the models and what they do, to try this command")
     parser.add_argument("--part", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.part:
-        options.out.write_text(json.dumps(run_part(options.part, options.folder, options.small)))
+        case = Case(**json.loads(options.part))
+        options.out.write_text(json.dumps(measure(case, options.folder, options.small, options.before)))
         return 0
     libraries = ("torch", "transformers", "trl", "peft", "accelerate", "datasets", "numpy")
     report: dict[str, Any] = {"machine": hardware(), "versions": {name: metadata.version(name) for name in libraries}}
+    report |= {"commit": commit(), "before": options.before, "small": options.small, "parts": {}}
     if torch.cuda.is_available():
-        report["gpu_gib"] = round(torch.cuda.get_device_properties(0).total_memory / planning.GIB, 1)
-    print(report, flush=True)
-    report["parts"] = {}
-    begun = time.monotonic()
-    names = ["evaluation", "resume", *(case.name for case in CASES)]
-    names = [name for name in names if not options.only or any(part in name for part in options.only)]
+        properties = torch.cuda.get_device_properties(0)
+        report |= {"gpu": properties.name, "gpu_gib": round(properties.total_memory / memory.GIB, 1)}
+    print(json.dumps(report), flush=True)
+    print(f"{COLUMNS[0]:34} {COLUMNS[1]:24}" + "".join(f"{column:>14}" for column in COLUMNS[2:]), flush=True)
+    begun, passed_on = time.monotonic(), [f"--{word}" for word in ("small", "before") if getattr(options, word)]
     folder = Path(tempfile.mkdtemp(prefix="gpu_check", dir=options.folder))
     try:
-        for number, name in enumerate(names):
-            if time.monotonic() - begun > options.seconds:
-                print(f"left out for want of time: {', '.join(names[number:])}", flush=True)
-                break
-            since = time.monotonic()
-            part = in_a_process(name, folder, ["--small"] if options.small else [])
-            part["seconds"] = round(time.monotonic() - since, 1)
-            report["parts"][name] = part
-            options.out.write_text(json.dumps(report, indent=1))
-            print(summary(name, part), flush=True)
-            if name.endswith("sc_grpo"):  # the model's last part: make room for the next
-                for weights in folder.glob(f"{name.split('.lora')[0].split('.full')[0]}.*"):
-                    shutil.rmtree(weights)
+        for name in options.model or DEFAULT:
+            model, _, full = name.partition(":")
+            for stage in STEPS if options.stage is None else [options.stage]:
+                case = Case(model, full == "full", stage)
+                if time.monotonic() - begun > options.seconds:
+                    print(f"left out for want of time: {case.name}", flush=True)
+                    continue
+                report["parts"][case.name] = in_a_process(case, folder, passed_on)
+                options.out.write_text(json.dumps(report, indent=1))
+                print(row(case.name, report["parts"][case.name]), flush=True)
+            for weights in folder.glob(f"{Path(model).name}.*"):  # make room for the next
+                shutil.rmtree(weights)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     return 0 if all(part["ok"] for part in report["parts"].values()) else 1

@@ -95,7 +95,11 @@ def test_a_training_command_reaches_the_loading_of_its_weights(
     (_, options) = loaded[-1]
     config = options["args"]
     assert config.max_length is None if "pa-sft" in words else config.max_completion_length == 512
-    assert config.bf16 and config.gradient_checkpointing
+    assert config.bf16
+    grpo = "sc-grpo" in words  # a miniature's step fits in one pass
+    processes = {"gpu": 1, "paper": 4}[run.profile.name]
+    assert config.per_device_train_batch_size * processes >= (24 if grpo else 8)
+    assert config.gradient_accumulation_steps == 1 and not config.gradient_checkpointing
     assert (options["peft_config"] is not None) == ("gpu" in words)
     stage = run.path(words[words.index("--stage") + 1].replace("-", "_"))
     said = json.loads((StageFolder(stage).work / "begun.json").read_text())
