@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import re
 import subprocess
@@ -11,8 +12,15 @@ from typing import Any
 
 import nbformat
 import pytest
+import torch
+import trl
 from compare_metrics import untimed
 from conftest import ROOT, read_json
+
+from iadr1_lib import course, models, rewards, training
+from iadr1_lib.records import read_rows
+from iadr1_lib.runs import Run
+from iadr1_lib.training import trainers
 
 
 def iadr1_run(runs: Path, *words: str) -> subprocess.CompletedProcess[str]:
@@ -91,3 +99,70 @@ def test_same_seed_gives_the_same_metrics(smoke: Path, tmp_path: Path) -> None:
     first, second = metrics(smoke), metrics(tmp_path / "smoke-s0")
     assert untimed(first) == untimed(second)
     assert first["provenance"]["data_hash"] == second["provenance"]["data_hash"]
+
+
+# ------------------------------------------------------------------------------ the trainers that notebooks show
+
+NOT_SHOWN = re.compile(  # where results lie and what is printed; how rows reach the trainer; checkpoints
+    r"output_dir|logging|log_completions|save_|data_seed|disable_tqdm|dataloader|remove_unused|ddp_|run_name|report_to|"
+    r"gradient_checkpointing_kwargs|accelerator_config"
+)
+
+
+def recorder(trainer: type) -> type:
+    """Stands for a trainer of TRL: keeps what it is given, by the names of the real one's parameters."""
+
+    class Recorder:
+        last: dict[str, Any] = {}
+
+        def __init__(self, *given: Any, **named: Any) -> None:
+            Recorder.last = dict(inspect.signature(trainer.__init__).bind(self, *given, **named).arguments)
+            self.args, self.train_dataset = Recorder.last["args"], Recorder.last["train_dataset"]
+            self.model = self.ref_model = None
+            self.is_deepspeed_enabled = self.is_fsdp_enabled = False
+
+    return Recorder
+
+
+@pytest.mark.parametrize("number, stage, kind", [("04", "pa_sft", "SFTTrainer"), ("07", "sc_grpo", "GRPOTrainer")])
+def test_the_trainer_that_a_notebook_shows_is_the_library_s(
+    smoke: Path, number: str, stage: str, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All settings, the first rows and the rewards are the same, and LoRA is (not) used by both."""
+    stand_in = recorder(getattr(trl, kind))
+    monkeypatch.setattr(trl, kind, stand_in)
+    monkeypatch.setattr(trainers, kind, stand_in)
+    monkeypatch.setattr(trainers, "_run", lambda *args: None)
+    monkeypatch.setattr(trainers.models, "speed_up_generation", lambda *args: None)
+    run = Run("smoke", 0, smoke)
+    course.train_stage(run, stage, force=True)
+    used = stand_in.last
+
+    (path,) = (ROOT / "notebooks").glob(f"{number}_*.ipynb")
+    (cell,) = [
+        c.source
+        for c in nbformat.read(path, as_version=4).cells
+        if f"= {kind}(" in c.source and "Scripted" not in c.source
+    ]
+    names: dict[str, Any] = {"run": run, "course": course, "seed": 0, "torch": torch, "rewards": rewards}
+    if stage == "pa_sft":
+        settings = run.profile.settings("pa_sft", training.PaSftSettings)
+        base, processor = course.stage_model(run, "base"), models.load_processor(course.stage_model(run, "base"))
+        rows = read_rows(run.path("expert_ad", "pa_sft.json"))
+        names |= {"sft": settings, "base_folder": base, "processor": processor, "models": models, "rows": rows}
+        names["rows_for_trl"] = lambda some: training.pa_sft_dataset(some, training.eos_suffix(processor))
+    else:
+        grpo = run.profile.settings("sc_grpo", training.ScGrpoSettings)
+        names |= {"grpo": grpo, "G": grpo.num_generations, "per_step": grpo.share, "mode": grpo.rewards}
+        names |= {"pa_sft_folder": course.stage_model(run, "pa_sft")}
+        names["rows"] = read_rows(run.path("expert_ad", "sc_grpo.json"))
+    exec(cell, names)
+    shown = stand_in.last
+    ours, theirs = (
+        {k: v for k, v in given["args"].to_dict().items() if not NOT_SHOWN.search(k)} for given in (shown, used)
+    )
+    assert ours == theirs
+    assert [shown["train_dataset"][n] for n in range(3)] == [used["train_dataset"][n] for n in range(3)]
+    assert shown.get("peft_config") == used.get("peft_config")
+    names_of = [[function.__name__ for function in given.get("reward_funcs", [])] for given in (shown, used)]
+    assert names_of[0] == names_of[1]

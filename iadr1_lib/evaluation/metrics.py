@@ -37,7 +37,7 @@ def balanced_accuracy(labels: Iterable[str], answers: Iterable[str | None]) -> f
 
     NaN without images of both labels.
     """
-    classes = [answer or _UNPARSED for answer in answers]
+    classes = [answer if isinstance(answer, str) else _UNPARSED for answer in answers]  # pandas may make None a NaN
     return float(100 * np.mean(recall_score(list(labels), classes, labels=_LABELS, average=None, zero_division=np.nan)))
 
 
