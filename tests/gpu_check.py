@@ -51,7 +51,7 @@ PART_SECONDS = 240  # a part that takes longer is ended
 STEPS: dict[Stage, int] = {"pa_sft": 4, "sc_grpo": 2}  # the first is no measure
 DEFAULT = ["llava-onevision-0.5b:full", "qwen2.5-vl-3b"]
 RELEASED: dict[Stage, int] = {"pa_sft": 1, "sc_grpo": 4}  # samples of a pass in the released scripts
-FAST_PATHS = ("share_group_work", "deduplicate_images", "share_prefix")  # of `models`; those that are there
+FAST_PATHS = ("share_group_work", "speed_up_generation")  # of `models`
 
 
 @dataclass(frozen=True)
@@ -209,8 +209,7 @@ def stand_in(before: bool) -> None:
     if before:
         parts |= {"_workers": lambda: 0, "is_torch_tf32_available": lambda: False}
         for name in FAST_PATHS:
-            if hasattr(trainers.models, name):
-                setattr(trainers.models, name, lambda *args: None)
+            setattr(trainers.models, name, lambda *args: None)
     for name, part in parts.items():
         setattr(trainers, name, part)
 

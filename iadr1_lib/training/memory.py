@@ -4,10 +4,11 @@ Parameters are counted with transformers' own classes on the meta device, which 
 gradients and optimizer states follow from bytes per parameter, exactly in float32. Activations are constants per token
 and width of a layer: 0.83 to 1.19 times the measured ones of miniatures of the five classes (tests/test_planning.py).
 
-On one H200 the peaks of `tests/gpu_check.py` were 0.94 and 0.97 times this estimate (LLaVA-OneVision-0.5B, all weights,
-PA-SFT and SC-GRPO), 1.02 and 1.04 times (Qwen2.5-VL-3B, LoRA), and 1.08 times with passes of 8 and no checkpointing
-(the same, PA-SFT). The second was 1.26 times an earlier one: what generation and a float32 reference take was added by
-reading the code of transformers and TRL, and not measured again. Not measured at all: sharding, four bits, vLLM.
+On one H200 the peaks of `tests/gpu_check.py` were 0.94 and 0.92 times this estimate (LLaVA-OneVision-0.5B, all weights,
+PA-SFT and SC-GRPO), 1.02 and 0.96 times (Qwen2.5-VL-3B, LoRA), and 1.08 times with passes of 8 and no checkpointing
+(the same, PA-SFT). SC-GRPO's second was 1.26 times an earlier estimate: what generation, its cache and a float32
+reference take was added by reading the code of transformers, TRL and `models`, and not measured again. Not measured at
+all: sharding, four bits, vLLM.
 
 Sources: Rajbhandari et al., ZeRO (arXiv 1910.02054), section 3, for bytes per parameter in mixed precision; Korthikanti
 et al. (arXiv 2205.05198), section 4, for activations per layer; Dettmers et al., QLoRA (arXiv 2305.14314), section 3,
@@ -176,11 +177,11 @@ def memory_of(model: Any, settings: PlanSettings, stage: Stage, tokens: Tokens) 
     rows = settings.rows(stage) or 1
     tower_trained = not settings.lora and not (stage == "pa_sft" and "tower" in family.frozen)
     patches = settings.distinct(stage, rows) * settings.images * tokens.patches if tower_trained else 0
-    reference = generation = 0.0
+    reference = cache = generation = 0.0
     if stage == "sc_grpo":
         reference = whole * share if settings.beta > 0 and not settings.lora else 0.0
         reference += whole if settings.vllm == "colocate" else 0.0  # vLLM's own copy of the weights
-        generation = _generation_bytes(model.config, settings, tokens)
+        cache, generation = _generation_bytes(model.config, settings, tokens)
         generation += whole if settings.vllm == "off" and settings.is_sharded else 0  # TRL gathers the weights
     fixed = (
         (trained * weight + packed * NF4_BYTES + (frozen - packed) * width) * share,
@@ -192,8 +193,9 @@ def memory_of(model: Any, settings: PlanSettings, stage: Stage, tokens: Tokens) 
     backward = (activations, _head_bytes(text, settings, rows * _answer(settings, stage)))
     # DeepSpeed and FSDP keep their room for gradients.
     no_gradients = generation - (0.0 if settings.is_sharded else fixed[1])
-    total = sum(fixed) + reference + max(sum(backward), no_gradients)
-    return Memory(*(value / GIB for value in (*fixed, *backward, reference, generation, total)))
+    # A compiled generation keeps its cache between the steps (models.generation).
+    total = sum(fixed) + reference + cache + max(sum(backward), no_gradients)
+    return Memory(*(value / GIB for value in (*fixed, *backward, reference, cache + generation, total)))
 
 
 def _bytes_per_parameter(settings: PlanSettings) -> tuple[int, int, int]:
@@ -245,14 +247,14 @@ def _head_bytes(text: Any, settings: PlanSettings, scored: int) -> float:
     return tile + 4 * (scored * text.hidden_size + weight)
 
 
-def _generation_bytes(config: Any, settings: PlanSettings, tokens: Tokens) -> float:
-    """Bytes of a generation by transformers, which reads all prompts of a step at once.
+def _generation_bytes(config: Any, settings: PlanSettings, tokens: Tokens) -> tuple[float, float]:
+    """Bytes of a generation by transformers, which reads all prompts of a step at once: of its cache, and of the rest.
 
     First the tower sees the pictures. LLaVA's classes ask it for the states of all layers, and hold them until the last
     is there (`output_hidden_states=True`). Then the language model keeps keys and values, and works on one layer.
     """
     if settings.vllm == "server":
-        return 0
+        return 0, 0
     text, (depth, width, _) = config.text_config, tower_shape(config.vision_config)
     answers, number = settings.share("sc_grpo"), 2 if settings.bf16 else 4
     prompts, sequence = settings.distinct("sc_grpo", answers), sequence_of(settings, "sc_grpo", tokens)
@@ -260,12 +262,12 @@ def _generation_bytes(config: Any, settings: PlanSettings, tokens: Tokens) -> fl
     kept = answers * sequence * 2 * text.num_hidden_layers * text.num_key_value_heads * head_size * number
     logits = 4 * answers * text.vocab_size
     if settings.vllm == "colocate":
-        return kept + logits
+        return kept, logits
     states = depth if hasattr(config, "vision_feature_layer") else 1  # beside the last, which all answers need
     tower = (prompts * states + answers) * settings.images * tokens.patches * width * settings.weight_bytes
     read = prompts * (sequence - settings.max_completion)
     layer = read * (3 * text.intermediate_size * number + 2 * text.hidden_size * 4)  # gate, up and product; sums
-    return max(tower, kept + max(layer, logits))
+    return kept, max(tower, layer, logits)
 
 
 def tower_shape(vision: Any) -> tuple[int, int, int]:
