@@ -139,7 +139,7 @@ def _shares(group: pd.DataFrame, rng: np.random.Generator, more: np.random.Gener
 
 def _counts(group: pd.DataFrame) -> dict[str, int]:
     """Confusion counts with yes as the positive class; tp + fn + tn + fp + unparsed = images. Then other counts."""
-    classes = [answer or _UNPARSED for answer in group["answer"]]
+    classes = group["answer"].astype(object).where(group["answer"].notna(), _UNPARSED)
     (tn, fp, _), (fn, tp, _), _ = confusion_matrix(group["label"], classes, labels=[*_LABELS, _UNPARSED])
     others = {key: count for key in ("refused", "cut") if (count := int(_flagged(group, key).sum()))}
     return {"tp": tp, "fn": fn, "tn": tn, "fp": fp, _UNPARSED: len(group) - tp - fn - tn - fp} | others
