@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
+from functools import partial
 from itertools import combinations
 from pathlib import Path
 
@@ -38,10 +39,10 @@ def named_alike(first: Iterable[Sample], second: Iterable[Sample] | None = None)
 
 
 @pytest.fixture(scope="module", autouse=True)
-def by_name() -> Iterator[pytest.MonkeyPatch]:
+def by_name() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(splitting, "near_duplicates", named_alike)
-        yield patch
+        yield
 
 
 def pictures(category: str, good: int, bad: int, group: int = 1, benchmark: str = "own") -> list[Sample]:
@@ -82,27 +83,23 @@ def test_no_picture_and_no_near_duplicate_is_on_two_sides(
         assert not {s.category for s in split.test} & {s.category for s in (*split.train, *split.dev)}
 
 
-@pytest.mark.parametrize("score", [ALIKE, 0.99])
+KINDS: dict[str, Callable[[Sample], str]] = {
+    "all alike": lambda s: "",
+    "all defective ones alike": lambda s: s.label if s.label == "yes" else s.image,
+    "two groups": lambda s: s.label,
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("labels", [(60, 20), (20, 60), (4, 20)])
 def test_look_alikes_of_any_number_still_give_a_split(
-    by_name: pytest.MonkeyPatch, labels: tuple[int, int], score: float
+    monkeypatch: pytest.MonkeyPatch, labels: tuple[int, int], kind: str
 ) -> None:
-    """All alike; all defective ones alike; and a group of each label: then only those that are more alike count."""
-    for kind in ("all", "yes", "halves"):
-        samples = pictures("part", *labels)
-        names = {
-            "all": lambda s: "x",
-            "yes": lambda s: s.label if s.label == "yes" else s.image,
-            "halves": lambda s: s.label,
-        }
-        alike = [
-            NearDuplicate(a.image, b.image, score)
-            for a, b in combinations(samples, 2)
-            if names[kind](a) == names[kind](b)
-        ]
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(splitting, "near_duplicates", lambda *_, alike=alike: alike)
-            split = split_samples(samples, 0)
+    samples, name = pictures("part", *labels), KINDS[kind]
+    for score in (ALIKE, 0.99):
+        alike = [NearDuplicate(a.image, b.image, score) for a, b in combinations(samples, 2) if name(a) == name(b)]
+        monkeypatch.setattr(splitting, "near_duplicates", lambda *_, alike=alike: alike)
+        split = split_samples(samples, 0)
         assert all(map(both_labels, sides(split)))
         assert sum(map(len, sides(split))) == len(samples)
 
@@ -131,7 +128,8 @@ def test_with_enough_categories_dev_is_a_whole_one() -> None:
         assert any(dev in sentence for sentence in split.sentences) and any(test in s for s in split.sentences)
         seen.add((dev, test))
     assert len(seen) > 2  # the seed chooses
-    assert {s.category for s in split_samples(samples[:72], 0).dev} == {
+    few = split_samples(samples[:72], 0)
+    assert {s.category for s in few.dev} == {s.category for s in few.train}
         s.category for s in split_samples(samples[:72], 0).train
     }
 
@@ -150,22 +148,16 @@ def test_categories_are_held_out_as_asked_for() -> None:
     assert {s.category for s in split.test} == {"part 1", "part 3"} and len(split.test) == 48
     assert any("part 1, part 3" in sentence for sentence in split.sentences)
     one_sentence(lambda: split_samples(samples, 0, hold_out=["part 1", "part 7"]), "part 7", "part 0, part 1")
-    for asked in (
-        ["plain"],
-        ["part 0", "part 1", "part 2", "part 3"],
-        ["part 0", "part 1", "part 2", "part 3", "plain"],
-    ):
-        one_sentence(lambda asked=asked: split_samples(samples, 0, hold_out=asked), "--test", "--hold-out")
+    defective = [f"part {n}" for n in range(4)]
+    for asked in (["plain"], defective, [*defective, "plain"]):
+        one_sentence(partial(split_samples, samples, 0, hold_out=asked), "--test", "--hold-out")
     one_sentence(lambda: split_samples(pictures("bolt", 20, 20), 0, hold_out=["bolt"]), "--test")
 
 
 def test_a_test_set_of_its_own_stays_whole_and_its_near_duplicates_are_not_trained_on() -> None:
     test = pictures("bolt", 6, 6, benchmark="given")
     pool = pictures("bolt", 30, 30)
-    copies = [
-        replace(pool[0], image=f"{group_of(test[0])}~copy.png"),
-        replace(pool[40], image=f"{group_of(test[7])}~copy.png"),
-    ]
+    copies = [replace(pool[p], image=f"{group_of(test[n])}~copy.png") for p, n in ((0, 0), (40, 7))]
     split = split_samples([*pool, *copies], 0, test=test)
     assert split.test == test
     assert set(split.left_out) == {copy.image for copy in copies}
@@ -185,14 +177,13 @@ def test_near_duplicates_of_dev_pictures_are_not_trained_on_either() -> None:
     assert set(split.left_out) and not set(split.left_out) & {s.image for s in split.train}
 
 
-def test_real_pictures_saved_again_are_found(tmp_path: Path) -> None:
+def test_pictures_saved_again_are_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     world.write_world(tmp_path / "w", world.train_families(2), 24, seed=0)
     pool = list(load_mvtec(tmp_path / "w"))
     test = [sample for sample in pool if sample.category == pool[0].category]
     copy = tmp_path / "copy.jpg"
     Image.open(test[3].image).save(copy, quality=90)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(splitting, "near_duplicates", HONEST)
-        rest = [s for s in pool if s not in test]
-        split = split_samples([*rest, replace(rest[0], image=str(copy))], 0, test=test)
+    monkeypatch.setattr(splitting, "near_duplicates", HONEST)
+    rest = [sample for sample in pool if sample not in test]
+    split = split_samples([*rest, replace(rest[0], image=str(copy))], 0, test=test)
     assert split.left_out == {str(copy): f"nearly the same as {test[3].image} of the test"}
