@@ -130,8 +130,6 @@ def test_with_enough_categories_dev_is_a_whole_one() -> None:
     assert len(seen) > 2  # the seed chooses
     few = split_samples(samples[:72], 0)
     assert {s.category for s in few.dev} == {s.category for s in few.train}
-        s.category for s in split_samples(samples[:72], 0).train
-    }
 
 
 @given(st.randoms())
