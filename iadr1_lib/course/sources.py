@@ -182,7 +182,7 @@ def _prepare_folders(run: Run) -> list[str]:
     tests = [sample for sample in tests if sample.split == "test"]  # as `iadr1 evaluate` takes them
     _require_enough(run, pool, problems)
     if run.choices.test and (lacking := missing_label(tests, ", ".join(run.choices.test))):
-        raise UserError(f"{lacking.rstrip('.')}: a test takes both, so add some or name another --test")
+        raise UserError(f"{lacking.rstrip('.')}; a test takes both, so add some or name another --test")
     split = split_samples(pool, run.seed, tests, run.choices.hold_out)
     limits = run.profile.settings(SOURCE, SourceSettings)
     drawn = draw_sets(split.train, run.seed, tests=[*split.dev, *split.test])
