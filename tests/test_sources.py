@@ -26,6 +26,7 @@ from iadr1_lib.records import Sample, read_rows
 from iadr1_lib.runs import Choices, Run
 
 Make = Callable[..., Run]
+STAGES = (("pa_sft", "pa_sft", "images"), ("sc_grpo", "sc_grpo", "image"), ("control", "sc_grpo", "images"))
 TRAINED = ("pa_sft", "sc_grpo", "dev")
 FAMILIES = world.train_families(7)
 
@@ -105,15 +106,6 @@ def test_a_data_set_becomes_the_four_parts_of_a_run(drawn: Path, make: Make) -> 
     assert [row["why"] for row in Journal(run.path("test_openings.jsonl")).rows()] == ["a test"]
 
 
-def test_limits_of_the_profile_keep_the_labels_even(drawn: Path, make: Make, nothing_alike: None) -> None:
-    sizes = {"pa_sft_images": 6, "sc_grpo_images": 4, "dev_images": 4, "test_images": 8}
-    run = make(drawn, settings={f"source.{name}": size for name, size in sizes.items()})
-    sources.prepare(run)
-    for part, samples in parts_of(run).items():
-        size = sizes[f"{part}_images"]
-        assert Counter(s.label for s in samples) == {"no": size // 2, "yes": size // 2}
-
-
 def test_what_is_there_is_read_and_a_change_splits_anew(
     data: Path, make: Make, nothing_alike: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -176,26 +168,27 @@ def test_data_that_cannot_be_trained_on_say_so_and_what_can_be_done(data: Path, 
     assert not make(data).folder.exists()
 
 
-def test_one_category_and_two_data_sets(tmp_path: Path, make: Make, nothing_alike: None) -> None:
+def test_several_data_sets_are_one_pool(tmp_path: Path, make: Make, nothing_alike: None) -> None:
     for number, name in enumerate(("a", "b")):
         world.write_world(tmp_path / name, FAMILIES[number : number + 1], 48, seed=number)
-    run = make(tmp_path / "a")
-    assert "not zero-shot" in sources.prepare(run)[0]
-    assert {s.category for s in parts_of(run)["test"]} == {s.category for s in parts_of(run)["pa_sft"]}
-    run = make(tmp_path / "a", tmp_path / "b", folder="both")
+    run = make(tmp_path / "a", tmp_path / "b")
     sources.prepare(run)
-    assert {s.benchmark for s in parts_of(run)["test"]} in ({"a"}, {"b"})
+    (tested,), (trained,) = ({s.category for s in parts_of(run)[part]} for part in ("test", "pa_sft"))
+    assert {tested, trained} == {family.name for family in FAMILIES[:2]}
 
 
-def test_expert_ad_of_own_pictures_has_the_run_s_parts(drawn: Path, make: Make, nothing_alike: None) -> None:
-    run = make(drawn, settings={"source.pa_sft_images": 8, "source.sc_grpo_images": 6})
+def test_limits_hold_with_even_labels_and_records_are_of_the_run_s_parts(
+    drawn: Path, make: Make, nothing_alike: None
+) -> None:
+    sizes = {"pa_sft": 8, "sc_grpo": 6, "dev": 4, "test": 8}
+    run = make(drawn, settings={f"source.{part}_images": size for part, size in sizes.items()})
     sources.prepare(run)
+    parts = parts_of(run)
+    for part, size in sizes.items():
+        assert Counter(s.label for s in parts[part]) == {"no": size // 2, "yes": size // 2}
     folder = steps.build_expert_ad(run)
-    for stage, key, count in (("pa_sft", "images", 8), ("sc_grpo", "image", 6), ("control", "images", 6)):
-        part = "pa_sft" if stage == "pa_sft" else "sc_grpo"
-        rows = read_rows(folder / f"{stage}.json")
-        assert {row[key] for row in rows} <= {s.image for s in sources.training_samples(run, part)}
-        assert len(rows) == count
+    for stage, part, key in STAGES:
+        assert sorted(row[key] for row in read_rows(folder / f"{stage}.json")) == sorted(s.image for s in parts[part])
 
 
 # ---------------------------------------------------------------------------------------------- the hub
@@ -223,17 +216,15 @@ def test_copies_of_the_paper_s_sets_become_the_parts(
     monkeypatch.chdir(tmp_path)
     folder = steps.build_expert_ad(run)
     assert [len(read_rows(folder / f"{stage}.json")) for stage in ("pa_sft", "sc_grpo")] == [8, 6]
-    limited = make(profile=profile, settings=names | {"source.dev_images": 4, "source.test_images": 2})
-    sources.prepare(limited)
-    assert [len(parts_of(limited)[part]) for part in ("sc_grpo", "dev", "test")] == [4, 4, 4]
+    run = make(profile=profile, settings=names | {"source.dev_images": 4, "source.test_images": 2})
+    sources.prepare(run)
+    assert [len(parts_of(run)[part]) for part in ("sc_grpo", "dev", "test")] == [4, 4, 4]
 
 
 def test_a_picture_of_both_stages_is_no_dev_picture(tmp_path: Path, make: Make) -> None:
     copy = released_records(tmp_path / "Expert-AD", each=8)
-    rows = read_json(copy / "sc_grpo.json")
-    for number in range(6):
-        rows[number]["image"] = f"first/bolt/{number}.png"
-    (copy / "sc_grpo.json").write_text(str(rows).replace("'", '"'))
+    text = (copy / "sc_grpo.json").read_text()
+    (copy / "sc_grpo.json").write_text(text.replace("second/bolt", "first/bolt", 6))
     names = {"data.expert_ad": str(copy), "data.benchmarks": str(released_tests(tmp_path / "tests", ["SDD"]))}
     run = make(profile="gpu", settings=names)
     sources.prepare(run)

@@ -5,7 +5,6 @@ Most samples here have no picture: those whose names are the same up to "~" coun
 
 from __future__ import annotations
 
-import random
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
@@ -14,7 +13,7 @@ from itertools import combinations
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from pictures import one_sentence
 from PIL import Image
@@ -63,14 +62,17 @@ def sides(split: Split) -> list[list[Sample]]:
     return [split.train, split.dev, split.test]
 
 
-sizes = st.lists(st.tuples(st.integers(12, 30), st.integers(12, 30)), max_size=7)
+sizes = st.tuples(st.integers(12, 30), st.integers(12, 30))
 
 
-@given(st.tuples(st.integers(12, 30), st.integers(12, 30)), sizes, st.integers(1, 3), st.integers(0, 99))
+@settings(deadline=None)
+@given(sizes, st.lists(sizes, max_size=7), st.integers(1, 3), st.booleans(), st.integers(0, 99))
 def test_no_picture_and_no_near_duplicate_is_on_two_sides(
-    one: tuple[int, int], more: list[tuple[int, int]], group: int, seed: int
+    one: tuple[int, int], more: list[tuple[int, int]], group: int, echo: bool, seed: int
 ) -> None:
     samples = [s for n, size in enumerate([one, *more]) for s in pictures(f"part {n}", *size, group)]
+    if echo and more:  # copies of the first category's pictures in another
+        samples += [replace(s, image=f"{s.image}.jpg", category="echo") for s in samples[: sum(one)]]
     split = split_samples(samples, seed)
     assert split == split_samples(samples, seed)
     images = [s.image for side in sides(split) for s in side] + list(split.left_out)
@@ -78,9 +80,10 @@ def test_no_picture_and_no_near_duplicate_is_on_two_sides(
     for a, b in combinations(sides(split), 2):
         assert not set(map(group_of, a)) & set(map(group_of, b))
     assert all(map(both_labels, sides(split)))
-    assert 0.1 < len(split.test) / len(samples) < 0.6 and 0.04 < len(split.dev) / len(samples) < 0.5
     if more:  # zero-shot
         assert not {s.category for s in split.test} & {s.category for s in (*split.train, *split.dev)}
+    else:
+        assert 0.1 < len(split.test) / len(samples) < 0.4 and 0.05 < len(split.dev) / len(samples) < 0.3
 
 
 KINDS: dict[str, Callable[[Sample], str]] = {
@@ -132,14 +135,6 @@ def test_with_enough_categories_dev_is_a_whole_one() -> None:
     assert {s.category for s in few.dev} == {s.category for s in few.train}
 
 
-@given(st.randoms())
-def test_the_categories_do_not_depend_on_the_order_of_the_samples(rng: random.Random) -> None:
-    samples = [s for n in range(6) for s in pictures(f"part {n}", 12, 12)]
-    first, other = (split_samples(given, 0) for given in (samples, rng.sample(samples, len(samples))))
-    for one, two in zip(sides(first), sides(other), strict=True):
-        assert sorted(s.image for s in one) == sorted(s.image for s in two)
-
-
 def test_categories_are_held_out_as_asked_for() -> None:
     samples = [s for n in range(4) for s in pictures(f"part {n}", 12, 12)] + pictures("plain", 20, 0)
     split = split_samples(samples, 0, hold_out=["part 1", "part 3"])
@@ -164,15 +159,6 @@ def test_a_test_set_of_its_own_stays_whole_and_its_near_duplicates_are_not_train
     assert any("bolt" in sentence and "not zero-shot" in sentence for sentence in split.sentences)
     only_copies = [replace(s, image=f"{group_of(s)}~again.png") for s in test]
     one_sentence(lambda: split_samples(only_copies, 0, test=test), "no picture is left to train on")
-
-
-def test_near_duplicates_of_dev_pictures_are_not_trained_on_either() -> None:
-    samples = [s for n in range(5) for s in pictures(f"part {n}", 12, 12)]
-    copies = [replace(s, category="part 9", image=f"{group_of(s)}~copy.png") for s in samples]
-    split = split_samples([*samples, *copies, *pictures("part 8", 40, 40)], 3)
-    for a, b in combinations(sides(split), 2):
-        assert not set(map(group_of, a)) & set(map(group_of, b))
-    assert set(split.left_out) and not set(split.left_out) & {s.image for s in split.train}
 
 
 def test_pictures_saved_again_are_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
