@@ -6,6 +6,7 @@ import json
 import os
 import textwrap
 from collections.abc import Callable, Iterator
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import pytest
 from api_server import ApiServer
 from PIL import Image
 
+from iadr1_lib.course.sources import WorldSettings
 from iadr1_lib.runs import load_profile
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -70,12 +72,11 @@ def miniature(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]
 
 
 PROFILE = """
-world:
-  images: {value: 4, source: "why: small"}
 training:
   learning_rate: {value: 1e-4, source: "paper, section 4.1"}
   steps: {value: 3, source: "why: quick"}
-"""
+world:
+""" + "".join(f"  {field.name}: {{value: 4, source: 'why: small'}}\n" for field in fields(WorldSettings))
 
 
 @pytest.fixture

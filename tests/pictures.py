@@ -11,8 +11,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from iadr1_lib.answer import QUESTION, build_answer, build_solution
 from iadr1_lib.data import check_health
 from iadr1_lib.errors import UserError
+from iadr1_lib.files import write_json
 from iadr1_lib.records import Sample
 
 
@@ -52,3 +54,33 @@ def one_sentence(call: Callable[[], Any], *parts: object) -> None:
         call()
     text = str(error.value)
     assert "\n" not in text and all(str(part) in text for part in parts), text
+
+
+def released_records(folder: Path, each: int = 6) -> Path:
+    """A copy of Expert-AD in its released formats: `each` pictures for either stage, labels in turn."""
+    answers = [(build_answer("All is well.", "no"), build_solution("no"))]
+    answers += [(build_answer("A stain.", "yes", "center", "stain"), build_solution("yes", "center", "stain"))]
+    sft, grpo = [], []
+    for number in range(each):
+        answer, solution = answers[number % 2]
+        first, second = (draw(folder / f"{stage}/bolt/{number}.png") for stage in ("first", "second"))
+        turns = [{"role": "user", "content": f"<image>\n{QUESTION}"}, {"role": "assistant", "content": answer}]
+        sft.append({"images": str(first.relative_to(folder)), "messages": turns})
+        image = str(second.relative_to(folder))
+        grpo.append({"id": number, "image": image, "problem": QUESTION, "solution": solution})
+    write_json(folder / "pa_sft.json", sft)
+    write_json(folder / "sc_grpo.json", grpo)
+    return folder
+
+
+def released_tests(
+    folder: Path, names: Iterable[str] = ("DS-MVTec", "VisA", "MPDD", "DAGM", "DTD", "SDD"), each: int = 4
+) -> Path:
+    """A copy of the paper's test sets in the released index format, `each` pictures a set, labels in turn."""
+    for name in names:
+        paths = [f"{name}/bolt/{('good', 'bent')[number % 2]}/{number}.png" for number in range(each)]
+        for path in paths:
+            draw(folder / path)
+        index = {path: index_entry(path, "B" if "good" in path else "A") for path in paths}
+        write_json(folder / f"test_{name}_format.json", index)
+    return folder

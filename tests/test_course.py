@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
 from typing import Any
 
 import pytest
+from pictures import draw
 
 from iadr1_lib import world as synthetic
 from iadr1_lib.course import sources
@@ -18,7 +21,7 @@ from iadr1_lib.errors import UserError
 from iadr1_lib.evaluation import references
 from iadr1_lib.files import Journal
 from iadr1_lib.records import Sample, read_rows
-from iadr1_lib.runs import Run, data_hash
+from iadr1_lib.runs import Run, base_model_dir, data_hash
 
 PARTS = ("pa_sft", "sc_grpo", "dev")
 
@@ -211,3 +214,32 @@ def test_a_run_folder_with_records_and_no_dev_pictures_trains_without_a_dev_chec
     fresh.path("expert_ad", "pa_sft.json").write_text("[]")
     assert course.train_stage(fresh, "pa_sft") == fresh.path("pa_sft")
     assert "no dev pictures" in capsys.readouterr().out
+
+
+# ---------------------------------------------------------------------------------------------- a stage's fingerprint
+
+
+def test_a_stage_is_made_from_its_pictures_and_not_from_where_it_reports_to(tmp_path: Path) -> None:
+    from iadr1_lib.models import ModelSettings
+    from iadr1_lib.training import PaSftSettings, stages
+
+    settings = Run("smoke", 0, tmp_path).profile.settings("pa_sft", PaSftSettings)
+    records, rows = tmp_path / "pa_sft.json", []
+    for name in ("used.png", "unused.png", "beside.png"):
+        draw(tmp_path / name)
+        rows.append({"images": name if name == "beside.png" else [str(tmp_path / name)], "messages": []})
+    records.write_text(json.dumps([rows[0], rows[2]]))
+
+    def fingerprint(**changed: Any) -> str:
+        given = {"settings": settings, "model": ModelSettings(), "seed": 0} | changed
+        return stages.fingerprint(stages.Inputs(base_model_dir(), records, **given))
+
+    seen = [fingerprint()]
+    draw(tmp_path / "unused.png", (9, 9))
+    assert fingerprint() == seen[0] == fingerprint(settings=replace(settings, report_to="tensorboard"))
+    assert len({seen[0], fingerprint(seed=1), fingerprint(settings=replace(settings, learning_rate=1.0))}) == 3
+    for name in ("used.png", "beside.png"):
+        draw(tmp_path / name, (9, 9))
+        seen.append(fingerprint())
+    (tmp_path / "used.png").unlink()
+    assert len({*seen, fingerprint()}) == 4

@@ -50,6 +50,9 @@ class RunOptions:
         from iadr1_lib.runs import MODEL, load_profile, parse_settings
 
         settings = parse_settings(self.set_ or [])
+        for name in ("data.expert_ad", "data.benchmarks"):  # notebooks run in another folder
+            if name in settings and (copy := Path(str(settings[name]))).is_dir():
+                settings[name] = str(copy.absolute())
         if self.model:
             name = str(Path(self.model).absolute()) if Path(self.model).is_dir() else self.model
             settings |= {MODEL: name} if name != load_profile(profile).section("model")["name"] else {}

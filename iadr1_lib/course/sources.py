@@ -173,14 +173,16 @@ def source_hash(run: Run) -> str:
 
 
 def _prepare_folders(run: Run) -> list[str]:
-    noted = read_object(run.path(SOURCE, "source.json"), {})
     made_from = source_hash(run)
-    if noted.get("made from") == made_from and all(run.path(SOURCE, f"{part}.jsonl").is_file() for part in PARTS):
-        return [str(sentence) for sentence in noted["sentences"]]
+    if (noted := _noted(run, made_from)) is not None:
+        return noted
     problems: list[dict[str, Any]] = []
     pool = [sample for folder in run.choices.data for sample in _usable(folder, problems, with_place=True)]
     tests = [sample for folder in run.choices.test for sample in _usable(folder, problems, with_place=False)]
+    tests = [sample for sample in tests if sample.split == "test"]  # as `iadr1 evaluate` takes them
     _require_enough(run, pool, problems)
+    if run.choices.test and (lacking := missing_label(tests, ", ".join(run.choices.test))):
+        raise UserError(f"{lacking.rstrip('.')}; a test takes both, so add some or name another --test")
     split = split_samples(pool, run.seed, tests, run.choices.hold_out)
     limits = run.profile.settings(SOURCE, SourceSettings)
     drawn = draw_sets(split.train, run.seed, tests=[*split.dev, *split.test])
@@ -190,16 +192,23 @@ def _prepare_folders(run: Run) -> list[str]:
         "dev": _in_turn(split.dev, run.seed)[: limits.dev_images],
         "test": _limited(split.test, limits.test_images, run.seed),
     }
-    sentences = list(split.sentences)
-    if "made from" in noted:
-        sentences.insert(0, "The pictures have changed since this run split them: they were split anew, train again.")
+    before = run.path(SOURCE, "source.json").exists()
     problems += [{"image": image, "reason": why} for image, why in split.left_out.items()] + drawn.turned_away
-    _write_parts(run, parts, problems, sentences, made_from)
-    return sentences
+    _write_parts(run, parts, problems, split.sentences, made_from)
+    changed = "The pictures, or the choices of how to split them, have changed: they were split anew, train again."
+    return [changed, *split.sentences] if before else list(split.sentences)
+
+
+def _noted(run: Run, made_from: str) -> list[str] | None:
+    """The sentences on the parts that are there; None where there are none, or they are made from something else."""
+    note = read_object(run.path(SOURCE, "source.json"), {})
+    if note.get("made from") != made_from or not all(run.path(SOURCE, f"{part}.jsonl").is_file() for part in PARTS):
+        return None
+    return [str(sentence) for sentence in note["sentences"]]
 
 
 def _write_parts(
-    run: Run, parts: dict[str, list[Sample]], problems: list[dict[str, Any]], sentences: list[str], made_from: str
+    run: Run, parts: dict[str, list[Sample]], problems: list[dict[str, Any]], sentences: Sequence[str], made_from: str
 ) -> None:
     for part, samples in parts.items():
         samples = [replace(s, type=category_of(s)) if s.label == "yes" else s for s in samples]
@@ -290,15 +299,19 @@ class HubSettings:
 def _prepare_hub(run: Run) -> list[str]:
     """The parts of the paper's own data sets: records of the two stages, of which SC-GRPO's lend the dev set some."""
     names = run.profile.settings("data", HubSettings)
-    noted, made_from = read_object(run.path(SOURCE, "source.json"), {}), str(asdict(names))
-    if noted.get("made from") == made_from:
-        return [str(sentence) for sentence in noted["sentences"]]
+    limits = run.profile.settings(SOURCE, SourceSettings)
+    made_from = str({**asdict(names), **asdict(limits), "seed": run.seed})
+    if (noted := _noted(run, made_from)) is not None:
+        return noted
     training, tests = (_hub_table(name) for name in (names.expert_ad, names.benchmarks))
     of_stage = {
         stage: list({s.image: s for s in training if s.source == stage}.values()) for stage in ("pa-sft", "sc-grpo")
     }
-    limits = run.profile.settings(SOURCE, SourceSettings)
-    dev = _in_turn(of_stage["sc-grpo"], run.seed)[: limits.dev_images or 0]
+    if lacking := [stage for stage, samples in of_stage.items() if not samples]:
+        raise UserError(f"{names.expert_ad} holds no records of {' and '.join(lacking)}: check that the copy is whole")
+    learnt = {sample.image for sample in of_stage["pa-sft"]}
+    dev = [sample for sample in _in_turn(of_stage["sc-grpo"], run.seed) if sample.image not in learnt]
+    dev = dev[: limits.dev_images or 0]
     kept = {sample.image for sample in dev}
     sc_grpo = [sample for sample in of_stage["sc-grpo"] if sample.image not in kept]
     parts = {
@@ -319,4 +332,5 @@ def _prepare_hub(run: Run) -> list[str]:
 
 
 def _hub_table(name: str) -> Table:
-    return read_snapshot(name) if Path(name).is_dir() else load_hub(name)
+    """The table of a local copy, paths absolute, or of the hub."""
+    return read_snapshot(Path(name).absolute()) if Path(name).is_dir() else load_hub(name)

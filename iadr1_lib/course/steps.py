@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from iadr1_lib.answer import GRID
-from iadr1_lib.course.sources import SOURCE, training_samples
+from iadr1_lib.course.sources import SOURCE, HubSettings, SourceSettings, WorldSettings, training_samples
 from iadr1_lib.data import labelled, open_image, released_records
 from iadr1_lib.errors import UserError
 from iadr1_lib.evaluation import protocols
@@ -59,6 +59,7 @@ def check_settings(run: Run) -> None:
 
     classes: dict[str, type] = {"model": ModelSettings, "engine": EngineSettings, "evaluation": EvaluationSettings}
     classes |= {"pa_sft": PaSftSettings, "sc_grpo": ScGrpoSettings, "control": PaSftSettings}
+    classes |= {"world": WorldSettings, SOURCE: SourceSettings, "data": HubSettings}
     for section, settings in classes.items():
         if section in run.profile.sections:
             _require_reporter(getattr(run.profile.settings(section, settings), "report_to", "none"))

@@ -118,7 +118,7 @@ def _download(name: str, revision: str, home: Path, kind: Kind, patterns: list[s
         reason = f"{name} is given out on request only: ask for access at {page}, run hf auth login and call again{own}"
     except (errors.RepositoryNotFoundError, errors.HFValidationError):
         what = "data set" if kind == "dataset" else kind
-        reason = f"the hub has no {what} {name} for you: check the name, or log in if it is private"
+        reason = f"the hub has no {what} {name} for you: check the name, or run hf auth login if it is private{own}"
     except errors.RevisionNotFoundError:
         reason = f"{name} has no revision {revision}: choose a branch, tag or commit of its page"
     except (httpx.HTTPError, OSError) as error:  # errors.HfHubHTTPError among them

@@ -18,7 +18,7 @@ from iadr1_lib.records import Sample
 TEST_SHARE, DEV_SHARE = 0.25, 0.15  # of the categories, or of the pictures
 FEWEST_FOR_DEV = 4  # categories, from which on a whole one is the dev set
 STRICTER = (THRESHOLD, 0.94, 0.97, 1.01)  # scores from which on pictures stay together; the last: none do
-LARGEST_GROUP = 0.25  # of the pictures: a larger group of near duplicates is a kind of picture, not a copy
+LARGEST_GROUP = 0.25  # of a label's pictures: a larger group of near duplicates is a kind of picture, not a copy
 Category = tuple[str, str]  # data set and category
 
 
@@ -81,24 +81,31 @@ def split_samples(
 def divide(samples: Sequence[Sample], shares: Sequence[float], seed: int) -> tuple[list[Sample], list[list[Sample]]]:
     """Take a share of the pictures of each label for each of several parts: (the rest, the parts).
 
-    Near duplicates stay together. Where they make up groups that are too large for that, a higher score counts.
+    Near duplicates stay together. Where they make up groups that are too large for that, a higher score counts. Each
+    part gets both labels, if need be by a group that is larger than its share, as long as the rest keeps some.
     """
     rng = random.Random(f"{seed}, pictures")
-    groups = _groups(samples)
+    groups = _groups(samples, len(shares))
     rng.shuffle(groups)
-    of_label = Counter(s.label for s in samples)
+    of_label = _labels(samples)
     wanted = [{label: max(1, round(share * n)) for label, n in of_label.items()} for share in shares]
     parts: list[list[Sample]] = [[] for _ in shares]
-    rest: list[Sample] = []
+    rest: list[list[Sample]] = []
     for group in groups:
-        counts = Counter(s.label for s in group)
-        open_parts = (
-            part
-            for part, limits in zip(parts, wanted, strict=True)
-            if all(Counter(s.label for s in part)[label] + n <= limits[label] for label, n in counts.items())
-        )
-        next(open_parts, rest).extend(group)
-    return rest, parts
+        counts = _labels(group)
+        for part, limits in zip(parts, wanted, strict=True):
+            if all(_labels(part)[label] + n <= limits[label] for label, n in counts.items()):
+                part.extend(group)
+                break
+        else:
+            rest.append(group)
+    for part in parts:
+        for label in sorted(of_label.keys() - _labels(part).keys()):
+            having = sorted((group for group in rest if _labels(group)[label]), key=len)
+            if len(having) > 1:
+                part.extend(having[0])
+                rest = [group for group in rest if group is not having[0]]
+    return [sample for group in rest for sample in group], parts
 
 
 def _by_picture(samples: Sequence[Sample], seed: int) -> Split:
@@ -128,8 +135,8 @@ def _held_out(
         free, count = _dispensable(samples), max(1, round(TEST_SHARE * len(categories)))
         held = set(random.Random(f"{seed}, test").sample(free, min(count, len(free))))
         why = f"chosen by seed {seed}; --hold-out chooses others"
-    labels = {s.label for s in samples if _category(s) in held}
-    if len(labels) < 2 or len(held) == len(categories):
+    sides = [[s for s in samples if (_category(s) in held) is tested] for tested in (True, False)]
+    if any(len(_labels(side)) < 2 for side in sides):
         raise UserError(
             "no category can be held out for the test: it takes good and defective pictures in it, and in at least one "
             "other. Name a test set with --test, or categories with --hold-out"
@@ -152,14 +159,18 @@ def _without_copies(
     samples: list[Sample], kept: Sequence[Sample], where: str, left_out: dict[str, str]
 ) -> list[Sample]:
     """The samples without the near duplicates of `kept`, which are noted in `left_out`."""
-    copies = {pair.first: pair for pair in near_duplicates(samples, kept)}
+    copies = {pair.first: pair for pair in reversed(near_duplicates(samples, kept))}  # of several the most alike
     left_out.update({image: f"nearly the same as {pair.second} of the {where}" for image, pair in copies.items()})
     return [sample for sample in samples if sample.image not in copies]
 
 
-def _groups(samples: Sequence[Sample]) -> list[list[Sample]]:
-    """The samples in groups of near duplicates, in order; most groups hold one picture."""
+def _groups(samples: Sequence[Sample], parts: int) -> list[list[Sample]]:
+    """The samples in groups of near duplicates, in order; most groups hold one picture.
+
+    No group holds much of a label's pictures, and there are more groups of each label than parts to be filled.
+    """
     pairs = near_duplicates(samples)
+    of_label = _labels(samples)
     for threshold in STRICTER:
         leader = {s.image: s.image for s in samples}
 
@@ -171,12 +182,22 @@ def _groups(samples: Sequence[Sample]) -> list[list[Sample]]:
         for pair in pairs:
             if pair.score >= threshold:
                 leader[first_of(pair.first)] = first_of(pair.second)
-        groups: defaultdict[str, list[Sample]] = defaultdict(list)
+        by_leader: defaultdict[str, list[Sample]] = defaultdict(list)
         for sample in samples:
-            groups[first_of(sample.image)].append(sample)
-        if max(map(len, groups.values())) <= max(2, LARGEST_GROUP * len(samples)):
+            by_leader[first_of(sample.image)].append(sample)
+        groups = list(by_leader.values())
+        counts = [_labels(group) for group in groups]
+        if all(
+            max(of[label] for of in counts) <= max(2, LARGEST_GROUP * n)
+            and sum(label in of for of in counts) > min(parts, n - 1)
+            for label, n in of_label.items()
+        ):
             break
-    return list(groups.values())
+    return groups
+
+
+def _labels(samples: Iterable[Sample]) -> Counter[str]:
+    return Counter(sample.label for sample in samples)
 
 
 def _categories(samples: Iterable[Sample]) -> dict[Category, set[str]]:

@@ -122,8 +122,10 @@ def beside_table_one(scores: pd.DataFrame, model: str) -> pd.DataFrame:
         scores: as from `evaluation.score`; the benchmarks are named as in `data.SIX`.
     """
     ours = scores[scores["metric"] == BALANCED].set_index("benchmark")["value"]
-    row = {"model": model, **dict(zip(PAPER_SETS, ours.reindex(SIX), strict=True)), "average": ours[MEAN]}
-    table = pd.concat([paper_table(1)[["model", "parameters", *PAPER_SETS, "average"]], pd.DataFrame([row])])
+    row = {"group": "ours", "model": model, "average": ours[MEAN]}
+    row |= dict(zip(PAPER_SETS, ours.reindex(SIX), strict=True))
+    paper = paper_table(1)[["group", "model", "parameters", *PAPER_SETS, "average"]]  # a model has two rows, by group
+    table = pd.concat([paper, pd.DataFrame([row])])
     return table.sort_values("average", ascending=False).round(1).reset_index(drop=True)
 
 
