@@ -7,10 +7,13 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Callable
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
 import nbformat
+import pandas as pd
 import pytest
 import torch
 import trl
@@ -18,6 +21,8 @@ from compare_metrics import untimed
 from conftest import ROOT, read_json
 
 from iadr1_lib import course, models, rewards, training
+from iadr1_lib.course import sources
+from iadr1_lib.files import Journal
 from iadr1_lib.records import read_rows
 from iadr1_lib.runs import Run
 from iadr1_lib.training import trainers
@@ -99,6 +104,55 @@ def test_same_seed_gives_the_same_metrics(smoke: Path, tmp_path: Path) -> None:
     first, second = metrics(smoke), metrics(tmp_path / "smoke-s0")
     assert untimed(first) == untimed(second)
     assert first["provenance"]["data_hash"] == second["provenance"]["data_hash"]
+
+
+# ------------------------------------------------------------------------------ other pictures, other models
+
+SMALL = (
+    "sc_grpo.max_completion_length=180",
+    "sc_grpo.max_steps=1",
+    "evaluation.max_new_tokens=8",
+    "attack.max_steps=1",
+)
+
+
+@pytest.mark.slow
+def test_all_notebooks_run_on_own_pictures_and_go_on(shared: Path, tmp_path: Path) -> None:
+    tiles = str(shared / "samples" / "MagneticTile")
+    done = iadr1_run(tmp_path, "--data", tiles)
+    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]
+    assert "not zero-shot" in done.stdout
+    folder = tmp_path / "smoke-s0-MagneticTile"
+    images = {
+        part: set(pd.read_json(folder / "source" / f"{part}.jsonl", lines=True)["image"]) for part in sources.PARTS
+    }
+    assert all(a.isdisjoint(b) for a, b in combinations(images.values(), 2)) and all(images.values())
+    records = read_rows(folder / "expert_ad" / "pa_sft.json")
+    assert {row["images"] for row in records} == images["pa_sft"] and all(tiles in row["images"] for row in records)
+    assert {row["benchmark"] for row in Journal(folder / "predictions" / "sc_grpo.jsonl").rows()} == {"MagneticTile"}
+    again = iadr1_run(tmp_path, "--folder", str(folder))
+    assert again.stdout.count("up to date,") == len(list((ROOT / "notebooks").glob("[0-9]*.ipynb"))), again.stdout
+
+
+def with_model(runs: Path, model: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    """`iadr1 run` with another model and LoRA, a step and short answers."""
+    settings = [word for setting in (*SMALL, "model.lora_rank=4", "model.lora_alpha=8") for word in ("--set", setting)]
+    return iadr1_run(runs, "--model", str(model), *settings, *words)
+
+
+@pytest.mark.slow
+def test_all_notebooks_run_with_another_model(miniature: Callable[[str], Path], tmp_path: Path) -> None:
+    done = with_model(tmp_path, miniature("qwen2_5_vl"))
+    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("family", ["llava", "llava_next", "llava_onevision", "qwen2_vl"])
+def test_both_stages_run_in_notebooks_with_every_class(
+    family: str, miniature: Callable[[str], Path], tmp_path: Path
+) -> None:
+    done = with_model(tmp_path, miniature(family), "--only", "02,03,04,07")
+    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]
 
 
 # ------------------------------------------------------------------------------ the trainers that notebooks show
