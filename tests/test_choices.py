@@ -13,7 +13,7 @@ from test_cli import complaint, iadr1
 from iadr1_lib import world
 from iadr1_lib.course import batch, sources
 from iadr1_lib.errors import UserError, WrongUse
-from iadr1_lib.runs import Choices, Run, load_profile, parse_settings, read_choices, write_choices
+from iadr1_lib.runs import Choices, Run, load_profile, noted_run, parse_settings, read_choices, write_choices
 
 CHOSEN = Choices(("/a/parts",), (), ("bolt", "nut"), {"pa_sft.learning_rate": 1e-4, "source.dev_images": None})
 
@@ -33,15 +33,16 @@ def test_settings_are_read_as_in_a_profile() -> None:
 
 
 def test_choices_are_kept_in_the_run_folder_and_stand_in_the_profile(tmp_path: Path) -> None:
-    write_choices(tmp_path, CHOSEN)
+    write_choices(tmp_path, "smoke", 0, CHOSEN)
     run = Run("smoke", 0, tmp_path)
     assert run.choices == read_choices(tmp_path) == CHOSEN
     assert run.profile.section("pa_sft")["learning_rate"] == 1e-4
     assert {run.profile.sources[name] for name in CHOSEN.settings} == {"command line"}
     assert load_profile("smoke").section("pa_sft")["learning_rate"] == 1e-3  # the profile itself stays
     assert Run("smoke", 0, tmp_path, Choices()).choices == Choices()
-    write_choices(tmp_path, Choices())
-    assert list(tmp_path.iterdir()) == [] and read_choices(tmp_path) == Choices()
+    write_choices(tmp_path, "mini", 3, Choices())
+    assert read_choices(tmp_path) == Choices() and noted_run(tmp_path) == ("mini", 3)
+    assert noted_run(tmp_path / "nowhere") is None
 
 
 @pytest.mark.parametrize("text", ["{", "[1]", '"x"', '{"data": 5}', '{"data": [1]}', '{"settings": []}'])
@@ -66,7 +67,7 @@ def test_run_folders_are_named_after_model_and_data(tmp_path: Path, monkeypatch:
     assert name("a/parts", str(tmp_path / "b" / "nuts")) == "smoke-s2-parts-nuts"
     assert name(".") == f"smoke-s2-{tmp_path.name}"
     assert name("a/parts", name="owner/net") == "smoke-s2-owner--net-parts"
-    assert name(name=str(tmp_path / "models" / "mine")) == "smoke-s2-mine"
+    assert name(name=str(tmp_path / "models" / "mine")) == "smoke-s2-models-mine"
 
 
 # ------------------------------------------------------------------------------------- iadr1 run
@@ -90,6 +91,8 @@ def smoke(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Run]:
         ("source.dev_images=many", "dev_images is wrong"),
         ("world.families=3", "unknown key families"),
         ("evaluation.batch=many", "batch is wrong"),
+        ("attack.rekords=3", "unknown key rekords"),
+        ("ablations.max_stepz=3", "unknown key max_stepz"),
         ("carrier-pigeon", "pip install carrier-pigeon"),
     ],
 )
@@ -137,8 +140,18 @@ def test_run_with_own_pictures_splits_them_and_keeps_the_choices(
     assert run.folder == folder.resolve() and run.choices == read_choices(folder)
     assert run.choices == Choices((str(tmp_path / "parts"),), (), (held,), {"source.dev_images": 4})
     assert {s.category for s in sources.benchmark_samples(run, "a test")} == {held}
-    assert iadr1("run", "--profile", "smoke", "--folder", folder).exit_code == 0  # goes on with what is stored
-    assert smoke[1].choices == run.choices and smoke[1].source == "folders"
+    assert iadr1("run", "--folder", folder).exit_code == 0  # goes on with what is stored
+    assert smoke[1].choices == run.choices and smoke[1].source == "folders" and smoke[1].profile.name == "smoke"
+    assert iadr1("run", "--folder", folder, "--set", "pa_sft.warmup_steps=2").exit_code == 0
+    assert smoke[2].choices.settings == {"source.dev_images": 4, "pa_sft.warmup_steps": 2}
+    assert smoke[2].choices.data == run.choices.data and smoke[2].choices.hold_out == (held,)
+    for words_ in (("--profile", "mini"), ("--seed", "1"), ("--model", "owner/net")):
+        assert "another --folder" in complaint(iadr1("run", "--folder", folder, *words_), 2)
+    assert "another --folder" in complaint(iadr1("run", "--folder", folder, "--data", "elsewhere"))
+    (tmp_path / "other" / "parts").mkdir(parents=True)
+    assert "another --folder" in complaint(iadr1("run", "--profile", "smoke", "--data", "other/parts"), 2)
+    assert "99" in complaint(iadr1("run", "--folder", folder, "--hold-out", "x", "--only", "99"), 2)
+    assert iadr1(*words, "--hold-out", held).exit_code == 0
     before = (folder / "source" / "source.json").read_bytes()
     assert "such category" in complaint(iadr1(*words, "--hold-out", "cupboard"))
     assert read_choices(folder) == run.choices and (folder / "source" / "source.json").read_bytes() == before
@@ -165,13 +178,13 @@ def test_a_plain_run_forgets_earlier_settings_and_is_executed_anew(course: Calla
     assert read_json(folder / "run.json")["settings"] == {"training.steps": 5}
     assert "up to date" in iadr1(*plain, "--set", "training.steps=5").output
     assert "up to date" in iadr1(*plain, "--folder", folder).output
-    assert "done" in iadr1(*plain).output and not (folder / "run.json").exists()
+    assert "done" in iadr1(*plain).output and read_json(folder / "run.json")["settings"] == {}
     assert "up to date" in iadr1(*plain).output
 
 
 def test_train_keeps_the_choices_of_its_folder(smoke: list[Run], tmp_path: Path) -> None:
-    write_choices(tmp_path, Choices(("/a/parts",), settings={"pa_sft.warmup_steps": 3}))
-    words = ("train", "--stage", "pa-sft", "--profile", "smoke", "--folder", tmp_path)
+    write_choices(tmp_path, "smoke", 0, Choices(("/a/parts",), settings={"pa_sft.warmup_steps": 3}))
+    words = ("train", "--stage", "pa-sft", "--folder", tmp_path)
     complaint(iadr1(*words, "--set", "pa_sft.weight_decay=0.2"))  # there are no records yet
     kept = {"pa_sft.warmup_steps": 3, "pa_sft.weight_decay": 0.2}
     assert read_choices(tmp_path) == Choices(("/a/parts",), settings=kept)

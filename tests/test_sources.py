@@ -149,7 +149,7 @@ def test_the_pictures_to_test_on_may_be_given(data: Path, tmp_path: Path, make: 
     assert len({s.category for part in TRAINED for s in parts[part]}) == 4  # none is held out
     for path in test.glob("*/test/good/*.png"):
         path.unlink()
-    one_sentence(lambda: sources.prepare(make(data, test=test)), "no good pictures", test, "--test")
+    one_sentence(lambda: sources.prepare(make(data, test=test)), "no good pictures", "customer", "--test")
     assert sources.prepare(make(data))  # and what was there has not been replaced by half a split
 
 

@@ -110,7 +110,7 @@ def test_look_alikes_of_any_number_still_give_a_split(
 def test_a_group_larger_than_the_share_goes_where_a_label_would_be_missing() -> None:
     """Twelve defective pictures in four groups of three, of which dev may have two pictures."""
     samples = [*pictures("part", 40, 0), *pictures("part", 0, 12, group=3, benchmark="worn")]
-    rest, (test, dev) = splitting.divide(samples, [splitting.TEST_SHARE, splitting.DEV_SHARE], seed=0)
+    rest, (test, dev), _ = splitting.divide(samples, [splitting.TEST_SHARE, splitting.DEV_SHARE], seed=0)
     assert Counter(s.label for s in dev)["yes"] == 3 and both_labels(test) and both_labels(rest)
 
 

@@ -12,7 +12,6 @@ import typer
 from iadr1_lib.cli.options import (
     MetricsOption,
     ProfileOption,
-    SeedOption,
     make_console,
     option_groups,
     print_table,
@@ -20,8 +19,15 @@ from iadr1_lib.cli.options import (
 )
 from iadr1_lib.errors import UserError, WrongUse
 from iadr1_lib.files import write_json
-from iadr1_lib.runs import Run
+from iadr1_lib.runs import Choices, Run, write_choices
 
+DEFAULT_PROFILE = "mini"
+GivenProfile = Annotated[
+    str | None, typer.Option(help="Size of the course: a file in data/profiles/; by default mini.")
+]
+GivenSeed = Annotated[
+    int | None, typer.Option(min=0, help="Seed of everything that is drawn or sampled; by default 0.")
+]
 commands = typer.Typer()
 
 
@@ -45,27 +51,56 @@ class RunOptions:
     report_to: Annotated[str | None, typer.Option(help="Passed on to the trainer: tensorboard, wandb …")] = None
     folder: Annotated[Path | None, typer.Option(help="Run folder, in place of the one named after the choices.")] = None
 
-    def settings(self, profile: str) -> dict[str, Any]:
-        """The settings that the options give, by "section.key"."""
-        from iadr1_lib.runs import MODEL, load_profile, parse_settings
+    def settings(self) -> dict[str, Any]:
+        """The settings that the options give, by "section.key"; paths are absolute, since notebooks run elsewhere."""
+        from iadr1_lib.runs import MODEL, parse_settings
 
         settings = parse_settings(self.set_ or [])
-        for name in ("data.expert_ad", "data.benchmarks"):  # notebooks run in another folder
-            if name in settings and (copy := Path(str(settings[name]))).is_dir():
-                settings[name] = str(copy.absolute())
-        if self.model:
-            name = str(Path(self.model).absolute()) if Path(self.model).is_dir() else self.model
-            settings |= {MODEL: name} if name != load_profile(profile).section("model")["name"] else {}
+        settings |= {MODEL: self.model} if self.model else {}
+        for name in (MODEL, "data.expert_ad", "data.benchmarks"):
+            if name in settings and (place := Path(str(settings[name]))).is_dir():
+                settings[name] = str(place.absolute())
         if self.report_to:
             settings |= {f"{section}.report_to": self.report_to for section in ("pa_sft", "sc_grpo", "control")}
         return settings
+
+    def open_run(self, profile: str | None, seed: int | None, given: Choices) -> Run:
+        """The run that the options name, checked; nothing is written.
+
+        In --folder it goes on with what its run.json holds, and with what is given before that. In the default folder
+        only what is given counts.
+
+        Raises:
+            WrongUse: the folder belongs to a run of another profile, seed or model, or about other data.
+        """
+        from iadr1_lib.course import steps
+        from iadr1_lib.runs import MODEL, load_profile, noted_run, read_choices
+
+        place = self.folder or Run(profile or DEFAULT_PROFILE, seed or 0, choices=given).folder
+        noted, stored = noted_run(place), read_choices(place)
+        for option, value, known in zip(("--profile", "--seed"), (profile, seed), noted or (None, None), strict=True):
+            if None not in (value, known) and value != known:
+                raise WrongUse(f"{place} holds a run of {option} {known}: leave {option} out, or name another --folder")
+        name, number = noted or (profile or DEFAULT_PROFILE, seed or 0)
+        choices = stored.updated(given) if self.folder else given
+        own = load_profile(name).sections.get("model", {}).get("name")
+        models = [some.settings.get(MODEL, own) for some in (stored, choices)]
+        if noted and (stored.data != choices.data or models[0] != models[1]):
+            raise WrongUse(f"{place} holds a run on other pictures or with another model: name another --folder")
+        if (choices.test or choices.hold_out) and not choices.data:
+            raise WrongUse("--test and --hold-out say how to split --data: name the data sets to train on as well")
+        if models[1] == own:
+            choices.settings.pop(MODEL, None)
+        chosen = Run(name, number, place, choices)
+        steps.check_settings(chosen)
+        return chosen
 
 
 @commands.command()
 @option_groups
 def run(
     options: RunOptions,
-    profile: ProfileOption = "mini",
+    profile: GivenProfile = None,
     only: Annotated[str | None, typer.Option(help="Notebooks by number, such as 04,07.")] = None,
     data: Annotated[
         list[Path] | None, typer.Option(help="Data set of your own to train on, with masks. Repeatable.")
@@ -76,26 +111,22 @@ def run(
     hold_out: Annotated[
         list[str] | None, typer.Option(help="Category of --data to test on; by default the seed chooses. Repeatable.")
     ] = None,
-    seed: SeedOption = 0,
+    seed: GivenSeed = None,
     force: Annotated[bool, typer.Option("--force", help="Run and train again what is up to date.")] = False,
     verbose: Annotated[bool, typer.Option("--verbose", help="Show what the notebooks print.")] = False,
 ) -> None:
     """Execute the course's notebooks in order; skips what is up to date, goes on where it was stopped."""
-    from iadr1_lib.course import batch, sources, steps
-    from iadr1_lib.runs import Choices, write_choices
+    from iadr1_lib.course import batch, sources
 
-    if (test or hold_out) and not data:
-        raise WrongUse("--test and --hold-out say how to split --data: name the data sets to train on as well")
     if test and hold_out:
         raise WrongUse("--test brings a test set of its own, so nothing is held out: give --test or --hold-out")
-    given = Choices(_absolute(data), _absolute(test), tuple(hold_out or ()), options.settings(profile))
-    stored = options.folder is not None and given == Choices()  # goes on with what the folder holds
-    chosen = Run(profile, seed, options.folder, None if stored else given)
-    steps.check_settings(chosen)
+    given = Choices(_absolute(data), _absolute(test), tuple(hold_out or ()), options.settings())
+    chosen = options.open_run(profile, seed, given)
+    batch.select(batch.find_notebooks(), only)  # raises for a number that is none
     if chosen.source != "world":
         for sentence in sources.prepare(chosen):
             print(sentence, flush=True)
-    write_choices(chosen.folder, chosen.choices)
+    write_choices(chosen.folder, chosen.profile.name, chosen.seed, chosen.choices)
     outcomes = batch.run_notebooks(chosen, only, force, verbose, say=lambda line: print(line, flush=True))
     console = make_console()
     console.print(batch.outcome_table(outcomes))
@@ -113,8 +144,8 @@ def _absolute(folders: list[Path] | None) -> tuple[str, ...]:
 def train(
     options: RunOptions,
     stage: Annotated[Stage, typer.Option(help="pa-sft, or sc-grpo (which needs pa-sft).")],
-    profile: ProfileOption = "mini",
-    seed: SeedOption = 0,
+    profile: GivenProfile = None,
+    seed: GivenSeed = None,
     engine: Annotated[str | None, typer.Option(help="single, or of data/accelerate/: ddp, zero3, fsdp2.")] = None,
     processes: Annotated[int | None, typer.Option(min=1, help="In place of the profile's.")] = None,
     vllm: Annotated[str | None, typer.Option(help="Rollouts by vLLM: off, server or colocate.")] = None,
@@ -123,12 +154,9 @@ def train(
 ) -> None:
     """Train one stage in the run folder; a finished stage whose inputs have not changed is used again."""
     from iadr1_lib.course import steps
-    from iadr1_lib.runs import Choices, read_choices, write_choices
     from iadr1_lib.training import launch
 
-    settings = options.settings(profile)
-    folder = options.folder or Run(profile, seed, choices=Choices(settings=settings)).folder
-    chosen = Run(profile, seed, folder, read_choices(folder).with_settings(settings))
+    chosen = options.open_run(profile, seed, Choices(settings=options.settings()))
     given: dict[str, Any] = {"config": engine, "processes": processes, "vllm": vllm, "vllm_url": vllm_url}
     changed = replace(steps.engine_settings(chosen), **{key: value for key, value in given.items() if value})
     if changed.config != launch.SINGLE:
@@ -137,9 +165,8 @@ def train(
         raise WrongUse(f"engine single is one process, not {changed.processes}: add --engine ddp, zero3 or fsdp2")
     if changed.vllm not in ("off", "server", "colocate"):
         raise WrongUse(f"unknown --vllm {changed.vllm}: choose off, server or colocate")
-    steps.check_settings(chosen)
     if not launch.is_launched():
-        write_choices(chosen.folder, chosen.choices)
+        write_choices(chosen.folder, chosen.profile.name, chosen.seed, chosen.choices)
     model_folder = steps.train_stage(chosen, stage.value.replace("-", "_"), changed, force)
     if not launch.is_launched():
         print(f"{stage.value} is in {model_folder}")

@@ -49,7 +49,7 @@ class TeacherOptions:
     provider: Annotated[Provider, typer.Option(help="For --teacher api.")] = Provider.ANTHROPIC
     model: Annotated[str | None, typer.Option(help="For --teacher api: the model's name at its provider.")] = None
     student: Annotated[
-        str | None, typer.Option(help="Model that is to learn: records fit it. Short name, hub id or folder.")
+        str | None, typer.Option(help="Model that is to learn (fetched, if of the hub): records fit its tokens.")
     ] = None
     max_tokens: Annotated[
         int | None, typer.Option(min=16, help="For --student: longest answer; by default 512, the mini VLM's 56.")
@@ -130,13 +130,15 @@ def _budget(writer: TeacherOptions) -> Budget | None:
         if writer.max_tokens:
             raise WrongUse("--max-tokens counts tokens of a model: name it with --student")
         return None
+    from iadr1_lib.evaluation import protocols
     from iadr1_lib.expert_ad import Budget
-    from iadr1_lib.models import ModelSettings, load_processor, model_folder
+    from iadr1_lib.models import ModelSettings, load_processor, model_config, model_folder
     from iadr1_lib.runs import load_profile
 
-    profile = load_profile("mini" if writer.student == "mini" else "gpu")
+    folder = model_folder(ModelSettings(writer.student))
+    profile = load_profile("mini" if protocols.family_of(model_config(folder)) == "mini" else "gpu")
     longest = writer.max_tokens or int(profile.section("sc_grpo")["max_completion_length"])
-    return Budget.of(load_processor(model_folder(ModelSettings(writer.student))).tokenizer, longest)
+    return Budget.of(load_processor(folder).tokenizer, longest)
 
 
 def _teacher(

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -22,12 +22,12 @@ from iadr1_lib.data import (
     Table,
     category_of,
     check_health,
-    leakage,
+    content_hash,
     load_hub,
     load_mvtec,
     load_samples,
-    missing_label,
     read_snapshot,
+    recorded_folder,
     share_depth,
     split_samples,
 )
@@ -181,9 +181,8 @@ def _prepare_folders(run: Run) -> list[str]:
     tests = [sample for folder in run.choices.test for sample in _usable(folder, problems, with_place=False)]
     tests = [sample for sample in tests if sample.split == "test"]  # as `iadr1 evaluate` takes them
     _require_enough(run, pool, problems)
-    if run.choices.test and (lacking := missing_label(tests, ", ".join(run.choices.test))):
-        raise UserError(f"{lacking.rstrip('.')}; a test takes both, so add some or name another --test")
     split = split_samples(pool, run.seed, tests, run.choices.hold_out)
+    _require_both_labels(split.test)
     limits = run.profile.settings(SOURCE, SourceSettings)
     drawn = draw_sets(split.train, run.seed, tests=[*split.dev, *split.test])
     parts = {
@@ -192,11 +191,36 @@ def _prepare_folders(run: Run) -> list[str]:
         "dev": _in_turn(split.dev, run.seed)[: limits.dev_images],
         "test": _limited(split.test, limits.test_images, run.seed),
     }
+    sentences = [*split.sentences, *_counted(parts)]
     before = run.path(SOURCE, "source.json").exists()
     problems += [{"image": image, "reason": why} for image, why in split.left_out.items()] + drawn.turned_away
-    _write_parts(run, parts, problems, split.sentences, made_from)
+    _write_parts(run, parts, problems, sentences, made_from)
     changed = "The pictures, or the choices of how to split them, have changed: they were split anew, train again."
-    return [changed, *split.sentences] if before else list(split.sentences)
+    return [changed, *sentences] if before else sentences
+
+
+def _require_both_labels(test: Sequence[Sample]) -> None:
+    """Raise UserError for a data set of the test that has one label only: balanced accuracy needs both."""
+    for name in dict.fromkeys(sample.benchmark for sample in test):
+        labels = {sample.label for sample in test if sample.benchmark == name}
+        if len(labels) < 2:
+            lacking = "defective" if labels == {"no"} else "good"
+            raise UserError(
+                f"{name} has no {lacking} pictures to test on, and a test takes both: add some, or name another --test"
+            )
+    if not test:
+        raise UserError("there are no pictures to test on (<category>/test/good, <category>/test/<type>): name others")
+
+
+def _counted(parts: Mapping[str, Sequence[Sample]]) -> list[str]:
+    """A sentence with the numbers of pictures, and another where there is little to learn from."""
+    titles = {"pa_sft": "PA-SFT", "sc_grpo": "SC-GRPO", "dev": "dev", "test": "test"}
+    defective = {part: sum(sample.label == "yes" for sample in samples) for part, samples in parts.items()}
+    counts = [f"{title} {len(parts[part])} ({defective[part]})" for part, title in titles.items()]
+    sentences = [f"Pictures, defective ones in brackets: {', '.join(counts)}."]
+    if (few := defective["pa_sft"] + defective["sc_grpo"]) < FEWEST_DEFECTIVE:
+        sentences.append(f"Only {few} defective pictures are left to train on: expect little.")
+    return sentences
 
 
 def _noted(run: Run, made_from: str) -> list[str] | None:
@@ -249,8 +273,9 @@ def _require_enough(run: Run, pool: Sequence[Sample], problems: list[dict[str, A
             f"{where} has no mask for any defective picture, and a place cannot be learnt without: put masks beside "
             f"them (ground_truth/<type>/<name>_mask.png, docs/expert-ad.md); {instead}"
         )
-    if lacking := missing_label(pool, where):
-        raise UserError(f"{lacking.rstrip('.')}, which is too little to train on{listed}; {instead}")
+    if len(counts) < 2:
+        word = "defective" if counts["no"] else "good"
+        raise UserError(f"{where} has no {word} pictures to train on{listed}, and a training takes both; {instead}")
     if counts["yes"] < FEWEST_DEFECTIVE:
         raise UserError(
             f"{where} has {counts['yes']} defective pictures with masks{listed}, and a training takes "
@@ -300,35 +325,54 @@ def _prepare_hub(run: Run) -> list[str]:
     """The parts of the paper's own data sets: records of the two stages, of which SC-GRPO's lend the dev set some."""
     names = run.profile.settings("data", HubSettings)
     limits = run.profile.settings(SOURCE, SourceSettings)
-    made_from = str({**asdict(names), **asdict(limits), "seed": run.seed})
-    if (noted := _noted(run, made_from)) is not None:
+    given = {**asdict(names), **asdict(limits), "seed": run.seed}
+    if (noted := _noted(run, f"{given} {_hub_versions(names)}")) is not None:
         return noted
     training, tests = (_hub_table(name) for name in (names.expert_ad, names.benchmarks))
-    of_stage = {
-        stage: list({s.image: s for s in training if s.source == stage}.values()) for stage in ("pa-sft", "sc-grpo")
-    }
-    if lacking := [stage for stage, samples in of_stage.items() if not samples]:
+    problems = [{"image": p.image, "reason": p.kind} for table in (training, tests) for p in table.passed_over]
+    pa_sft, sc_grpo = _apart(training, tests, problems)
+    if lacking := [stage for stage, samples in (("pa-sft", pa_sft), ("sc-grpo", sc_grpo)) if not samples]:
         raise UserError(f"{names.expert_ad} holds no records of {' and '.join(lacking)}: check that the copy is whole")
-    learnt = {sample.image for sample in of_stage["pa-sft"]}
-    dev = [sample for sample in _in_turn(of_stage["sc-grpo"], run.seed) if sample.image not in learnt]
-    dev = dev[: limits.dev_images or 0]
+    dev = _in_turn(sc_grpo, run.seed)[: limits.dev_images or 0]
     kept = {sample.image for sample in dev}
-    sc_grpo = [sample for sample in of_stage["sc-grpo"] if sample.image not in kept]
     parts = {
-        "pa_sft": of_stage["pa-sft"][: limits.pa_sft_images],
-        "sc_grpo": sc_grpo[: limits.sc_grpo_images],
+        "pa_sft": pa_sft[: limits.pa_sft_images],
+        "sc_grpo": [sample for sample in sc_grpo if sample.image not in kept][: limits.sc_grpo_images],
         "dev": dev,
         "test": _limited(tests, limits.test_images, run.seed),
     }
     sentences = [
-        f"Training: {len(parts['pa_sft'])} records of {names.expert_ad} with reasoning, {len(parts['sc_grpo'])} "
-        f"without; dev: {len(dev)} of the latter, which are not trained on.",
-        f"Test: {len(parts['test'])} pictures of {names.benchmarks}; {len(leakage(training, tests))} of them are, byte "
-        "for byte, training pictures too.",
+        f"Records of {names.expert_ad}; the dev set is taken from SC-GRPO's. The test is {names.benchmarks}.",
+        *_counted(parts),
     ]
-    problems = [{"image": p.image, "reason": p.kind} for table in (training, tests) for p in table.passed_over]
-    _write_parts(run, parts, problems, sentences, made_from)
+    if shared := sum("same picture" in problem["reason"] for problem in problems):
+        sentences.append(f"{shared} records are left out, since their pictures are in the test or in another record.")
+    _write_parts(run, parts, problems, sentences, f"{given} {_hub_versions(names)}")
     return sentences
+
+
+def _apart(training: Table, tests: Table, problems: list[dict[str, Any]]) -> tuple[list[Sample], list[Sample]]:
+    """The samples of PA-SFT's and of SC-GRPO's records: no picture twice or in the test, under whatever name."""
+    taken = {content_hash(sample.image) for sample in tests if Path(sample.image).is_file()}
+    stages: list[list[Sample]] = []
+    for stage in ("pa-sft", "sc-grpo"):
+        stages.append([])
+        for sample in {s.image: s for s in training if s.source == stage}.values():
+            digest = content_hash(sample.image) if Path(sample.image).is_file() else sample.image
+            if digest in taken:
+                problems.append({"image": sample.image, "reason": "same picture in the test or in another record"})
+            else:
+                stages[-1].append(sample)
+            taken.add(digest)
+    return stages[0], stages[1]
+
+
+def _hub_versions(names: HubSettings) -> list[str]:
+    """What changes with a copy's records, or with the commit that was downloaded."""
+    return [
+        data_hash(sorted(Path(name).rglob("*.json"))) if Path(name).is_dir() else str(recorded_folder(name))
+        for name in (names.expert_ad, names.benchmarks)
+    ]
 
 
 def _hub_table(name: str) -> Table:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +21,7 @@ from iadr1_lib.errors import UserError
 from iadr1_lib.evaluation import protocols
 from iadr1_lib.expert_ad import Budget, build, teacher_within
 from iadr1_lib.files import write_json
-from iadr1_lib.records import Sample, Stage, pa_sft_row, read_rows
+from iadr1_lib.records import Sample, Stage, pa_sft_row, read_rows, stage_of
 from iadr1_lib.runs import Run
 
 if TYPE_CHECKING:
@@ -43,6 +43,17 @@ class EvaluationSettings:
     dev_check_images: int
 
 
+@dataclass(frozen=True)
+class AttackSettings:
+    """Notebook 05's runs that start from a planted hole: records, the share of them with it, and SC-GRPO's sizes."""
+
+    records: int
+    share: float
+    max_steps: int
+    num_generations: int
+    per_device_train_batch_size: int
+
+
 def evaluation_settings(run: Run) -> EvaluationSettings:
     return run.profile.settings("evaluation", EvaluationSettings)
 
@@ -59,10 +70,13 @@ def check_settings(run: Run) -> None:
 
     classes: dict[str, type] = {"model": ModelSettings, "engine": EngineSettings, "evaluation": EvaluationSettings}
     classes |= {"pa_sft": PaSftSettings, "sc_grpo": ScGrpoSettings, "control": PaSftSettings}
-    classes |= {"world": WorldSettings, SOURCE: SourceSettings, "data": HubSettings}
+    classes |= {"world": WorldSettings, SOURCE: SourceSettings, "data": HubSettings, "attack": AttackSettings}
     for section, settings in classes.items():
         if section in run.profile.sections:
             _require_reporter(getattr(run.profile.settings(section, settings), "report_to", "none"))
+    if "ablations" in run.profile.sections:  # settings in place of SC-GRPO's
+        grpo = {"sc_grpo": run.profile.section("sc_grpo") | run.profile.section("ablations")}
+        replace(run.profile, sections=grpo).settings("sc_grpo", ScGrpoSettings)
     if engine_settings(run).gpu_gib and not torch_sees_gpu():
         raise UserError(
             f"profile {run.profile.name} trains on a GPU, and torch sees none on this machine: take --profile mini, or "
@@ -251,6 +265,8 @@ def _require_fitting(run: Run, records: Path) -> None:
     """Raise UserError for the first record whose answer SC-GRPO would cut: it could never earn the form's reward."""
     budget = token_budget(run)
     for number, row in enumerate(read_rows(records), start=1):
+        if stage_of(row) != "pa_sft":
+            continue  # the trainer's own check says what is wrong with it
         if excess := budget.excess(str(row["messages"][-1]["content"])):
             raise UserError(
                 f"{records}, record {number}: {excess.rstrip('.')} (sc_grpo.max_completion_length): raise that setting "
@@ -263,7 +279,10 @@ def _pa_sft_model(run: Run) -> Path:
     path = run.path("pa_sft", "model")
     if run.source == "hub" and not path.exists():
         profile, name = run.profile.name, model_settings(run).name
-        raise UserError(f"{path} is missing: iadr1 train --stage pa-sft --profile {profile} --model {name} first")
+        where = f"--seed {run.seed} --folder {run.folder}"
+        raise UserError(
+            f"{path} is missing: iadr1 train --stage pa-sft --profile {profile} --model {name} {where} first"
+        )
     return run.require(path, _MAKER["pa_sft"])
 
 

@@ -67,8 +67,8 @@ def split_samples(
         train = _without_copies([s for s in rest if _category(s) != dev_name], dev, "dev set", left_out)
         sentences.append(f"Dev, chosen by seed {seed}: {dev_name[1]}.")
     else:
-        train, (dev,) = divide(rest, [DEV_SHARE], seed)
-        sentences.append(f"Dev: {len(dev)} pictures of the categories that are trained on, near duplicates together.")
+        train, (dev,), together = divide(rest, [DEV_SHARE], seed)
+        sentences.append(f"Dev: {len(dev)} pictures of the categories that are trained on, {together}.")
     names = sorted({name for _, name in _categories(train)})
     sentences.append(f"Training: {', '.join(names[:8])}{f' and {len(names) - 8} more' if len(names) > 8 else ''}.")
     if left_out:
@@ -78,14 +78,16 @@ def split_samples(
     return Split(train, dev, chosen, left_out, tuple(sentences))
 
 
-def divide(samples: Sequence[Sample], shares: Sequence[float], seed: int) -> tuple[list[Sample], list[list[Sample]]]:
-    """Take a share of the pictures of each label for each of several parts: (the rest, the parts).
+def divide(
+    samples: Sequence[Sample], shares: Sequence[float], seed: int
+) -> tuple[list[Sample], list[list[Sample]], str]:
+    """Take a share of the pictures of each label for each of several parts: (the rest, the parts, what was together).
 
     Near duplicates stay together. Where they make up groups that are too large for that, a higher score counts. Each
     part gets both labels, if need be by a group that is larger than its share, as long as the rest keeps some.
     """
     rng = random.Random(f"{seed}, pictures")
-    groups = _groups(samples, len(shares))
+    groups, threshold = _groups(samples, len(shares))
     rng.shuffle(groups)
     of_label = _labels(samples)
     wanted = [{label: max(1, round(share * n)) for label, n in of_label.items()} for share in shares]
@@ -105,14 +107,19 @@ def divide(samples: Sequence[Sample], shares: Sequence[float], seed: int) -> tup
             if len(having) > 1:
                 part.extend(having[0])
                 rest = [group for group in rest if group is not having[0]]
-    return [sample for group in rest for sample in group], parts
+    together = "near duplicates together"
+    if threshold > 1:
+        together = "near duplicates apart, since most pictures look alike"
+    elif threshold > THRESHOLD:
+        together = f"only those together that are alike by {threshold}, since many pictures look alike"
+    return [sample for group in rest for sample in group], parts, together
 
 
 def _by_picture(samples: Sequence[Sample], seed: int) -> Split:
-    train, (test, dev) = divide(samples, [TEST_SHARE, DEV_SHARE], seed)
+    train, (test, dev), together = divide(samples, [TEST_SHARE, DEV_SHARE], seed)
     name = samples[0].category
     sentence = (
-        f"{name} is the only category, so its pictures were split by seed {seed}, near duplicates together: "
+        f"{name} is the only category, so its pictures were split by seed {seed}, {together}: "
         f"{len(train)} for training, {len(dev)} for dev, {len(test)} for the test. The result is not zero-shot: "
         "it says how the model does on more pictures of the same kind."
     )
@@ -137,9 +144,10 @@ def _held_out(
         why = f"chosen by seed {seed}; --hold-out chooses others"
     sides = [[s for s in samples if (_category(s) in held) is tested] for tested in (True, False)]
     if any(len(_labels(side)) < 2 for side in sides):
+        what = f"{', '.join(asked)} cannot be" if asked else "no category can be"
         raise UserError(
-            "no category can be held out for the test: it takes good and defective pictures in it, and in at least one "
-            "other. Name a test set with --test, or categories with --hold-out"
+            f"{what} held out for the test: it takes good and defective pictures in what is held out, and in what is "
+            "left. Name a test set with --test, or choose otherwise with --hold-out"
         )
     sentences.append(f"Held out for the test ({why}): {', '.join(sorted(name for _, name in held))}.")
     return held
@@ -164,8 +172,8 @@ def _without_copies(
     return [sample for sample in samples if sample.image not in copies]
 
 
-def _groups(samples: Sequence[Sample], parts: int) -> list[list[Sample]]:
-    """The samples in groups of near duplicates, in order; most groups hold one picture.
+def _groups(samples: Sequence[Sample], parts: int) -> tuple[list[list[Sample]], float]:
+    """The samples in groups of near duplicates, in order, and the score from which on they are; most hold one picture.
 
     No group holds much of a label's pictures, and there are more groups of each label than parts to be filled.
     """
@@ -193,7 +201,7 @@ def _groups(samples: Sequence[Sample], parts: int) -> list[list[Sample]]:
             for label, n in of_label.items()
         ):
             break
-    return groups
+    return groups, threshold
 
 
 def _labels(samples: Iterable[Sample]) -> Counter[str]:

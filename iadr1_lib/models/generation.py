@@ -108,7 +108,7 @@ class _Turn:
                     self.batch = (len(prompt_ids[rows]) + 1) // 2
                     print(f"generation: out of memory; from here on {self.batch} completions at a time")
                 except RuntimeError as error:
-                    if not self.compiled:
+                    if not self.compiled or "probability tensor" in str(error):  # weights that are no numbers
                         raise
                     self._set_compiled(False)
                     print(f"generation: goes on without compilation, which failed ({one_line(error, 200)})")

@@ -1,11 +1,12 @@
 """What a run does otherwise than its profile says: pictures of one's own, another model, single settings.
 
-They lie in the run folder as run.json, so that every notebook, command and process of the run makes the same choices.
+They lie in the run folder as run.json, beside profile and seed, so that every notebook, command and process of the run
+makes the same choices.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ import yaml
 from pydantic import TypeAdapter, ValidationError
 
 from iadr1_lib.errors import UserError, WrongUse, one_line
-from iadr1_lib.files import read_json, write_json
+from iadr1_lib.files import read_json, read_object, write_json
 from iadr1_lib.runs.profiles import Loader
 
 FILE = "run.json"
@@ -37,9 +38,13 @@ class Choices:
     hold_out: tuple[str, ...] = ()
     settings: dict[str, Any] = field(default_factory=dict)
 
-    def with_settings(self, given: Mapping[str, Any]) -> Choices:
-        """The same choices, and these settings before all."""
-        return Choices(self.data, self.test, self.hold_out, {**self.settings, **given})
+    def updated(self, given: Choices) -> Choices:
+        """These choices, with those of `given` before them. UserError where both name other data to train on."""
+        if self.data and given.data and self.data != given.data:
+            raise UserError(f"the run is about {', '.join(self.data)}: name another --folder for other pictures")
+        split = given if given.test or given.hold_out else self
+        data = given.data or self.data
+        return Choices(data, split.test, split.hold_out, {**self.settings, **given.settings})
 
 
 def read_choices(folder: Path) -> Choices:
@@ -51,12 +56,17 @@ def read_choices(folder: Path) -> Choices:
         raise UserError(f"{path} holds no choices of a run ({one_line(error)}): delete it and run again") from None
 
 
-def write_choices(folder: Path, choices: Choices) -> None:
-    """Keep the choices in the run's folder; no file where there are none."""
-    if choices == Choices():
-        (folder / FILE).unlink(missing_ok=True)
-    else:
-        write_json(folder / FILE, asdict(choices))
+def noted_run(folder: Path) -> tuple[str, int] | None:
+    """Profile and seed of the run in `folder`; None where it has no run.json."""
+    if not (folder / FILE).exists():
+        return None
+    note = read_object(folder / FILE, profile=str, seed=int)
+    return note["profile"], note["seed"]
+
+
+def write_choices(folder: Path, profile: str, seed: int, choices: Choices) -> None:
+    """Keep the run's profile, seed and choices in its folder."""
+    write_json(folder / FILE, {"profile": profile, "seed": seed, **asdict(choices)})
 
 
 def parse_settings(given: Iterable[str]) -> dict[str, Any]:

@@ -60,7 +60,7 @@ class Run:
 def run_folder(profile: str, seed: int, choices: Choices) -> Path:
     """<runs>/<profile>-s<seed>, and the names of another model and of data sets of one's own, if they are chosen."""
     model = str(choices.settings.get(MODEL, ""))
-    names = [Path(model).name if Path(model).is_dir() else model.replace("/", "--")]
+    names = ["-".join(Path(model).parts[-2:]) if Path(model).is_dir() else model.replace("/", "--")]
     names += [Path(data).absolute().name for data in choices.data]
     return runs_folder() / "-".join(filter(None, [f"{profile}-s{seed}", *names]))
 

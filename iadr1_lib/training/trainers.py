@@ -286,7 +286,7 @@ def _run(
     if sharded and log.dev_score and state.num_processes > 1:
         raise UserError(
             "the dev check is made by one process, which has only a share of the weights with this engine: train with "
-            "--engine single or ddp, or in a run folder without world/"
+            "--engine single or ddp"
         )
     if not (adapted or sharded):
         # The trainer would load a checkpoint by the model's own names of weights, but save_pretrained writes those of
