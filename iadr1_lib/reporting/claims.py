@@ -4,8 +4,8 @@ ours = measured(metrics)     # one run's metrics.json or several seeds', and the
 our_table(4, ours)           # our rows of Table 4; printed_table(4) has the paper's
 agreement(ours)              # claim by claim: the paper's difference, ours with its interval, a verdict
 
-The paper's six benchmarks and the six mini benchmarks are different data sets: only the direction of a difference is
-compared. Nothing is measured here.
+The paper's six benchmarks and ours (the six mini ones, or the user's) are different data sets: only the direction of a
+difference is compared. Nothing is measured here.
 """
 
 from __future__ import annotations
@@ -86,7 +86,10 @@ def printed_table(number: int) -> pd.DataFrame:
 def our_table(number: int, ours: Measured) -> pd.DataFrame:
     """Our rows of one of the paper's five tables as text: balanced accuracy with intervals, or "not measured".
 
-    The benchmarks are the mini ones. Column `source` names the file. Raises UserError for another number.
+    The benchmarks are the run's; a study has the mini ones. Column `source` names the file.
+
+    Raises:
+        UserError: there is no such table.
     """
     course, study = ours["course"], {2: "reasoning", 3: "rewards", 5: "rewards"}.get(number, "course")
     rows = ours.get(study, {})
@@ -135,11 +138,11 @@ def _level(rows: Mapping[str, Row], name: str, benchmark: str = MEAN) -> str:
 
 
 def _levels(rows: Mapping[str, Row], name: str) -> dict[str, str]:
-    """Balanced accuracy on each mini benchmark that there are numbers for, and on the mean."""
+    """Balanced accuracy on each benchmark that there are numbers for, and their mean."""
     parts = [key.split("/") for key in rows]
     benchmarks = dict.fromkeys(words[2] for words in parts if len(words) == 3 and words[1] == BALANCED)
     cells = {benchmark: _level(rows, name, benchmark) for benchmark in benchmarks if benchmark != MEAN}
-    return cells | {"mean of six": _level(rows, name)}
+    return cells | {MEAN: _level(rows, name)}
 
 
 def _against_pa_sft(rows: Mapping[str, Row], variant: str) -> dict[str, str]:

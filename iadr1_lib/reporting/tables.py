@@ -13,6 +13,7 @@ import pandas as pd
 from iadr1_lib.evaluation import BASELINES, MEAN, METRICS, PAIRED, SEED_RANGE, interval_text, sanity
 from iadr1_lib.reporting.results import STAGES, Row, by_name, differences, shipped, stage_scores
 from iadr1_lib.reporting.studies import BASELINE, STUDIES, shipped_study
+from iadr1_lib.world import BENCHMARKS
 
 # What a whole run costs: name of the row -> title.
 _COST = {
@@ -52,13 +53,16 @@ def _wide(frame: pd.DataFrame, index: str, columns: str, signed: bool = False) -
 
 
 def stage_table(metrics: dict[str, Any]) -> pd.DataFrame:
-    """One row per metric, one column per stage: the mean of the six mini benchmarks."""
-    means = stage_scores(metrics).query("benchmark == @MEAN and metric in @METRICS")
+    """One row per metric, one column per stage: the mean of the benchmarks."""
+    scores = stage_scores(metrics)
+    drawn = {*scores["benchmark"]} == {MEAN, *BENCHMARKS}
+    means = scores.query("benchmark == @MEAN and metric in @METRICS")
     means = means.assign(stage=means["stage"].map(STAGES), metric=means["metric"].map(METRICS))
     table = _wide(means, "metric", "stage").reindex(
         [title for title in METRICS.values() if title in set(means["metric"])]
     )
-    return table.rename_axis("mean of six mini benchmarks (%)").reset_index().rename_axis(columns=None)
+    title = "mean of six mini benchmarks (%)" if drawn else "mean of the benchmarks (%)"
+    return table.rename_axis(title).reset_index().rename_axis(columns=None)
 
 
 def difference_table(metrics: dict[str, Any]) -> pd.DataFrame:
