@@ -99,7 +99,7 @@ def test_answers_only_learns_from_the_same_pictures_for_as_long_as_pa_sft(
     bare.write_text(runs[0].path("expert_ad", "pa_sft.json").read_text().replace("I scan the whole image .", ""))
     found = ablations.run_study("reasoning", runs[:1], say=lambda line: None)
     stage = read_json(runs[0].path("ablations", "reasoning", "answers_only", "stage.json"))
-    assert stage["settings"] == runs[0].profile.section("pa_sft")
+    assert runs[0].profile.section("pa_sft").items() <= stage["settings"].items()
     assert list(study_table(found["rows"]))[1:] == [BASELINE, "answers only"]
 
 

@@ -70,7 +70,7 @@ def test_a_training_command_reaches_the_loading_of_its_weights(
     monkeypatch.setattr(loading, "model_folder", lambda settings: model)
     monkeypatch.setattr(launch, "launch", lambda engine, arguments: launched.append((engine, arguments)))
     monkeypatch.setattr("iadr1_lib.evaluation.vllm_check.require_passed", lambda name: None)
-    monkeypatch.setattr("iadr1_lib.course.steps.torch_sees_gpu", lambda: True)
+    monkeypatch.setattr("iadr1_lib.training.launch.sees_gpu", lambda: True)
     monkeypatch.setattr(launch, "require_vllm", lambda: "0.31.0")
     monkeypatch.setattr(trainers, "SFTTrainer", stop)
     monkeypatch.setattr(trainers, "GRPOTrainer", stop)

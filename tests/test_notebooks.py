@@ -193,11 +193,9 @@ def test_the_trainer_that_a_notebook_shows_is_the_library_s(
     used = stand_in.last
 
     (path,) = (ROOT / "notebooks").glob(f"{number}_*.ipynb")
-    (cell,) = [
-        c.source
-        for c in nbformat.read(path, as_version=4).cells
-        if f"= {kind}(" in c.source and "Scripted" not in c.source
-    ]
+    shows = re.compile(rf"= {kind.replace('Trainer', 'Config')}\(|= {kind}\(")
+    cells = [cell.source for cell in nbformat.read(path, as_version=4).cells if shows.search(cell.source)]
+    assert len(cells) == 2  # the configuration and the trainer
     names: dict[str, Any] = {"run": run, "course": course, "seed": 0, "torch": torch, "rewards": rewards}
     if stage == "pa_sft":
         settings = run.profile.settings("pa_sft", training.PaSftSettings)
@@ -210,7 +208,8 @@ def test_the_trainer_that_a_notebook_shows_is_the_library_s(
         names |= {"grpo": grpo, "G": grpo.num_generations, "per_step": grpo.share, "mode": grpo.rewards}
         names |= {"pa_sft_folder": course.stage_model(run, "pa_sft")}
         names["rows"] = read_rows(run.path("expert_ad", "sc_grpo.json"))
-    exec(cell, names)
+    for cell in cells:
+        exec(cell, names)
     shown = stand_in.last
     ours, theirs = (
         {k: v for k, v in given["args"].to_dict().items() if not NOT_SHOWN.search(k)} for given in (shown, used)

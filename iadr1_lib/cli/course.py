@@ -76,6 +76,9 @@ class RunOptions:
         from iadr1_lib.course import steps
         from iadr1_lib.runs import MODEL, load_profile, noted_run, read_choices
 
+        own = load_profile(profile or DEFAULT_PROFILE).sections.get("model", {}).get("name")
+        if self.folder is None and given.settings.get(MODEL) == own:
+            given.settings.pop(MODEL, None)
         place = self.folder or Run(profile or DEFAULT_PROFILE, seed or 0, choices=given).folder
         noted, stored = noted_run(place), read_choices(place)
         for option, value, known in zip(("--profile", "--seed"), (profile, seed), noted or (None, None), strict=True):
@@ -89,8 +92,6 @@ class RunOptions:
             raise WrongUse(f"{place} holds a run on other pictures or with another model: name another --folder")
         if (choices.test or choices.hold_out) and not choices.data:
             raise WrongUse("--test and --hold-out say how to split --data: name the data sets to train on as well")
-        if models[1] == own:
-            choices.settings.pop(MODEL, None)
         chosen = Run(name, number, place, choices)
         steps.check_settings(chosen)
         return chosen

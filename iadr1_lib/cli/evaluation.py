@@ -123,6 +123,7 @@ def evaluate(
     from iadr1_lib.evaluation import COURSE, PARSERS, metric_rows, protocols, read_predictions, score
     from iadr1_lib.remote import Remote, endpoint_named, predict_remote
 
+    place = source.place  # raises where nothing is to be asked about
     limit = {"max_tokens": how.max_new_tokens} if how.max_new_tokens else {}
     endpoint = endpoint_named(model, **limit, **api.endpoint())
     if endpoint and (how.protocol or how.answer_only or profile_speed or reference.shots):
@@ -140,7 +141,7 @@ def evaluate(
     if parser not in PARSERS:
         raise WrongUse(f"unknown parser {parser}: choose from {', '.join(PARSERS)}")
     mode = how.prompt or ("yes-no" if endpoint else "bare")
-    settings: dict[str, Any] = {"model": model, "data": str(source.place), "parser": parser}
+    settings: dict[str, Any] = {"model": model, "data": str(place), "parser": parser}
     settings |= {"shots": reference.shots, "answer_only": how.answer_only}
     settings |= {"prompt": protocol.prompt if protocol else mode, "protocol": protocol.name if protocol else COURSE}
     settings |= {"reference_kind": reference.reference_kind} if reference.shots else {}
@@ -165,8 +166,8 @@ def evaluate(
     scores = score(answers, parser, seed)
     settings |= {"grid": int(answers["grid"].iloc[0])} if "grid" in answers else {}
     os.replace(begun, predictions)
-    rows = metric_rows(scores, source.place.resolve().name)
-    write_json(out, {"rows": rows, "provenance": stamp(settings, seed, _hashed(source.place, samples))})
+    rows = metric_rows(scores, place.resolve().name)
+    write_json(out, {"rows": rows, "provenance": stamp(settings, seed, _hashed(place, samples))})
     _print_scores(scores, table)
     if source.benchmarks:
         from iadr1_lib.reporting import beside_table_one

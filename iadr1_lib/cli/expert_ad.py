@@ -77,18 +77,19 @@ def expert_ad(
 ) -> None:
     """Build Expert-AD from pictures with masks: worked answers for PA-SFT, questions for SC-GRPO, report and card."""
     from iadr1_lib.data import labelled, load_samples
-    from iadr1_lib.expert_ad import build, card
+    from iadr1_lib.expert_ad import build, card, teacher_within
 
     if (pa_sft is None) != (sc_grpo is None):
         raise WrongUse("--pa-sft and --sc-grpo go together: give both or neither")
-    budget = _budget(writer)
+    teacher, budget = _teacher(writer, api, out, seed), _budget(writer)
     tables = [load_samples(folder, layout, strict=False) for folder in data]
     samples = [sample for table in tables for sample in table]
     passed_over = [problem for table in tables for problem in table.passed_over]
     tests = [sample for folder in test or [] for sample in load_samples(folder)]
     sizes = (pa_sft, sc_grpo) if pa_sft and sc_grpo else None
     drawn = build.draw_sets(samples, seed, sizes, tests, workers)
-    teacher = _teacher(writer, api, out, seed, drawn.pa_sft, budget)
+    if budget and writer.teacher is TeacherKind.RULE:
+        teacher = teacher_within(drawn.pa_sft, seed, budget)
     drawn.turned_away.extend({"image": p.image, "label": None, "reason": p.kind} for p in passed_over)
     if (estimate := getattr(teacher, "estimate", None)) is not None:
         print(f"{teacher.name}, at most, without kept replies: {estimate(drawn.pa_sft, writer.tries)}", flush=True)
@@ -141,14 +142,12 @@ def _budget(writer: TeacherOptions) -> Budget | None:
     return Budget.of(load_processor(folder).tokenizer, longest)
 
 
-def _teacher(
-    writer: TeacherOptions, api: ApiOptions, out: Path, seed: int, samples: list[Sample], budget: Budget | None
-) -> Teacher:
+def _teacher(writer: TeacherOptions, api: ApiOptions, out: Path, seed: int) -> Teacher:
     """The teacher that the options name; replies of an API are kept below `out` by default."""
     if writer.teacher is TeacherKind.RULE:
-        from iadr1_lib.expert_ad import RuleTeacher, teacher_within
+        from iadr1_lib.expert_ad import RuleTeacher
 
-        return teacher_within(samples, seed, budget) if budget else RuleTeacher(seed)
+        return RuleTeacher(seed)
     from iadr1_lib.remote import ApiTeacher, Endpoint, Remote, ReplayTeacher
 
     if writer.teacher is TeacherKind.REPLAY:

@@ -66,41 +66,23 @@ def check_settings(run: Run) -> None:
             report to a package that is not installed.
     """
     from iadr1_lib.models import ModelSettings
-    from iadr1_lib.training import EngineSettings, PaSftSettings, ScGrpoSettings
+    from iadr1_lib.training import EngineSettings, PaSftSettings, ScGrpoSettings, launch
 
     classes: dict[str, type] = {"model": ModelSettings, "engine": EngineSettings, "evaluation": EvaluationSettings}
     classes |= {"pa_sft": PaSftSettings, "sc_grpo": ScGrpoSettings, "control": PaSftSettings}
     classes |= {"world": WorldSettings, SOURCE: SourceSettings, "data": HubSettings, "attack": AttackSettings}
     for section, settings in classes.items():
         if section in run.profile.sections:
-            _require_reporter(getattr(run.profile.settings(section, settings), "report_to", "none"))
+            launch.require_reporter(getattr(run.profile.settings(section, settings), "report_to", "none"))
     if "ablations" in run.profile.sections:  # settings in place of SC-GRPO's
         grpo = {"sc_grpo": run.profile.section("sc_grpo") | run.profile.section("ablations")}
         replace(run.profile, sections=grpo).settings("sc_grpo", ScGrpoSettings)
-    if engine_settings(run).gpu_gib and not torch_sees_gpu():
+    if engine_settings(run).gpu_gib and not launch.sees_gpu():
         raise UserError(
             f"profile {run.profile.name} trains on a GPU, and torch sees none on this machine: take --profile mini, or "
             "check nvidia-smi and the CUDA build of torch (to try it on the processor all the same: --set "
             "engine.gpu_gib=0)"
         )
-
-
-def _require_reporter(name: str) -> None:
-    """Raise UserError for a place to report to whose package is missing."""
-    if name == "none":
-        return
-    from transformers.integrations import get_available_reporting_integrations
-
-    there = get_available_reporting_integrations()
-    if name not in there:
-        known = ", ".join(there) or "none"
-        raise UserError(f"the trainer cannot report to {name}: pip install {name} (installed: {known})")
-
-
-def torch_sees_gpu() -> bool:
-    import torch
-
-    return torch.cuda.is_available()
 
 
 # ------------------------------------------------------------------------------------------------ Expert-AD

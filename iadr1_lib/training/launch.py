@@ -94,6 +94,25 @@ def is_launched() -> bool:
     return _LAUNCHED in os.environ
 
 
+def sees_gpu() -> bool:
+    """Whether torch sees a GPU."""
+    import torch
+
+    return torch.cuda.is_available()
+
+
+def require_reporter(name: str) -> None:
+    """Raise UserError for a place to report to (`report_to`) whose package is missing."""
+    if name == "none":
+        return
+    from transformers.integrations import get_available_reporting_integrations
+
+    there = get_available_reporting_integrations()
+    if name not in there:
+        known = ", ".join(there) or "none"
+        raise UserError(f"the trainer cannot report to {name}: pip install {name} (installed: {known})")
+
+
 def require_vllm() -> str:
     """The version of vLLM; UserError where it is missing."""
     if find_spec("vllm") is None:
