@@ -26,6 +26,12 @@ def test_neither_order_nor_itself_makes_a_difference() -> None:
     assert paired_difference(drawn(1), drawn(1)) == (0, 0, 0, 400, 1)
 
 
+def test_a_metric_without_a_known_truth_has_no_difference() -> None:
+    nowhere = [drawn(number).assign(location=None) for number in (1, 2)]  # as of a set without masks
+    gap = paired_difference(*nowhere, "location")
+    assert np.isnan(gap.value) and gap.n == 0 and gap.p_mcnemar == 1
+
+
 def test_pairing_narrows_the_interval() -> None:
     base = drawn(1, right=0.75)
     changed = base.assign(raw=[NO] * 8 + list(base["raw"][8:]))

@@ -9,7 +9,6 @@ from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
-from sklearn.metrics import confusion_matrix
 from statsmodels.stats.contingency_tables import mcnemar
 
 from iadr1_lib.errors import UserError
@@ -90,8 +89,8 @@ def paired_difference(
     ]
     rng = np.random.default_rng(seed)
     mean = average([_mean_difference(pair, rng, metric) for pair in pairs])
-    everything = pd.concat(pairs)
-    counts = confusion_matrix(everything["model"] == 1, everything["baseline"] == 1, labels=[True, False])
+    right, before = ((pd.concat(pairs)[column] == 1).to_numpy() for column in ("model", "baseline"))
+    counts = [[int((a & b).sum()) for b in (before, ~before)] for a in (right, ~right)]
     return PairedDifference(**intervals.percent(mean), n=mean.n, p_mcnemar=float(mcnemar(counts, exact=True).pvalue))
 
 
