@@ -250,7 +250,7 @@ def test_batch_runs_skips_and_follows_changes(course: Course, monkeypatch: pytes
     names = ("00_a", "01_b", "02_c")
     project = course(
         needs={"02_c": ["00_a"]},
-        makes={"01_b": ["b.txt"]},
+        makes={"01_b": ["never.txt|b.txt"]},
         **{name: COUNT.format(name[3:]) for name in names},
     )
     monkeypatch.chdir(project.parent)  # any working directory will do

@@ -5,7 +5,7 @@ The run folder's manifest.json holds a record of each executed notebook, written
 run executes only what is stale, and a killed run goes on where it stopped.
 
 A notebook may say in its metadata `"iadr1": {"needs": ["04_pa_sft"], "makes": ["pa_sft/model"]}`. Without
-`needs` it depends on all earlier notebooks; a file in `makes` that has vanished makes it stale.
+`needs` it depends on all earlier notebooks; a file in `makes` that has vanished makes it stale ("a|b": both have).
 """
 
 from __future__ import annotations
@@ -160,7 +160,7 @@ class Manifest:
             and record["own"] == self.own_hash(notebook)
             and record["inputs"] == self.inputs(notebook)
             and self.run.path("notebooks", notebook.path.name).exists()
-            and all(self.run.path(made).exists() for made in notebook.makes)
+            and all(any(self.run.path(one).exists() for one in made.split("|")) for made in notebook.makes)
         )
 
     def put(self, notebook: Notebook, **record: Any) -> None:
