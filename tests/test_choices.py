@@ -142,7 +142,8 @@ def test_run_with_own_pictures_splits_them_and_keeps_the_choices(
     assert {s.category for s in sources.benchmark_samples(run, "a test")} == {held}
     assert iadr1("run", "--folder", folder).exit_code == 0  # goes on with what is stored
     assert smoke[1].choices == run.choices and smoke[1].source == "folders" and smoke[1].profile.name == "smoke"
-    assert iadr1("run", "--folder", folder, "--set", "pa_sft.warmup_steps=2").exit_code == 0
+    other = iadr1("run", "--folder", folder, "--set", "pa_sft.warmup_steps=2")  # a setting that splits nothing
+    assert other.exit_code == 0 and "anew" not in other.output
     assert smoke[2].choices.settings == {"source.dev_images": 4, "pa_sft.warmup_steps": 2}
     assert smoke[2].choices.data == run.choices.data and smoke[2].choices.hold_out == (held,)
     for words_ in (("--profile", "mini"), ("--seed", "1"), ("--model", "owner/net")):

@@ -76,17 +76,19 @@ class RunOptions:
         from iadr1_lib.course import steps
         from iadr1_lib.runs import MODEL, load_profile, noted_run, read_choices
 
-        own = load_profile(profile or DEFAULT_PROFILE).sections.get("model", {}).get("name")
+        noted = noted_run(self.folder) if self.folder else None
+        name, number = noted or (profile or DEFAULT_PROFILE, seed or 0)
+        for option, value, known in (("--profile", profile, name), ("--seed", seed, number)):
+            if value not in (None, known):
+                raise WrongUse(
+                    f"{self.folder} is a run of {option} {known}: leave {option} out, or name another --folder"
+                )
+        own = load_profile(name).sections.get("model", {}).get("name")
         if self.folder is None and given.settings.get(MODEL) == own:
             given.settings.pop(MODEL, None)
-        place = self.folder or Run(profile or DEFAULT_PROFILE, seed or 0, choices=given).folder
+        place = self.folder or Run(name, number, choices=given).folder
         noted, stored = noted_run(place), read_choices(place)
-        for option, value, known in zip(("--profile", "--seed"), (profile, seed), noted or (None, None), strict=True):
-            if None not in (value, known) and value != known:
-                raise WrongUse(f"{place} holds a run of {option} {known}: leave {option} out, or name another --folder")
-        name, number = noted or (profile or DEFAULT_PROFILE, seed or 0)
         choices = stored.updated(given) if self.folder else given
-        own = load_profile(name).sections.get("model", {}).get("name")
         models = [some.settings.get(MODEL, own) for some in (stored, choices)]
         if noted and (stored.data != choices.data or models[0] != models[1]):
             raise WrongUse(f"{place} holds a run on other pictures or with another model: name another --folder")

@@ -37,7 +37,7 @@ class ApiOptions:
     concurrency: Annotated[int, typer.Option(min=1, help="API: requests under way at the same time.")] = 4
     requests_per_minute: Annotated[float | None, typer.Option(help="API: requests a minute at most.")] = None
     cost_cap: Annotated[float | None, typer.Option(min=0, help="API: US dollars to spend at most.")] = None
-    replies: Annotated[Path | None, typer.Option(help="API: folder of kept replies; none is paid twice.")] = None
+    replies: Annotated[Path | None, typer.Option(help="API: folder of kept replies, not paid for again.")] = None
     key_variable: Annotated[str | None, typer.Option(help="API: environment variable that holds the key.")] = None
 
     def endpoint(self) -> dict[str, Any]:

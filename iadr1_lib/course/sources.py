@@ -1,10 +1,10 @@
-"""Where the pictures of a run come from: the drawn world, or data sets of the user's own.
+"""Where the pictures of a run come from: the drawn world, data sets of the user's own, or the paper's on the hub.
 
     prepare(run)                          # draws the world, or reads, checks and splits the data sets
     training_samples(run, "pa_sft")       # or "sc_grpo", "dev"
     benchmark_samples(run, "final numbers")
 
-Both give the same parts: "pa_sft" and "sc_grpo" to train on, "dev" to choose by, and the test. What was read of data
+All give the same parts: "pa_sft" and "sc_grpo" to train on, "dev" to choose by, and the test. What was read of data
 sets lies in the run's source/, one JSON Lines file of samples per part.
 """
 
@@ -168,8 +168,9 @@ def benchmark_table(run: Run, why: str) -> Table:
 
 def source_hash(run: Run) -> str:
     """Hash of what the parts are made from: the files of all data sets, how they are split, seed and sizes."""
-    given = asdict(run.choices) | {"settings": run.profile.sections.get(SOURCE), "seed": run.seed}
-    return f"{data_hash([*run.choices.data, *run.choices.test])} {given}"
+    chosen = run.choices
+    given = (chosen.data, chosen.test, chosen.hold_out, run.profile.sections.get(SOURCE), run.seed)
+    return f"{data_hash([*chosen.data, *chosen.test])} {given}"
 
 
 def _prepare_folders(run: Run) -> list[str]:

@@ -121,8 +121,8 @@ def write_records(run: Run, samples: Sequence[Sample], grid: int = GRID) -> buil
     """
     budget = token_budget(run)
     teacher = teacher_within(samples, run.seed, budget)
-    kept_short = budget if grid == GRID else None
-    return build.build_records(samples, teacher, repeats=teacher.short, grid=grid, budget=kept_short)
+    limit = budget if grid == GRID else None
+    return build.build_records(samples, teacher, repeats=teacher.short, grid=grid, budget=limit)
 
 
 def token_budget(run: Run) -> Budget:

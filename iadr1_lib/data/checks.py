@@ -80,7 +80,7 @@ def _path_problems(sample: Sample) -> list[Problem]:
     """The word "good" in the path against the label: the released evaluation takes the label from that word alone."""
     parts = tuple(part.casefold() for part in Path(sample.image).parts)
     for name in (sample.benchmark.casefold(), sample.category.casefold()):
-        if name in parts[:-1]:  # what stands above the data set's or the category's folder is the user's affair
+        if name in parts[:-1]:  # what stands above the data set's or the category's folder says nothing of the label
             parts = parts[len(parts) - 1 - parts[::-1].index(name) :]
             break
     says_good, problem = any(GOOD in part for part in parts), None
@@ -140,7 +140,7 @@ def require_sound(samples: list[Sample]) -> None:
     for sample in samples:
         size = image_size(sample.image)
         if sample.mask and sample.location is None:
-            read_mask(sample.mask)  # the reader found no cell: tell a damaged mask from an empty one
+            read_mask(sample.mask)  # the reader found no cell: distinguish a damaged mask from an empty one
         if sample.mask and size != (mask_size := image_size(mask_files(sample.mask)[0])):
             raise UserError(_size_message(sample, size, mask_size))
 

@@ -1,8 +1,7 @@
 """Faster rollouts by transformers in SC-GRPO: what of TRL's GRPOTrainer is patched, and why.
 
 TRL 1.16 writes all completions of a step in one call of `model.generate`, in `GRPOTrainer._generate_single_turn`. On a
-GPU most of that time goes into starting small computations, one after another: a token of 24 completions takes 27 ms
-with 0.5 billion weights and 70 ms with 3 billion and an adapter, where reading the weights takes 2 ms.
+GPU most of that time goes into starting small computations, one after another.
 
 `speed_up_generation` wraps that one method of one trainer, and changes three things:
 
@@ -44,11 +43,10 @@ class GenerationSettings:
 
     Attributes:
         merge_adapter: merge LoRA's adapter while generating; never with a base in 4 bits. Weights in bfloat16 lose a
-            part of a small update that way, so the completions come from a model between the reference and the policy:
-            of an update of 1/10,000 of the weights' size 6 % are left, of 1/1,000 a half, of 1/100 all of it. (vLLM is
-            given merged weights, too.)
-        compiled: a cache of fixed size and a compiled step, on CUDA devices only. The first step takes a minute or
-            more longer. The cache stays in memory between the steps.
+            part of a small update that way, so the completions come from a model between the reference and the policy
+            (docs/lab_log.md has shares). vLLM is given merged weights, too.
+        compiled: a cache of fixed size and a compiled step, on CUDA devices only. The first step compiles, so it takes
+            longer. The cache stays in memory between the steps.
         batch: completions written at a time; None writes all of a step together. Out of memory halves it.
     """
 
