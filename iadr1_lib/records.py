@@ -39,7 +39,8 @@ class Sample:
         image: path of the picture, below the root as it was given.
         label: "yes" if the picture shows a defect, "no" if it is normal.
         mask: path of the mask (above 0 = defect, same size as the picture), or of a folder of several masks of this
-            one picture, as MVTec LOCO has them (:func:`read_mask` unites them); None if there is none.
+            one picture, as MVTec LOCO has them (:func:`read_mask` unites them), or of a list of boxes, of which
+            `read_mask` makes a mask; None if there is none.
         type: defect type; one of ``answer.DEFECT_TYPES`` where the data set uses that name, else its own name.
         location: cell of the 3x3 grid, from the mask; None without a mask that says where.
         category: kind of part or surface, such as "screw".

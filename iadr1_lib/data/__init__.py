@@ -1,8 +1,8 @@
 """Pictures and masks in, one table of samples out.
 
-A folder in one of seven layouts, an index file or a data set of the hub comes in; a `Table` of `Sample` goes out, with
-what could not be read listed beside it. Begin with `load_samples` in `reading`; `check_health` and `leakage` say
-whether a table may be used.
+A folder in one of LAYOUTS, an index file or a data set of the hub comes in; a `Table` of `Sample` goes out, with what
+could not be read listed beside it. Begin with `load_samples` in `reading`; `check_health` and `leakage` say whether a
+table may be used.
 """
 
 from iadr1_lib.data.checks import (
@@ -46,5 +46,5 @@ from iadr1_lib.data.masks import mask_files, read_mask, says_where
 from iadr1_lib.data.reading import load_mvtec, load_samples
 from iadr1_lib.data.rows import checked_rows, labelled, pictures_of
 from iadr1_lib.data.splitting import Split, split_samples
-from iadr1_lib.data.table import Problem, Table, Templates, counts, samples_table
+from iadr1_lib.data.table import REFERENCE_KINDS, Problem, Table, Templates, counts, samples_table
 from iadr1_lib.data.type_names import category_of, data_set_named, unmapped

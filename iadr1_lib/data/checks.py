@@ -10,9 +10,10 @@ from pathlib import Path
 
 import pandas as pd
 
+from iadr1_lib.data.boxes import is_boxes
 from iadr1_lib.data.folders import GOOD
 from iadr1_lib.data.images import content_hash, image_size, is_turned, open_image
-from iadr1_lib.data.masks import mask_files, read_mask, says_where
+from iadr1_lib.data.masks import mask_files, mask_size, read_mask, says_where
 from iadr1_lib.data.table import KINDS, Problem, Table
 from iadr1_lib.errors import UserError
 from iadr1_lib.records import Sample
@@ -54,14 +55,14 @@ def sample_problems(sample: Sample) -> list[Problem]:
         add("defect without mask", f"{sample.image} has no mask.")
     elif sample.label == "yes" and sample.mask:
         try:
-            mask = read_mask(sample.mask)
+            mask = read_mask(sample.mask, sample.image)
         except UserError as error:
             add("unreadable", str(error))
     if mask is None:
         return problems
     if size and size != mask.shape[::-1]:
         add("mask size", _size_message(sample, size, (mask.shape[1], mask.shape[0])))
-    elif size and size[0] == size[1] and is_turned(sample.image) and not is_turned(mask_files(str(sample.mask))[0]):
+    elif size and size[0] == size[1] and is_turned(sample.image) and not _mask_is_turned(str(sample.mask)):
         add("turned picture", f"{sample.image} is turned by its EXIF mark, its mask not: save the picture upright.")
     if not mask.any():
         add("empty mask", f"The mask {sample.mask} marks nothing.")
@@ -71,8 +72,12 @@ def sample_problems(sample: Sample) -> list[Problem]:
     return problems
 
 
-def _size_message(sample: Sample, size: tuple[int, int], mask_size: tuple[int, int]) -> str:
-    sizes = f"{mask_size[0]} x {mask_size[1]} pixels and its picture {size[0]} x {size[1]}"
+def _mask_is_turned(mask: str) -> bool:
+    return not is_boxes(mask) and is_turned(mask_files(mask)[0])
+
+
+def _size_message(sample: Sample, size: tuple[int, int], other: tuple[int, int]) -> str:
+    sizes = f"{other[0]} x {other[1]} pixels and its picture {size[0]} x {size[1]}"
     return f"The mask {sample.mask} has {sizes}: replace the mask by one of the picture's size."
 
 
@@ -139,10 +144,10 @@ def require_sound(samples: list[Sample]) -> None:
     require_present(samples)
     for sample in samples:
         size = image_size(sample.image)
-        if sample.mask and sample.location is None:
-            read_mask(sample.mask)  # the reader found no cell: distinguish a damaged mask from an empty one
-        if sample.mask and size != (mask_size := image_size(mask_files(sample.mask)[0])):
-            raise UserError(_size_message(sample, size, mask_size))
+        if sample.mask and sample.location is None:  # the reader found no cell
+            read_mask(sample.mask, sample.image)  # raises for a damaged mask; an empty one is no fault
+        if sample.mask and size != (other := mask_size(sample.mask, sample.image)):
+            raise UserError(_size_message(sample, size, other))
 
 
 def missing_label(samples: Iterable[Sample], where: str | Path) -> str | None:

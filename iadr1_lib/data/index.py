@@ -12,7 +12,7 @@ from typing import Any
 from iadr1_lib.answer import Label
 from iadr1_lib.data.folders import is_inside, list_folders
 from iadr1_lib.data.pairing import type_of
-from iadr1_lib.data.table import SPLITS, Entry, Problem, Split, Templates
+from iadr1_lib.data.table import REFERENCE_KINDS, SPLITS, Entry, Problem, Split, Templates
 from iadr1_lib.errors import UserError
 from iadr1_lib.files import read_text
 
@@ -97,7 +97,7 @@ def _templates(entries: dict[str, dict[str, Any]], path: Path, root: Path) -> Te
     templates: Templates = {}
     for entry in entries.values():
         image = entry["image_path"]
-        for kind in ("similar", "random"):
+        for kind in REFERENCE_KINDS:
             names = entry.get(f"{kind}_templates") or []
             pictures = [root / slashes(str(name)) for name in (names if isinstance(names, list) else [".."])]
             if not all(is_inside(picture, root) for picture in pictures):

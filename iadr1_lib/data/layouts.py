@@ -9,17 +9,19 @@ from __future__ import annotations
 
 import csv
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from iadr1_lib.answer import Label
+from iadr1_lib.data.boxes import largest_kind, read_boxes
 from iadr1_lib.data.folders import folder_name, is_inside, list_folders, list_pictures, says
 from iadr1_lib.data.index import read_real_iad, real_iad_indexes
-from iadr1_lib.data.masks import read_mask
+from iadr1_lib.data.masks import mask_size, read_mask
 from iadr1_lib.data.pairing import kinds_in, label_of, mask_folders, match_masks, read_kinds, type_of
 from iadr1_lib.data.table import Entry, Problem, Split
 from iadr1_lib.errors import UserError
+from iadr1_lib.files import read_text
 
 Entries = Iterable[Entry | Problem]
 
@@ -136,6 +138,119 @@ def _read_tiles(folder: Path, root: Path) -> Iterator[Entry | Problem]:
         yield Entry(picture, label_of(name), masks.get(picture), name.lower(), "test", "magnetic tile")
 
 
+def _boxed(entry: Entry, boxes: Path, root: Path, names: Sequence[str] = ()) -> Entry:
+    """The entry with its list of boxes for a mask, if there is one, and the type of the largest; `names` of classes."""
+    if not (os.path.isfile(boxes) and is_inside(boxes, root)):
+        return entry
+    try:
+        kind = largest_kind(read_boxes(boxes, mask_size(boxes, entry.image)))
+    except UserError:  # the checks find it again
+        kind = None
+    if kind and names:
+        kind = names[int(kind)] if kind.isdecimal() and int(kind) < len(names) else None
+    return entry._replace(mask=boxes, type=type_of(kind) if kind else entry.type)
+
+
+def _is_wood(folder: Path) -> bool:
+    return os.path.isfile(folder / "classes.txt") and os.path.isdir(folder / "boxes") and _is_mvtec(folder)
+
+
+def _read_wood(folder: Path, root: Path) -> Iterator[Entry | Problem]:
+    """WoodSurface as cut into windows: MVTec-AD's folders, with YOLO's rows in boxes/<name>.txt instead of masks."""
+    path = folder / "classes.txt"
+    names = read_text(path).split() if is_inside(path, root) else []
+    for entry in _read_mvtec(folder, root):
+        if isinstance(entry, Entry) and entry.label == "yes":
+            entry = _boxed(entry, folder / "boxes" / f"{entry.image.stem}.txt", root, names)
+        yield entry
+
+
+_PCB_TYPES = ("", "open", "short", "mousebite", "spur", "copper", "pin-hole")  # by DeepPCB's numbers
+
+
+def _pcb_folders(folder: Path) -> list[Path]:
+    """The folders G of DeepPCB: each lies in a folder groupG, beside its boxes in G_not."""
+    base = folder / "PCBData" if os.path.isdir(folder / "PCBData") else folder
+    groups = [group for group in list_folders(base, folder) if group.name.startswith("group")]
+    inner = [entry for group in groups for entry in list_folders(group, folder)]
+    return [entry for entry in inner if entry.with_name(f"{entry.name}_not") in inner]
+
+
+def _read_pcb(folder: Path, root: Path) -> Iterator[Entry | Problem]:
+    """DeepPCB: <board>_test.jpg is defective, <board>_temp.jpg the same board without defects, its template.
+
+    So a defective board has a reference of its own. A template has none and is compared with those of other boards,
+    which are printed otherwise: what a model that looks at references says of templates is hard to read.
+    """
+    for pictures in _pcb_folders(folder):
+        for picture in list_pictures(pictures, root):
+            board, _, kind = picture.stem.rpartition("_")
+            if kind == "temp":
+                yield Entry(picture, "no", category="circuit board")
+            elif kind == "test":
+                template = picture.with_stem(f"{board}_temp")
+                entry = Entry(picture, "yes", None, None, "test", "circuit board")
+                entry = _boxed(entry, pictures.with_name(f"{pictures.name}_not") / f"{board}.txt", root, _PCB_TYPES)
+                yield entry._replace(template=template if os.path.isfile(template) else None)
+
+
+def _voc_folders(folder: Path) -> list[Path]:
+    """The folders of pictures and of boxes of a Pascal VOC data set; none where it is not one."""
+    named = {entry.name.casefold(): entry for entry in list_folders(folder, folder)}
+    pictures, boxes = named.get("images") or named.get("jpegimages"), named.get("annotations")
+    return [pictures, boxes] if pictures and boxes and any(boxes.glob("*.xml")) else []
+
+
+def _read_voc(folder: Path, root: Path) -> Iterator[Entry | Problem]:
+    """Pascal VOC, as NEU-DET: IMAGES/<name>.jpg and boxes in ANNOTATIONS/<name>.xml; one without boxes is normal."""
+    pictures, boxes = _voc_folders(folder)
+    for picture in list_pictures(pictures, root):
+        path = boxes / f"{picture.stem}.xml"
+        try:
+            if not (os.path.isfile(path) and is_inside(path, root)):
+                raise UserError(f"{picture} needs the file {path}, which says what is in it: add it.")
+            defective = read_boxes(path, mask_size(path))
+            yield _boxed(Entry(picture, "yes"), path, root) if defective else Entry(picture, "no")
+        except UserError as error:
+            yield Problem("no label", str(picture), str(error))
+
+
+_ELPV_LABELS: dict[float, Label] = {0.0: "no", 1.0: "yes"}
+
+
+def _read_elpv(folder: Path, root: Path) -> Iterator[Entry | Problem]:
+    """ELPV: labels.csv has rows of picture, probability of a defect and module, with blanks between.
+
+    A cell of probability 0 is normal, one of 1 defective; the others are left out. No masks, no types.
+    """
+    path, labels = folder / "labels.csv", _ELPV_LABELS
+    for number, row in enumerate(read_text(path).splitlines() if is_inside(path, root) else [], start=1):
+        try:
+            name, probability, module = row.split()
+            picture, label = folder / name, labels.get(float(probability))
+        except ValueError:
+            message = f"{path}, line {number} is not a picture, a probability and a module: download the file again."
+            yield Problem("broken row", str(path), message)
+            continue
+        if label:
+            yield Entry(picture, label, category=module)
+        else:
+            message = f"{picture} is defective with probability {float(probability):.2f}."
+            yield Problem("in between", str(picture), message)
+
+
+_STEEL_TYPES = {"In": "inclusion", "Pa": "patches", "Sc": "scratches"}
+
+
+def _read_saliency(folder: Path, root: Path) -> Iterator[Entry | Problem]:
+    """SD-saliency-900, steel with defects only: the beginning of a picture's name is its type."""
+    pictures = list_pictures(folder / "Source Images", root)
+    masks, unclear = match_masks(pictures, list_pictures(folder / "Ground truth", root))
+    yield from unclear
+    for picture in pictures:
+        yield Entry(picture, "yes", masks.get(picture), _STEEL_TYPES.get(picture.stem.partition("_")[0]))
+
+
 def _is_good_and_bad(folder: Path) -> bool:
     meanings = {says(kind.name) for kind in list_folders(folder, folder)}
     return "good" in meanings and bool(meanings - {"good", "masks"})
@@ -177,8 +292,36 @@ LAYOUTS = {
         "MT_<type>/Imgs", lambda f: f.name.startswith("MT_") and os.path.isdir(f / "Imgs"), _read_tiles
     ),
     "real-iad": Layout("a JSON index per category", lambda f: bool(real_iad_indexes(f)), read_real_iad, whole=True),
+    "wood-surface": Layout(
+        "MVTec-AD's folders with boxes/<name>.txt and classes.txt", _is_wood, _read_wood, whole=True
+    ),
     "mvtec": Layout(
         "<category>/test/<kind> or train/good, as in MVTec-AD, MPDD and DTD-Synthetic", _is_mvtec, _read_mvtec
     ),
     "good-and-bad": Layout("good/ beside folders of defects", _is_good_and_bad, _read_good_and_bad, whole=True),
+    "elpv": Layout(
+        "images/ with labels.csv, as in ELPV",
+        lambda f: os.path.isfile(f / "labels.csv") and os.path.isdir(f / "images"),
+        _read_elpv,
+        whole=True,
+    ),
+    "deep-pcb": Layout(
+        "PCBData/groupG/G/<board>_{temp,test}.jpg with boxes in groupG/G_not",
+        lambda f: bool(_pcb_folders(f)),
+        _read_pcb,
+        whole=True,
+    ),
+    "voc": Layout("IMAGES/ with boxes in ANNOTATIONS/*.xml", lambda f: bool(_voc_folders(f)), _read_voc, whole=True),
+    "sd-saliency": Layout(
+        "Source Images/ with Ground truth/, defective pictures only",
+        lambda f: all(os.path.isdir(f / name) for name in ("Source Images", "Ground truth")),
+        _read_saliency,
+        whole=True,
+    ),
+    "x-sdd": Layout(
+        "the folders of X-SDD, one for each type of defect",
+        lambda f: all(os.path.isdir(f / name) for name in ("iron sheet ash", "red iron", "slag inclusion")),
+        lambda folder, root: read_kinds(list_folders(folder, root), [], root, "test"),
+        whole=True,
+    ),
 }

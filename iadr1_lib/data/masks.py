@@ -10,8 +10,9 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
 from iadr1_lib.answer import cell_of_mask
+from iadr1_lib.data.boxes import boxes_mask, is_boxes, read_boxes, stated_size
 from iadr1_lib.data.folders import entry_fault, list_pictures, visible
-from iadr1_lib.data.images import decode, is_deep
+from iadr1_lib.data.images import decode, image_size, is_deep
 from iadr1_lib.data.table import refuse
 from iadr1_lib.errors import UserError
 
@@ -21,10 +22,10 @@ MOST = 0.75
 Mask = NDArray[np.bool_]
 
 
-def mask_location(path: str | Path) -> str | None:
+def mask_location(path: str | Path, image: str | Path | None = None) -> str | None:
     """The mask's cell of the 3x3 grid; None for a mask that says no place or cannot be read (the checks name both)."""
     try:
-        mask = read_mask(path)
+        mask = read_mask(path, image)
     except UserError:
         return None
     return cell_of_mask(mask) if says_where(mask) else None
@@ -35,26 +36,44 @@ def says_where(mask: Mask) -> bool:
     return bool(0 < mask.mean() <= MOST)
 
 
-def read_mask(path: str | Path) -> Mask:
+def read_mask(path: str | Path, image: str | Path | None = None) -> Mask:
     """Read a mask as a bool array of height x width: whatever is not black, and not transparent, is defect.
 
     Masks come as 0/255, as 0/1 and with a class number per defect; "above 0" is right for all three. In a lossy file
     (JPEG, lossy WebP) it is above half of the largest value, since compression leaves a halo. Palettes are read as
     their colours. Where some is transparent and the rest black, whatever is not transparent is defect. Of a folder, the
-    masks are united.
+    masks are united. Of a list of boxes (see `boxes`), what lies in one is defect.
+
+    Args:
+        path: of a file or folder, as a sample has it.
+        image: the picture that it belongs to. A list of boxes that does not state a size has that of its picture.
 
     Raises:
         UserError: a file is missing, is no picture, is cut off, or has more than MAX_PIXELS; the masks of a folder are
-            of several sizes.
+            of several sizes; a list of boxes is damaged.
     """
+    if is_boxes(path):
+        size = mask_size(path, image)
+        return boxes_mask(read_boxes(path, size), size)
     masks = [decode(file, _marked) for file in mask_files(path)]
     if len({mask.shape for mask in masks}) > 1:
         raise UserError(f"The masks in {path} are of several sizes: replace those of another size than the picture.")
     return np.asarray(np.logical_or.reduce(masks))
 
 
+def mask_size(path: str | Path, image: str | Path | None = None) -> tuple[int, int]:
+    """Width and height of a mask from its header alone; arguments and errors as for :func:`read_mask`."""
+    if not is_boxes(path):
+        return image_size(mask_files(path)[0])
+    if size := stated_size(path):
+        return size
+    if image is None:
+        raise UserError(f"{path} lists boxes, but not the size of their picture: name the picture, too.")
+    return image_size(image)
+
+
 def mask_files(path: str | Path) -> list[Path]:
-    """The files of a sample's mask: itself, or all pictures of a folder.
+    """The files of a sample's mask: itself (a picture or a list of boxes), or all pictures of a folder.
 
     Raises UserError for a folder without pictures or with links that lead out of it.
     """

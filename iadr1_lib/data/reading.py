@@ -12,6 +12,7 @@ looked for beside it: VisA's split_csv lies next to the folder of a class.)
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from pathlib import Path
 from typing import NoReturn
 
@@ -20,7 +21,7 @@ from iadr1_lib.data.folders import folder_name, is_inside, list_folders, survey,
 from iadr1_lib.data.index import read_file
 from iadr1_lib.data.layouts import LAYOUTS
 from iadr1_lib.data.masks import mask_location
-from iadr1_lib.data.table import Entry, Problem, Table, refuse, table_of
+from iadr1_lib.data.table import REFERENCE_KINDS, Entry, Problem, Table, Templates, refuse, table_of
 from iadr1_lib.errors import UserError
 from iadr1_lib.records import Sample
 
@@ -104,13 +105,20 @@ def _load_folder(root: Path, layout: str, benchmark: str | None) -> Table:
     parts = LAYOUTS[layout].parts(root) or _no_layout(root, [layout])
     is_category = parts == [root] and not LAYOUTS[layout].whole
     name = folder_name(root / ".." if is_category else root)
-    table = table_of(
-        _row(entry, root, layout, benchmark, name, folder_name(part))
-        for part in parts
-        for entry in LAYOUTS[layout].read(part, root)
-    )
+    read = [(entry, folder_name(part)) for part in parts for entry in LAYOUTS[layout].read(part, root)]
+    table = table_of(_row(entry, root, layout, benchmark, name, category) for entry, category in read)
+    table.templates = _templates((entry for entry, _ in read), root)
     table.passed_over += survey(root, table)
     return table
+
+
+def _templates(entries: Iterable[Entry | Problem], root: Path) -> Templates:
+    """A picture of the very part serves for either kind of reference."""
+    return {
+        str(entry.image): {kind: [entry.template] for kind in REFERENCE_KINDS}
+        for entry in entries
+        if isinstance(entry, Entry) and entry.template and is_inside(entry.template, root)
+    }
 
 
 def _row(
@@ -129,7 +137,7 @@ def _row(
         label=entry.label,
         mask=str(mask) if mask else None,
         type=kind,
-        location=mask_location(mask) if mask else None,
+        location=mask_location(mask, entry.image) if mask else None,
         category=entry.category or category,
         benchmark=benchmark or entry.benchmark or folder,
         split=entry.split,

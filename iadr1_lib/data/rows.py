@@ -26,7 +26,7 @@ def labelled(sample: Sample, grid: int = GRID) -> Record:
     if sample.label == "yes":
         if sample.mask is None or sample.location is None:
             raise UserError(f"{sample.image} is defective, but no mask says where: leave the image out")
-        place = sample.location if grid == GRID else cell_of_mask(read_mask(sample.mask), grid)
+        place = sample.location if grid == GRID else cell_of_mask(read_mask(sample.mask, sample.image), grid)
         kind = category_of(sample)
     depth = depth_of(sample.image)
     return Record(sample.image, sample.label, place, kind, sample.category, "", sample.benchmark, grid, depth)

@@ -16,7 +16,9 @@ from iadr1_lib.records import Sample
 
 Split = Literal["train", "test"]
 SPLITS: tuple[Split, ...] = ("train", "test")
-# Image -> kind of reference ("similar", "random") -> pictures that an index names for it, the best first.
+# As the fields of the released index, similar_templates and random_templates.
+REFERENCE_KINDS = ("similar", "random")
+# Image -> kind of reference -> pictures that the data set itself names for it, the best first.
 Templates = dict[str, dict[str, list[Path]]]
 
 # Every kind of problem, in the order of a report. The first ones are met while a folder or file is read.
@@ -60,7 +62,8 @@ class Problem:
 class Entry(NamedTuple):
     """A picture as a reader of one layout gives it: the mask is not read yet.
 
-    `category` and `benchmark` are None where they are the names of the category's and the data set's folder.
+    `category` and `benchmark` are None where they are the names of the category's and the data set's folder. `template`
+    is a good picture of this very part, where the data set has one.
     """
 
     image: Path
@@ -70,10 +73,11 @@ class Entry(NamedTuple):
     split: Split = "test"
     category: str | None = None
     benchmark: str | None = None
+    template: Path | None = None
 
 
 class Table(list[Sample]):
-    """A reader's rows; in `passed_over`, what it could make no row of; in `templates`, an index's references."""
+    """A reader's rows; in `passed_over`, what it could make no row of; in `templates`, the set's own references."""
 
     def __init__(self, samples: Iterable[Sample] = (), passed_over: Iterable[Problem] = ()) -> None:
         super().__init__(samples)

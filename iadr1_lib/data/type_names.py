@@ -37,6 +37,14 @@ DATA_SETS = {
     "KolektorSDD": "sdd ksdd kolektor kolektorsdd",
     "MagneticTile": "magnetictile magnetictiles magnetictiledefect magnetictiledefectdatasets",
     "ELPV": "elpv elpvnotofthepaper",
+    "AITEX": "aitex afid",
+    "WoodSurface": "woodsurface",
+    "DeepPCB": "deeppcb pcbdata",
+    "NEU-DET": "neudet neu",
+    "SD-saliency-900": "sdsaliency900 sdsaliency",
+    "X-SDD": "xsdd",
+    "CrackForest": "crackforest cfd",
+    "Pill-Defects": "pilldefects",
 }
 _DATA_SET_OF = {name: data_set for data_set, names in DATA_SETS.items() for name in names.split()}
 

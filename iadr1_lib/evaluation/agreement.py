@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -62,19 +63,17 @@ def grounding(
     masks = {(sample.benchmark, sample.image): sample.mask for sample in samples}
     judged, grid = judge(predictions, parser), grid_of(predictions)
     judged["grounding"] = [
-        _grounded(row["raw"], row["answer"], masks.get((row["benchmark"], row["image"])), grid)
-        if row["label"] == "yes"
-        else np.nan
+        _grounded(row, masks.get((row["benchmark"], row["image"])), grid) if row["label"] == "yes" else np.nan
         for row in judged.to_dict("records")
     ]
     return mean_table(judged, ["grounding"], "defective images with a mask", seed)
 
 
-def _grounded(raw: str, answer: str | None, mask: str | None, grid: int) -> float:
-    if mask is None or not says_where(pixels := read_mask(mask)):
+def _grounded(row: Mapping[Any, Any], mask: str | None, grid: int) -> float:
+    if mask is None or not says_where(pixels := read_mask(mask, row["image"])):
         return np.nan
-    cell = cell_of_words(parse_answer(raw).location or "", grid)
-    if answer != "yes" or cell is None:
+    cell = cell_of_words(parse_answer(row["raw"]).location or "", grid)
+    if row["answer"] != "yes" or cell is None:
         return 0.0
     left, top, right, bottom = cell_box(cell, pixels.shape[1], pixels.shape[0], grid)
     return float(pixels[top:bottom, left:right].any())

@@ -232,7 +232,7 @@ def facts_of(sample: Sample, grid: int = GRID) -> Facts:
         return Facts(label="no", **common)
     if sample.mask is None:
         raise UserError(f"{sample.image} is defective but has no mask: leave the image out")
-    mask = read_mask(sample.mask)
+    mask = read_mask(sample.mask, sample.image)
     if not says_where(mask) or mask.shape != image.shape[:2]:
         why = "has another size than its picture" if says_where(mask) else "marks nothing or most of its picture"
         raise UserError(f"The mask {sample.mask} {why}: replace it or leave the image out")

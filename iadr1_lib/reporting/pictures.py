@@ -174,7 +174,7 @@ def _draw_panel(panel: _Panel, axis: Axes) -> None:
             corner, size = (left - 0.5 + room, top - 0.5 + room), (right - left - 2 * room, bottom - top - 2 * room)
             axis.add_patch(Rectangle(corner, *size, fill=False, edgecolor=colour, linewidth=2, linestyle=line))
     if panel.mask:
-        grey = Image.fromarray(read_mask(panel.mask).astype(np.uint8) * 255)
+        grey = Image.fromarray(read_mask(panel.mask, panel.image).astype(np.uint8) * 255)
         small = np.asarray(grey.resize((width, height), Image.Resampling.BOX)) > 0  # a thin scratch survives shrinking
         if small.any():
             positions = np.arange(-1, width + 1), np.arange(-1, height + 1)
