@@ -201,13 +201,16 @@ def test_a_missing_model_and_a_broken_picture_are_user_errors(
 def test_with_references_two_pictures_are_shown_and_the_row_names_the_first(
     folder: Path, samples: list[Sample], tmp_path: Path, shown: list[list[Image.Image]]
 ) -> None:
-    beside = {s.image: Path(samples[0].image) for s in samples[1:5]}
+    beside = {s.image: [Path(samples[0].image)] for s in samples[1:5]}
     rows = rows_of(predict(folder, samples[1:5], tmp_path / "p.jsonl", references=beside, **QUICK))
     first, *others = (open_image(s.image) for s in samples[:5])
     assert shown == [[first, other] for other in others]
     assert {r["reference"] for r in rows} == {samples[0].image}
     with pytest.raises(UserError, match="1 pictures have no reference"):
         predict(folder, samples[1:6], tmp_path / "q.jsonl", references=beside, **QUICK)
+    with pytest.raises(UserError, match="more than one reference"):
+        twice = {image: 2 * paths for image, paths in beside.items()}
+        predict(folder, samples[1:5], tmp_path / "q.jsonl", references=twice, **QUICK)
     assert not (tmp_path / "q.jsonl").exists()
 
 
@@ -320,7 +323,7 @@ def test_answers_to_another_question_are_set_aside(
 ) -> None:
     one, other = samples[0], samples[2]
     assert one.label == other.label == "no"
-    references = {s.image: Path("a.png") for s in (one, other)} if beside else None
+    references = {s.image: [Path("a.png")] for s in (one, other)} if beside else None
     more = {"reference": "a.png"} if beside else {}
     kept, changed = (prediction_row(s, "Yes", 0.5, ORIGIN) | more for s in (one, other))
     out = write_rows(tmp_path / "p.jsonl", [kept, changed | change])

@@ -12,7 +12,7 @@ from PIL import Image
 
 from iadr1_lib.data import load_samples
 from iadr1_lib.errors import UserError
-from iadr1_lib.evaluation import references
+from iadr1_lib.evaluation import lending, references
 from iadr1_lib.evaluation.one_shot import require_references
 from iadr1_lib.records import Sample
 
@@ -56,7 +56,7 @@ def test_every_test_picture_gets_a_normal_training_picture_of_its_category(tree:
     result = references(asked(table), table, kind=kind, seed=3)
     assert set(result) == {sample.image for sample in asked(table)}
     for sample in asked(table):
-        assert result[sample.image].parent == tree / sample.category / "train" / "good"
+        assert [path.parent for path in result[sample.image]] == [tree / sample.category / "train" / "good"]
     assert result == references(asked(table), table, kind=kind, seed=3)
     require_references(asked(table), result)
     result.popitem()  # it must not be asked zero-shot among others
@@ -70,7 +70,7 @@ def test_random_references_depend_on_the_seed_and_not_on_the_folder_s_place(tree
     for root, seed in ((tree, 0), (moved, 0), (tree, 1)):
         table = load_samples(root)
         result = references(asked(table), table, kind="random", seed=seed)
-        chosen.append({Path(image).relative_to(root): path.relative_to(root) for image, path in result.items()})
+        chosen.append({Path(image).relative_to(root): path.relative_to(root) for image, [path] in result.items()})
     assert chosen[0] == chosen[1] != chosen[2]
     assert len(set(chosen[0].values())) > 4  # not the same one for all
 
@@ -80,7 +80,7 @@ def test_the_similar_reference_is_the_most_similar(tree: Path) -> None:
     query, like = (tree / "nut" / name / "good" / "002.png" for name in ("test", "train"))
     Image.open(query).point(lambda value: value * 0.8).save(like)
     table = load_samples(tree)
-    assert references(asked(table), table, kind="similar")[str(query)] == like
+    assert references(asked(table), table, kind="similar")[str(query)] == [like]
 
 
 @pytest.mark.parametrize("kind", ["similar", "random"])
@@ -90,7 +90,7 @@ def test_a_reference_is_never_the_picture_itself(tree: Path, kind: str) -> None:
     for number in range(5):
         shutil.copy(query, training / f"{number:03}.png")
     table = load_samples(tree)
-    assert references(asked(table), table, kind=kind)[str(query)] == training / "005.png"
+    assert references(asked(table), table, kind=kind)[str(query)] == [training / "005.png"]
     shutil.copy(query, training / "005.png")
     with pytest.raises(UserError, match="1 of 16 pictures have no reference.*bolt"):
         references(asked(table), table, kind=kind)
@@ -103,8 +103,8 @@ def test_an_index_s_templates_count_by_kind_and_must_be_on_disk(tmp_path: Path) 
         draw(tmp_path / name)
     table = load_samples(index(tmp_path, {image: names}))
     query = str(tmp_path / image)
-    assert references(table, templates=table.templates) == {query: tmp_path / names[0]}
-    random = [references(table, templates=table.templates, kind="random", seed=s)[query].name for s in range(20)]
+    assert references(table, templates=table.templates) == {query: [tmp_path / names[0]]}
+    random = [references(table, templates=table.templates, kind="random", seed=s)[query][0].name for s in range(20)]
     assert set(random) == {"0.png", "1.png", "2.png"}
     (tmp_path / names[1]).unlink()
     with pytest.raises(UserError, match=r"1 of the 3 reference pictures .*template/1\.png"):
@@ -114,18 +114,18 @@ def test_an_index_s_templates_count_by_kind_and_must_be_on_disk(tmp_path: Path) 
 
 
 def test_where_the_index_names_none_training_pictures_serve_or_it_is_not_possible(tree: Path) -> None:
-    images = ["nut/test/good/000.png", "nut/test/bent/001.png", "bolt/test/good/000.png"]
+    images = ["nut/test/bent/000.png", "nut/test/bent/001.png", "bolt/test/good/000.png"]
     table = load_samples(index(tree, {f"../plant/{name}": [] for name in images}), root=tree, benchmark="plant")
     named = [sample for sample in load_samples(tree) if Path(sample.image).relative_to(tree).as_posix() in images]
     with pytest.raises(UserError, match="not possible: 3 of 3.*bolt, nut"):
-        references(named, templates=table.templates)
+        references(named, templates=table.templates)  # the one good picture among them is of no other's category
     nut = load_samples(tree / "nut")
     assert len(references(named, nut + load_samples(tree / "bolt"), templates=table.templates)) == 3
     with pytest.raises(UserError, match="1 of 3 .*are bolt.*only of nut"):
         references(named, nut)
     # One category on both sides needs no common name: the released index calls KolektorSDD's SDD.
     result = references(asked(load_samples(tree / "bolt")), nut)
-    assert all(path.parts[-4] == "nut" for path in result.values())
+    assert all(path.parts[-4] == "nut" for paths in result.values() for path in paths)
 
 
 def test_missing_pictures_and_unknown_kinds_are_reported(tree: Path) -> None:
@@ -136,3 +136,30 @@ def test_missing_pictures_and_unknown_kinds_are_reported(tree: Path) -> None:
         path.unlink()
     with pytest.raises(UserError, match="2 of 16 pictures cannot be reached"):
         references(asked(table), table)
+
+
+@pytest.mark.parametrize("kind", ["similar", "random"])
+@pytest.mark.parametrize("shots", [1, 4])
+def test_several_references_come_in_order_and_all_or_none(tree: Path, kind: str, shots: int) -> None:
+    table = load_samples(tree)
+    result = references(asked(table), table, kind=kind, shots=shots)
+    assert all(len(set(paths)) == shots for paths in result.values())
+    first = references(asked(table), table, kind=kind)
+    assert {image: paths[:1] for image, paths in result.items()} == first
+    assert lending(asked(table), result) == []
+    with pytest.raises(UserError, match="16 of 16 pictures have fewer than 7 references"):
+        references(asked(table), table, kind=kind, shots=7)
+
+
+@pytest.mark.parametrize("kind", ["similar", "random"])
+def test_where_there_is_no_training_picture_good_test_pictures_serve_for_the_others(tree: Path, kind: str) -> None:
+    shutil.rmtree(tree / "nut" / "train")
+    table = load_samples(tree)
+    result = references(asked(table), table, kind=kind, shots=3)
+    for sample in asked(table):
+        folder = tree / sample.category / ("test" if sample.category == "nut" else "train") / "good"
+        assert {path.parent for path in result[sample.image]} == {folder}
+        assert Path(sample.image) not in result[sample.image]
+    assert lending(asked(table), result) == ["nut"]
+    with pytest.raises(UserError, match="4 of 16 pictures have fewer than 4 references.*are nut"):
+        references(asked(table), table, kind=kind, shots=4)  # a good one has three others, a bent one four

@@ -194,11 +194,16 @@ def _ask_model(model: Path, samples: list[Sample], out: Path, how: AskingOptions
 def _references(samples: list[Sample], table: Table, reference: ReferenceOptions, seed: int) -> dict[str, Any]:
     """A normal picture for each sample, as the keyword argument of `predict`."""
     from iadr1_lib.data import share_depth
-    from iadr1_lib.evaluation import references
+    from iadr1_lib.evaluation import lending, references
 
     pool = [*table, *(_load(reference.train) if reference.train else [])]
     share_depth(sample.image for sample in pool)
     chosen = references(samples, pool, kind=reference.reference_kind, seed=seed, templates=table.templates)
+    if categories := lending(samples, chosen):
+        print(
+            f"{', '.join(categories)}: no train/good pictures there, so the good test pictures of a category serve as "
+            "references, each for the others"
+        )
     return {"references": chosen}
 
 

@@ -16,7 +16,7 @@ from iadr1_lib.evaluation.comparison import (
 )
 from iadr1_lib.evaluation.intervals import MEAN, SEED_RANGE, interval_text, metric_rows
 from iadr1_lib.evaluation.metrics import METRICS, balanced_accuracy, judge, parser_table, ranking, score, unknown_types
-from iadr1_lib.evaluation.one_shot import references
+from iadr1_lib.evaluation.one_shot import lending, references
 from iadr1_lib.evaluation.parsers import PARSERS, read_answer
 from iadr1_lib.evaluation.prediction_file import PREDICTION_KEYS, finished_images, prediction_row, read_predictions
 from iadr1_lib.evaluation.protocols import COURSE, NAMES, PROMPTS, Protocol, prompt_messages, protocol

@@ -1,6 +1,6 @@
-"""One-shot: a normal picture of the same category for each picture that is asked about.
+"""Normal pictures of the same category for each picture that is asked about, one or a few.
 
-Every picture gets one or the call fails: a picture that is asked about without a reference would be zero-shot.
+Every picture gets them or the call fails: a picture that is asked about without a reference would be zero-shot.
 """
 
 from __future__ import annotations
@@ -9,15 +9,14 @@ import filecmp
 import random
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
 
-from iadr1_lib.data import Templates, likeness, require_present
+from iadr1_lib.data import REFERENCE_KINDS, Templates, likeness, require_present
 from iadr1_lib.errors import UserError
 from iadr1_lib.records import Sample
-
-KINDS = ("similar", "random")  # as the fields of the released index, similar_templates and random_templates
 
 
 def references(
@@ -27,34 +26,39 @@ def references(
     kind: str = "similar",
     seed: int = 0,
     templates: Templates | None = None,
-) -> dict[str, Path]:
-    """Image -> its reference: never the same file under another name, and the same at every call.
+    shots: int = 1,
+) -> dict[str, list[Path]]:
+    """Image -> its `shots` references, the best first: never its own file under any name, the same at every call.
 
-    Where the index names templates of this kind, they count: the first of the similar ones, one of the random ones at
-    random. Elsewhere it is a normal training picture of `pool` of the same category: for "random" chosen by seed and
-    file name, for "similar" the one with the most similar coarse structure (our measure: how the released index chose
-    its similar ones is not stated). Where all samples and all training pictures are of one category each, its names
-    need not agree.
+    Where the data set names templates of this kind, they alone count (so there may be fewer): the first of the similar
+    ones, random ones at random. Elsewhere they are normal training pictures of `pool` of the same category: for
+    "random" chosen by seed and file name, for "similar" those with the most similar coarse structure (our measure: how
+    the released index chose its similar ones is not stated). Where all samples and all training pictures are of one
+    category each, its names need not agree. Where a category has no normal training picture, its normal test pictures
+    in `pool` and `samples` serve, each for the others (:func:`lending` names such categories).
 
     Raises:
-        UserError: an unknown kind; samples or templates that are not on disk, or samples without a reference, counted.
+        UserError: an unknown kind; samples or templates that are not on disk, or samples without enough references,
+            counted.
     """
-    if kind not in KINDS:
-        raise UserError(f"no kind of reference is called {kind}: choose from {', '.join(KINDS)}")
+    if kind not in REFERENCE_KINDS:
+        raise UserError(f"no kind of reference is called {kind}: choose from {', '.join(REFERENCE_KINDS)}")
     require_present(samples)
     named = {s.image: paths for s in samples if (paths := (templates or {}).get(s.image, {}).get(kind))}
     files = list(dict.fromkeys(path for paths in named.values() for path in paths))
     if missing := [path for path in files if not path.is_file()]:
         raise UserError(
-            f"{len(missing)} of the {len(files)} reference pictures that the index names are not on disk, the first is "
-            f"{missing[0]}: put them there, or ask without references."
+            f"{len(missing)} of the {len(files)} reference pictures that the data set names are not on disk, the first "
+            f"is {missing[0]}: put them there, or ask without references."
         )
     unnamed = _by_category(sample for sample in samples if sample.image not in named)
     normal = _by_category(sample for sample in pool if sample.split == "train" and sample.label == "no")
+    everything = {sample.image: sample for sample in [*pool, *samples]}.values()
+    lent = _by_category(sample for sample in everything if sample.split == "test" and sample.label == "no")
     by_category = dict(zip(unnamed, normal.values(), strict=True)) if len(unnamed) == len(normal) == 1 else normal
     choices = dict(named)
     for category, group in unnamed.items():
-        candidates = by_category.get(category, [])
+        candidates = by_category.get(category) or lent.get(category, [])
         paths = [Path(candidate.image) for candidate in candidates]
         orders: Sequence[Sequence[int]] = [range(len(paths))] * len(group)
         if kind == "similar" and candidates:
@@ -67,21 +71,30 @@ def references(
             tail = "/".join(Path(sample.image).parts[-3:])
             paths = random.Random(f"{seed}/{sample.category}/{tail}").sample(paths, len(paths))
         others = (path for path in paths if not filecmp.cmp(path, sample.image, shallow=False))
-        if path := next(others, None):
-            chosen[sample.image] = path
-    if without := [sample for sample in samples if sample.image not in chosen]:
+        chosen[sample.image] = list(islice(others, shots))
+    enough = {sample.image: 1 if sample.image in named else shots for sample in samples}
+    if without := [sample for sample in samples if len(chosen[sample.image]) < enough[sample.image]]:
         there = f"only of {', '.join(sorted(normal))}" if normal else "none at all"
+        lacking = "no reference" if shots == 1 else f"fewer than {shots} references"
         raise UserError(
-            f"One-shot is not possible: {len(without)} of {len(samples)} pictures have no reference, their categories "
-            f"are {', '.join(_by_category(without))}. An index names none for them, and of normal training pictures "
-            f"there are {there}: name a folder with theirs, or ask without references."
+            f"Asking with references is not possible: {len(without)} of {len(samples)} pictures have {lacking}, their "
+            f"categories are {', '.join(_by_category(without))}. The data set names none for them and has too few good "
+            f"test pictures, and of normal training pictures there are {there}: name a folder with theirs, or ask "
+            "without references."
         )
     return chosen
 
 
-def require_references(samples: Iterable[Sample], given: Mapping[str, Path]) -> None:
+def lending(samples: Iterable[Sample], given: Mapping[str, Sequence[Path]]) -> list[str]:
+    """The categories of samples whose references are themselves among the samples."""
+    samples = list(samples)
+    asked = {sample.image for sample in samples}
+    return list(_by_category(sample for sample in samples if not asked.isdisjoint(map(str, given[sample.image]))))
+
+
+def require_references(samples: Iterable[Sample], given: Mapping[str, Sequence[Path]]) -> None:
     """Raise UserError if a sample has none: it must not be asked zero-shot among one-shot ones."""
-    if without := [sample.image for sample in samples if sample.image not in given]:
+    if without := [sample.image for sample in samples if not given.get(sample.image)]:
         raise UserError(f"{len(without)} pictures have no reference, the first is {without[0]}: give each one or none.")
 
 

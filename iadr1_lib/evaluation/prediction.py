@@ -19,6 +19,7 @@ from transformers import PreTrainedModel, ProcessorMixin
 
 from iadr1_lib.answer import GRID
 from iadr1_lib.data import labelled, open_image, to_rgb
+from iadr1_lib.errors import UserError
 from iadr1_lib.evaluation.one_shot import require_references
 from iadr1_lib.evaluation.prediction_file import finished_images, prediction_row
 from iadr1_lib.evaluation.protocols import COURSE, Protocol, prompt_messages, usual_length
@@ -216,7 +217,7 @@ def predict(
     seed: int = 0,
     answer_only: bool = False,
     quiet: bool = False,
-    references: Mapping[str, Path] | None = None,
+    references: Mapping[str, Sequence[Path]] | None = None,
 ) -> Path:
     """Answer every sample and append to `out` (predictions.jsonl); images already there are not asked again.
 
@@ -229,13 +230,15 @@ def predict(
             inside a batch samples the rest of it anew.
         max_new_tokens: None means `longest_answer`; of answers that it cuts the rows have it as `cut`.
         answer_only: generate nothing (see `answer_only`).
-        references: image -> a normal picture, which is then shown before the image, and is the row's `reference`.
+        references: image -> one normal picture, which is then shown before the image, and is the row's `reference`.
 
     Raises:
-        UserError: there is no model, a picture cannot be read, or a sample has no reference.
+        UserError: there is no model, a picture cannot be read, or a sample has no reference, or more than one.
     """
     if references is not None:
         require_references(samples, references)
+        if several := [sample.image for sample in samples if len(references[sample.image]) > 1]:
+            raise UserError(f"{several[0]} has more than one reference, and a question shows one: give one to each.")
     require_weights(model_dir)
     asked = protocol if isinstance(protocol, Protocol) else None
     question = asked or prompt
@@ -255,7 +258,7 @@ def predict(
     model, processor = load_model(model_dir)
 
     def pictures(sample: Sample) -> list[Image.Image]:
-        before = [open_image(references[sample.image])] if references else []
+        before = [open_image(path) for path in references[sample.image]] if references else []
         shown = [*before, open_image(sample.image)]
         if asked and asked.max_side:
             for picture in shown:
@@ -267,7 +270,7 @@ def predict(
         answers = ask(model, processor, images, question, length, seed, answer_only)
         for sample, answer in zip(batch, answers, strict=True):
             row = prediction_row(sample, answer.raw, answer.p_yes, origin, cut=answer.cut and length)
-            journal.append(row | ({"reference": str(references[sample.image])} if references else {}))
+            journal.append(row | ({"reference": str(references[sample.image][0])} if references else {}))
         answered += len(batch)
         if not quiet and (number % 5 == 4 or answered == count):
             rate = answered / (time.time() - start)

@@ -92,7 +92,7 @@ def finished_images(
     samples: Sequence[Sample],
     out: Path,
     origin: dict[str, Any],
-    references: Mapping[str, Path] | None = None,
+    references: Mapping[str, Sequence[Path]] | None = None,
     longest: int = 0,
 ) -> set[str]:
     """Which of the samples' images are already answered in `out`, of which only these answers are kept.
@@ -109,7 +109,8 @@ def finished_images(
     for number, row in rows:
         if not isinstance(row, dict) or not isinstance(row.get("image"), str):
             raise UserError(f"{out}, line {number} is no prediction: delete the line and run again; the rest is kept")
-        image, reference = row["image"], (references or {}).get(row["image"])
+        image = row["image"]
+        reference = next(iter((references or {}).get(image, [])), None)
         if (
             image in wanted
             and wanted[image].items() <= row.items()
