@@ -35,10 +35,10 @@ _MEANS = {
     "understanding",
 }
 _SHOWN = 5  # pairs that a report names
-_NORMAL_NEEDED = 5  # normal pictures of a category below which the detector calls nothing defective
+NORMAL_NEEDED = 5  # normal pictures of a category below which the detector calls nothing defective
 _SIDE = 96  # pixels; the detector reduces every picture to this
 _PATCH = 12  # pixels, so 8 × 8 patches
-_FALSE_ALARMS = 10  # percent of normal pictures that the detector may reject
+FALSE_ALARMS = 10  # percent of normal pictures that the detector may reject
 _FOLDS = 5
 
 
@@ -53,7 +53,7 @@ def baselines(samples: Sequence[Sample], train: Sequence[Sample] = (), seed: int
     table["baseline"] = table["metric"] = table["metric"].str.removesuffix("/balanced_accuracy")
     normal = [Counter((s.benchmark, s.category) for s in some if s.label == "no") for some in (train, samples)]
     kinds = {(sample.benchmark, sample.category) for sample in samples}
-    taught = {kind[0] for kind in kinds if (normal[0][kind] or normal[1][kind]) >= _NORMAL_NEEDED}
+    taught = {kind[0] for kind in kinds if (normal[0][kind] or normal[1][kind]) >= NORMAL_NEEDED}
     untaught = (table["baseline"] == "classical_detector") & ~table["benchmark"].isin(taught)
     table.loc[untaught, ["value", "low", "high"]] = np.nan
     return table
@@ -175,7 +175,7 @@ def _detect(
         normal = train.index[(train["benchmark"] == benchmark) & (train["category"] == category)]
         own = group.index[group["label"] == "no"]
         reference = train_patches[normal] if len(normal) else patches[own]
-        if len(reference) < _NORMAL_NEEDED:
+        if len(reference) < NORMAL_NEEDED:
             continue
         held_out = np.empty(len(reference))
         for kept, held in KFold(_FOLDS).split(reference):
@@ -183,7 +183,7 @@ def _detect(
         scores = pd.Series(_oddness(reference, patches[group.index]), index=group.index)
         if not len(normal):
             scores[own] = held_out
-        called[group.index] = scores > np.percentile(held_out, 100 - _FALSE_ALARMS)
+        called[group.index] = scores > np.percentile(held_out, 100 - FALSE_ALARMS)
     return called
 
 
