@@ -403,7 +403,7 @@ def _orthogonal(matrix: torch.Tensor, steps: int = 5) -> torch.Tensor:
     return x if wide else x.T
 
 
-class _Optimiser:
+class Optimiser:
     """Muon for the matrices of the layers, AdamW for the rest, both under a one-cycle schedule, gradients clipped."""
 
     def __init__(self, parts: Iterable[nn.Module], rate: float, adam_rate: float, steps: int) -> None:
@@ -447,7 +447,7 @@ def learn_to_see(model: LlavaForConditionalGeneration, settings: BaseSettings, s
     weight[0] = 0.3  # most patches are plain
     scenes = _draw_scenes(settings, MANY, seed)
     _start_tower(tower, scenes[:400])
-    optimiser = _Optimiser([tower, head], settings.seeing_rate, settings.adam_rate, settings.seeing_steps)
+    optimiser = Optimiser([tower, head], settings.seeing_rate, settings.adam_rate, settings.seeing_steps)
     rng, start = np.random.default_rng(seed), time.time()
     for step in range(settings.seeing_steps):
         batch = [scenes[i] for i in rng.integers(0, len(scenes), settings.batch)]
@@ -462,44 +462,57 @@ def learn_to_see(model: LlavaForConditionalGeneration, settings: BaseSettings, s
         if step % 50 == 49:
             there = labels > 0
             hit = (marks.argmax(-1) == labels)[there].float().mean().item()
-            _note(log, "seeing", step + 1, start, loss=loss.item(), marked_patches_named=hit)
+            note(log, "seeing", step + 1, start, loss=loss.item(), marked_patches_named=hit)
 
 
-def _packed(
-    scenes: list[Scene], processor: LlavaProcessor, questions: int, rng: random.Random
+def packed(
+    rows: list[tuple[int, list[tuple[str, str]]]], processor: LlavaProcessor, picture_tokens: int
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Rows of picture and questions: ids, labels, positions (batch, length) and the mask (batch, 1, length, length).
+    """Rows of pictures and questions: ids, labels, positions (batch, length) and the mask (batch, 1, length, length).
 
-    A question with its answer attends to the picture in front and to itself only, at the positions it would have alone.
+    A row has its number of pictures and its questions with answers. A question with its answer attends to the pictures
+    in front and to itself only, at the positions it would have alone.
     """
     tokenizer = processor.tokenizer
-    prefix = tokenizer(USER + "<image>" * PATCHES**2 + "\n", add_special_tokens=False).input_ids
-    rows = []
-    for scene in scenes:
-        ids, labels, positions, segment = (
-            list(prefix),
-            [-100] * len(prefix),
-            list(range(len(prefix))),
-            [0] * len(prefix),
-        )
-        for number, (question, answer) in enumerate(talk(scene, questions, rng), start=1):
+    packed_rows = []
+    for pictures, pairs in rows:
+        marks = ("<image>" * picture_tokens + "\n") * pictures
+        ids = tokenizer(USER + marks, add_special_tokens=False).input_ids
+        start = len(ids)
+        labels, positions, segment = [-100] * start, list(range(start)), [0] * start
+        for number, (question, answer) in enumerate(pairs, start=1):
             question_ids = tokenizer(question + END + ASSISTANT, add_special_tokens=False).input_ids
             answer_ids = tokenizer(answer + END, add_special_tokens=False).input_ids
             length = len(question_ids) + len(answer_ids)
             ids += question_ids + answer_ids
             labels += [-100] * len(question_ids) + answer_ids
-            positions += range(len(prefix), len(prefix) + length)
+            positions += range(start, start + length)
             segment += [number] * length
-        rows.append((ids, labels, positions, segment))
-    length = max(len(r[0]) for r in rows)
+        packed_rows.append((ids, labels, positions, segment))
+    length = max(len(r[0]) for r in packed_rows)
     fill = (tokenizer.pad_token_id, -100, 0, -1)
     token_ids, targets, places, segments = (
-        torch.tensor([r[k] + [fill[k]] * (length - len(r[k])) for r in rows]) for k in range(4)
+        torch.tensor([r[k] + [fill[k]] * (length - len(r[k])) for r in packed_rows]) for k in range(4)
     )
     same = (segments[:, :, None] == segments[:, None, :]) | (segments[:, None, :] == 0)
     allowed = same & torch.ones(length, length, dtype=torch.bool).tril()
     mask = torch.zeros(allowed.shape).masked_fill(~allowed, torch.finfo(torch.float32).min)[:, None]
     return token_ids, targets, places, mask
+
+
+def answer_loss(
+    model: LlavaForConditionalGeneration, batch: tuple[torch.Tensor, ...], pictures: torch.Tensor
+) -> tuple[torch.Tensor, float]:
+    """Loss on a `packed` batch's answers, and the share of their tokens that are named right; `pictures` come from
+    the projector, in the order of their marks."""
+    ids, labels, positions, mask = batch
+    embedded = model.get_input_embeddings()(ids)
+    embedded = embedded.masked_scatter((ids == model.config.image_token_id)[..., None], pictures)
+    out = model.model.language_model(inputs_embeds=embedded, attention_mask=mask, position_ids=positions)
+    target = labels[:, 1:]
+    logits = model.lm_head(out.last_hidden_state[:, :-1][target >= 0])
+    loss = nn.functional.cross_entropy(logits, target[target >= 0])
+    return loss, (logits.argmax(-1) == target[target >= 0]).float().mean().item()
 
 
 def learn_to_talk(
@@ -515,24 +528,20 @@ def learn_to_talk(
     """
     rng, scenes, start = random.Random(seed), _draw_scenes(settings, FEW, seed), time.time()
     seen = _look_at(model, scenes)
-    language = model.model.language_model
-    optimiser = _Optimiser(
-        [language, model.model.multi_modal_projector], settings.talking_rate, settings.adam_rate, settings.talking_steps
+    optimiser = Optimiser(
+        [model.model.language_model, model.model.multi_modal_projector],
+        settings.talking_rate,
+        settings.adam_rate,
+        settings.talking_steps,
     )
     for step in range(settings.talking_steps):
         chosen = rng.sample(range(len(scenes)), settings.batch)
-        ids, labels, positions, mask = _packed([scenes[i] for i in chosen], processor, settings.questions, rng)
-        embedded = model.get_input_embeddings()(ids)
-        pictures = model.model.multi_modal_projector(seen[chosen])
-        embedded = embedded.masked_scatter((ids == model.config.image_token_id)[..., None], pictures)
-        out = language(inputs_embeds=embedded, attention_mask=mask, position_ids=positions)
-        target = labels[:, 1:]
-        logits = model.lm_head(out.last_hidden_state[:, :-1][target >= 0])
-        loss = nn.functional.cross_entropy(logits, target[target >= 0])
+        rows = [(1, talk(scenes[i], settings.questions, rng)) for i in chosen]
+        batch = packed(rows, processor, PATCHES**2)
+        loss, hit = answer_loss(model, batch, model.model.multi_modal_projector(seen[chosen]))
         optimiser.step(loss)
         if step % 50 == 49:
-            hit = (logits.argmax(-1) == target[target >= 0]).float().mean().item()
-            _note(log, "talking", step + 1, start, loss=loss.item(), answer_tokens_right=hit)
+            note(log, "talking", step + 1, start, loss=loss.item(), answer_tokens_right=hit)
 
 
 @torch.no_grad()
@@ -543,7 +552,7 @@ def _look_at(model: LlavaForConditionalGeneration, scenes: list[Scene]) -> torch
     return torch.cat([tower(_pixels(part), output_hidden_states=True).hidden_states[layer] for part in parts])
 
 
-def _note(log: Log, lesson: str, step: int, start: float, **values: float) -> None:
+def note(log: Log, lesson: str, step: int, start: float, **values: float) -> None:
     row = {"lesson": lesson, "step": step, "seconds": round(time.time() - start, 1)}
     row |= {k: round(v, 4) for k, v in values.items()}
     log.append(row)
@@ -554,23 +563,30 @@ def build_base(out: Path, seed: int = 0, settings: BaseSettings | None = None) -
     """Make the base weights from nothing and write them, with seed, settings, time and log, to `out`."""
     settings = settings or BaseSettings()
     torch.manual_seed(seed)
-    start, log = time.time(), Log()
+    start, log = time.time(), []
     processor = build_processor(build_tokenizer(tokenizer_corpus(seed), settings.vocabulary))
     model = build_mini(processor.tokenizer).train()
     learn_to_see(model, settings, seed, log)
     learn_to_talk(model, processor, settings, seed + 1, log)
+    facts = {"seed": seed, "seconds": round(time.time() - start), "settings": asdict(settings)}
+    return save_base(out, model, processor, log, facts)
+
+
+def save_base(
+    out: Path, model: LlavaForConditionalGeneration, processor: LlavaProcessor, log: Log, facts: dict[str, Any]
+) -> Path:
+    """Write the weights in half precision, the processor, the log, `facts` as build.json, and checksums."""
     model.eval().half().save_pretrained(out)
     processor.save_pretrained(out)
     config = json.loads((out / "config.json").read_text())
     for part in (config, config["text_config"], config["vision_config"]):
         part["dtype"] = "float32"  # what the float16 weights are loaded as
     (out / "config.json").write_text(json.dumps(config, indent=2))
-    keys = ["lesson", "step", "seconds", "loss", "marked_patches_named", "answer_tokens_right"]
+    keys = list(dict.fromkeys(key for row in log for key in row))
     with (out / "log.csv").open("w", newline="") as file:
         writer = csv.DictWriter(file, keys, lineterminator="\n")
         writer.writeheader()
         writer.writerows(log)
-    facts = {"seed": seed, "seconds": round(time.time() - start), "settings": asdict(settings)}
     write_json(out / "build.json", facts)
     sums = [
         f"{hashlib.sha256((out / name).read_bytes()).hexdigest()}  {name}\n"

@@ -11,7 +11,7 @@ from typing import Any
 
 import typer
 
-from iadr1_lib.cli import course, evaluation, expert_ad, gpu
+from iadr1_lib.cli import course, evaluation, expert_ad, gpu, inspection
 from iadr1_lib.errors import UserError, WrongUse
 from iadr1_lib.files import raise_if_full
 
@@ -56,7 +56,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="IAD-R1 on your own machine: run the course, train a stage, judge pictures.",
 )
-for group in (course, expert_ad, evaluation, gpu):
+for group in (course, expert_ad, evaluation, inspection, gpu):
     app.add_typer(group.commands)
 
 

@@ -1,4 +1,4 @@
-"""Commands that judge pictures and score answers: evaluate, sanity, score, inspect."""
+"""Commands that score a model on data sets: evaluate, sanity, score."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from iadr1_lib.cli.options import (
     LayoutOption,
     MetricsOption,
     Prompt,
-    PromptOption,
     RootOption,
     SeedOption,
+    model_path,
     option_groups,
     print_table,
     require_metrics_file,
@@ -31,15 +31,12 @@ from iadr1_lib.runs import Run, stamp
 
 if TYPE_CHECKING:
     import pandas as pd
-    from PIL import Image
 
-    from iadr1_lib.answer import Answer
     from iadr1_lib.data import Table
     from iadr1_lib.evaluation import Protocol
     from iadr1_lib.records import Sample
 
 REPORTED = ("balanced_accuracy", "accuracy_normal", "accuracy_defective", "share_unparsed", "location", "type")
-AT_ONCE = 32  # pictures that `inspect` opens and asks about together
 commands = typer.Typer()
 
 
@@ -94,9 +91,11 @@ class AskingOptions:
 class ReferenceOptions:
     """Whether a normal picture stands before the one in question, and which."""
 
-    shots: Annotated[int, typer.Option(min=0, max=1, help="1: a normal reference before each picture.")] = 0
-    reference_kind: Annotated[Literal["similar", "random"], typer.Option(help="For --shots 1.")] = "similar"
-    train: Annotated[Path | None, typer.Option(help="For --shots 1: where normal training pictures lie.")] = None
+    shots: Annotated[
+        int, typer.Option(min=0, max=4, help="1: a normal reference before each picture; photo compares with up to 4.")
+    ] = 0
+    reference_kind: Annotated[Literal["similar", "random"], typer.Option(help="For --shots.")] = "similar"
+    train: Annotated[Path | None, typer.Option(help="For --shots: where normal training pictures lie.")] = None
 
 
 @commands.command()
@@ -105,7 +104,7 @@ def evaluate(
     model: Annotated[
         str,  # a path would lose a slash of an address
         typer.Option(
-            help="Model folder, or a model behind an API: gpt-4.1, claude-sonnet-4, openai:NAME@http://host/v1."
+            help="Model folder, photo (which ships), or a model behind an API: gpt-4.1, claude-sonnet-4, openai:NAME@http://host/v1."
         ),
     ],
     source: DataOptions,
@@ -123,11 +122,12 @@ def evaluate(
     from iadr1_lib.evaluation import COURSE, PARSERS, metric_rows, protocols, read_predictions, score
     from iadr1_lib.remote import Remote, endpoint_named, predict_remote
 
+    model = str(model_path(model))
     place = source.place  # raises where nothing is to be asked about
     limit = {"max_tokens": how.max_new_tokens} if how.max_new_tokens else {}
     endpoint = endpoint_named(model, **limit, **api.endpoint())
     if endpoint and (how.protocol or how.answer_only or profile_speed or reference.shots):
-        folders_only = "--protocol, --answer-only, --profile-speed and --shots 1"
+        folders_only = "--protocol, --answer-only, --profile-speed and --shots"
         raise WrongUse(f"{folders_only} are for model folders, not for models behind an API")
     protocol = None
     if not endpoint:
@@ -198,7 +198,9 @@ def _references(samples: list[Sample], table: Table, reference: ReferenceOptions
 
     pool = [*table, *(_load(reference.train) if reference.train else [])]
     share_depth(sample.image for sample in pool)
-    chosen = references(samples, pool, kind=reference.reference_kind, seed=seed, templates=table.templates)
+    chosen = references(
+        samples, pool, kind=reference.reference_kind, seed=seed, templates=table.templates, shots=reference.shots
+    )
     if categories := lending(samples, chosen):
         print(
             f"{', '.join(categories)}: no train/good pictures there, so the good test pictures of a category serve as "
@@ -371,59 +373,3 @@ def score(
         digest = hashlib.sha256(predictions.read_bytes()).hexdigest()
         settings = {"predictions": str(predictions), "sha256": digest, "parser": parser, "protocol": protocol}
         print(f"metrics in {write_json(out, {'rows': rows, 'provenance': stamp(settings, seed, [])})}")
-
-
-@commands.command()
-def inspect(
-    images: Annotated[list[Path], typer.Argument(help="Pictures of any size and mode.")],
-    model: Annotated[Path, typer.Option(help="Model folder, such as runs/mini-s0/sc_grpo/model.")],
-    save_marked: Annotated[Path | None, typer.Option(help="Folder for copies with the cell marked.")] = None,
-    prompt: PromptOption = "bare",
-) -> None:
-    """Ask the model about pictures: prints answer, type, location and reasoning."""
-    from iadr1_lib.answer import parse_answer
-    from iadr1_lib.data import open_image, share_depth
-    from iadr1_lib.evaluation import prediction
-
-    if save_marked:
-        save_marked.mkdir(parents=True, exist_ok=True)
-    ask, grid = prediction.answerer(model, prompt), prediction.grid_of(model)
-    share_depth(images)
-    faults = []
-    for start in range(0, len(images), AT_ONCE):
-        shown = []
-        for path in images[start : start + AT_ONCE]:
-            try:
-                shown.append((path, open_image(path)))
-            except UserError as error:
-                faults.append(str(error))
-        answers = ask([picture for _, picture in shown]) if shown else []
-        for (path, picture), (text, _, cut) in zip(shown, answers, strict=True):
-            answer = parse_answer(text)
-            print(f"{path} ({picture.width} x {picture.height})")
-            for name, value in (
-                ("answer", answer.answer or f"none that can be read; the model wrote: {text.strip()!r}"),
-                ("type", answer.type),
-                ("location", answer.location),
-                ("reasoning", answer.reasoning),
-            ):
-                print(f"  {name:<10}{value or '-'}")
-            if cut:
-                print("  the answer reached the limit of length and was cut there")
-            if save_marked:
-                print(f"  {'marked':<10}{_save_marked(save_marked, path, picture, answer, grid)}")
-    if faults:
-        raise UserError(f"{len(faults)} of {len(images)} pictures could not be judged. {' '.join(faults)}")
-
-
-def _save_marked(folder: Path, path: Path, picture: Image.Image, answer: Answer, grid: int) -> Path:
-    from iadr1_lib.answer import cell_of_words
-    from iadr1_lib.reporting import mark_cell
-
-    cell = cell_of_words(answer.location or "", grid)
-    words = [word for word in (answer.answer, answer.type, answer.location) if word]
-    place = path.resolve()
-    digest = hashlib.sha256(str(place).encode()).hexdigest()[:8]  # many pictures are called good/000.png
-    target = folder / f"{place.parent.name}_{place.stem}_{digest}_marked.png"
-    mark_cell(picture, cell, ", ".join(words) or "no answer", grid=grid).save(target)
-    return target

@@ -36,7 +36,16 @@ from iadr1_lib.expert_ad import UNUSABLE, draw_sets
 from iadr1_lib.files import Journal, json_lines, read_object, write_json, write_text
 from iadr1_lib.records import Sample
 from iadr1_lib.runs import Run, commit, data_hash
-from iadr1_lib.world import Family, dev_families, test_families, train_families, write_references, write_world
+from iadr1_lib.world import (
+    Family,
+    dev_families,
+    kinds,
+    test_families,
+    train_families,
+    write_photographs,
+    write_references,
+    write_world,
+)
 
 WORD = "mini"  # what `iadr1 evaluate --data` takes for the six mini benchmarks
 PARTS = ("pa_sft", "sc_grpo", "dev", "test")
@@ -49,7 +58,8 @@ SOURCE = "source"  # the folder of a run that holds the parts of the user's data
 class WorldSettings:
     """Numbers of families and pictures of the mini world. `test_images` is per benchmark.
 
-    Test and dev pictures are the same for every run seed; training pictures are drawn with the run's seed.
+    Test and dev pictures are the same for every run seed; training pictures are drawn with the run's seed. With
+    `textures`, a folder of photographed ones, training and dev pictures are made of these (`world.photographs`).
     """
 
     pa_sft_families: int
@@ -59,6 +69,7 @@ class WorldSettings:
     dev_images: int
     test_images: int
     fixed_seed: int
+    textures: str | None = None
 
 
 @dataclass(frozen=True)
@@ -96,8 +107,19 @@ def training_samples(run: Run, part: str) -> list[Sample]:
     """Samples of `part`: "pa_sft", "sc_grpo" or "dev"; normal and defective in turn, as far as there are both."""
     if run.source != "world":
         return _read_part(run, part)
-    root = run.require(run.path("world", part), "02_data")
-    return sorted(load_mvtec(root, benchmark=part), key=lambda s: Path(s.image).name)
+    pictures = [sample for sample in _world_table(run, part) if sample.split == "test"]
+    return sorted(pictures, key=lambda s: Path(s.image).name)
+
+
+def reference_pool(run: Run, part: str) -> list[Sample]:
+    """Normal pictures that may stand before those of `part` as references: kept for that, or else the part's own."""
+    if run.source != "world":
+        return [sample for sample in _read_part(run, part) if sample.label == "no"]
+    return [sample for sample in _world_table(run, part) if sample.label == "no"]
+
+
+def _world_table(run: Run, part: str) -> Table:
+    return load_mvtec(run.require(run.path("world", part), "02_data"), benchmark=part)
 
 
 def benchmark_samples(run: Run, why: str) -> list[Sample]:
@@ -127,10 +149,23 @@ def training_families(run: Run) -> tuple[list[Family], list[Family]]:
 def draw_training_world(run: Run) -> None:
     """Draw the pictures of Expert-AD (PA-SFT and SC-GRPO, families apart) and of the dev set."""
     world = world_settings(run)
+    if world.textures:
+        _photograph_training_world(run, world, Path(world.textures))
+        return
     first, second = training_families(run)
     write_world(run.path("world", "pa_sft"), first, world.pa_sft_images, seed=100 + 2 * run.seed)
     write_world(run.path("world", "sc_grpo"), second, world.sc_grpo_images, seed=101 + 2 * run.seed)
     write_world(run.path("world", "dev"), dev_families(), world.dev_images, world.fixed_seed)
+
+
+def _photograph_training_world(run: Run, world: WorldSettings, textures: Path) -> None:
+    """Pictures made of photographed textures, each kind with references of its own; no texture is in two parts."""
+    first, images = run.seed * 10_000, {"pa_sft": world.pa_sft_images, "sc_grpo": world.sc_grpo_images}
+    families = {"pa_sft": world.pa_sft_families, "sc_grpo": world.sc_grpo_families}
+    for part, count in images.items():
+        products = kinds(textures, part, families[part], first)
+        write_photographs(run.path("world", part), products, count, seed=100 + 2 * run.seed)
+    write_photographs(run.path("world", "dev"), kinds(textures, "dev", 60), world.dev_images, world.fixed_seed)
 
 
 def _drawn_benchmarks(run: Run) -> list[Sample]:

@@ -7,6 +7,7 @@ imported where a step needs them.
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from iadr1_lib.answer import GRID
+from iadr1_lib.course import sources
 from iadr1_lib.course.sources import SOURCE, HubSettings, SourceSettings, WorldSettings, training_samples
 from iadr1_lib.data import labelled, open_image, released_records
 from iadr1_lib.errors import UserError
@@ -34,13 +36,18 @@ _MAKER = {"pa_sft": "04_pa_sft", "sc_grpo": "07_sc_grpo", "control": "07_sc_grpo
 
 @dataclass(frozen=True)
 class EvaluationSettings:
-    """How answers are asked for and read. `dev_check_images`: dev pictures of a check while a stage trains."""
+    """How answers are asked for and read.
+
+    `dev_check_images`: dev pictures of a check while a stage trains; `dev_check_one_shot`: the share of them that are
+    asked about with a reference.
+    """
 
     batch: int
     max_new_tokens: int
     parser: str
     base_prompt: str
     dev_check_images: int
+    dev_check_one_shot: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -52,6 +59,18 @@ class AttackSettings:
     max_steps: int
     num_generations: int
     per_device_train_batch_size: int
+
+
+@dataclass(frozen=True)
+class ExpertAdSettings:
+    """What differs from the paper's records.
+
+    `one_shot_share`: share of the records of each stage that show a normal picture of the category first.
+    `answer_only_share`: share of PA-SFT's records without reasoning.
+    """
+
+    one_shot_share: float = 0.0
+    answer_only_share: float = 0.0
 
 
 def evaluation_settings(run: Run) -> EvaluationSettings:
@@ -71,6 +90,7 @@ def check_settings(run: Run) -> None:
     classes: dict[str, type] = {"model": ModelSettings, "engine": EngineSettings, "evaluation": EvaluationSettings}
     classes |= {"pa_sft": PaSftSettings, "sc_grpo": ScGrpoSettings, "control": PaSftSettings}
     classes |= {"world": WorldSettings, SOURCE: SourceSettings, "data": HubSettings, "attack": AttackSettings}
+    classes |= {"expert_ad": ExpertAdSettings}
     for section, settings in classes.items():
         if section in run.profile.sections:
             launch.require_reporter(getattr(run.profile.settings(section, settings), "report_to", "none"))
@@ -100,7 +120,26 @@ def build_expert_ad(run: Run) -> Path:
     build.export(built, [labelled(sample) for sample in grpo_samples], folder, seed=run.seed)
     control = write_records(run, grpo_samples)
     write_json(folder / "control.json", [pa_sft_row(record) for record in control.records])
+    if "expert_ad" in run.profile.sections:
+        shares = run.profile.settings("expert_ad", ExpertAdSettings)
+        for name, part in (("pa_sft", "pa_sft"), ("sc_grpo", "sc_grpo"), ("control", "sc_grpo")):
+            rows = read_rows(folder / f"{name}.json")
+            rows = build.some_one_shot(rows, _references(run, part), shares.one_shot_share, run.seed)
+            if name != "sc_grpo":
+                rows = build.some_answer_only(rows, shares.answer_only_share, run.seed)
+            write_json(folder / f"{name}.json", rows)
     return folder
+
+
+def _references(run: Run, part: str) -> dict[str, str]:
+    """Image -> a normal picture of its category, absolute paths; without those whose category has no other one."""
+    from iadr1_lib.evaluation import references
+
+    pool = sources.reference_pool(run, part)
+    good = Counter(sample.category for sample in pool)
+    samples = [sample for sample in training_samples(run, part) if good[sample.category] > (sample in pool)]
+    chosen = references(samples, pool, kind="random", seed=run.seed)
+    return {str(Path(image).absolute()): str(paths[0].absolute()) for image, paths in chosen.items()}
 
 
 def _released_expert_ad(run: Run, folder: Path) -> Path:
@@ -155,7 +194,12 @@ def dev_check(run: Run, count: int | None = None, max_new_tokens: int | None = N
     evaluation = evaluation_settings(run)
     longest = max_new_tokens or evaluation.max_new_tokens
     samples = training_samples(run, "dev")[: count or evaluation.dev_check_images]
+    share = evaluation.dev_check_one_shot
+    shown = _references(run, "dev") if share else {}
     images = [[open_image(sample.image)] for sample in samples]
+    for place, sample in enumerate(samples[: round(share * len(samples))]):
+        if reference := shown.get(str(Path(sample.image).absolute())):
+            images[place] = [open_image(reference), *images[place]]
 
     def score(model: Any, processor: Any) -> float:
         answers: list[str | None] = []

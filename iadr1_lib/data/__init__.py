@@ -15,7 +15,7 @@ from iadr1_lib.data.checks import (
     without_place,
 )
 from iadr1_lib.data.duplicates import THRESHOLD, likeness, near_duplicates
-from iadr1_lib.data.folders import says
+from iadr1_lib.data.folders import list_pictures, says
 from iadr1_lib.data.hub import (
     BENCHMARKS,
     EXPERT_AD,

@@ -24,7 +24,7 @@ from iadr1_lib.evaluation.one_shot import require_references
 from iadr1_lib.evaluation.prediction_file import finished_images, prediction_row
 from iadr1_lib.evaluation.protocols import COURSE, Protocol, prompt_messages, usual_length
 from iadr1_lib.files import Journal
-from iadr1_lib.models import load_model, model_config, require_weights
+from iadr1_lib.models import ComparisonConfig, load_model, model_config, require_weights, with_references
 from iadr1_lib.records import Sample
 from iadr1_lib.training import stage_note
 
@@ -230,15 +230,17 @@ def predict(
             inside a batch samples the rest of it anew.
         max_new_tokens: None means `longest_answer`; of answers that it cuts the rows have it as `cut`.
         answer_only: generate nothing (see `answer_only`).
-        references: image -> one normal picture, which is then shown before the image, and is the row's `reference`.
+        references: image -> normal pictures; the first is then shown before the image, and is the row's `reference`.
 
     Raises:
-        UserError: there is no model, a picture cannot be read, or a sample has no reference, or more than one.
+        UserError: there is no model, a picture cannot be read, a sample has no reference, or more than the model compares with.
     """
     if references is not None:
         require_references(samples, references)
-        if several := [sample.image for sample in samples if len(references[sample.image]) > 1]:
-            raise UserError(f"{several[0]} has more than one reference, and a question shows one: give one to each.")
+        if max(map(len, references.values()), default=0) > 1 and not compares_with_several(model_dir):
+            raise UserError(
+                f"{model_dir} can be shown one reference, not several: give one to each picture (--shots 1)"
+            )
     require_weights(model_dir)
     asked = protocol if isinstance(protocol, Protocol) else None
     question = asked or prompt
@@ -259,7 +261,7 @@ def predict(
 
     def pictures(sample: Sample) -> list[Image.Image]:
         before = [open_image(path) for path in references[sample.image]] if references else []
-        shown = [*before, open_image(sample.image)]
+        shown = compared_with(open_image(sample.image), before)
         if asked and asked.max_side:
             for picture in shown:
                 picture.thumbnail((asked.max_side, asked.max_side))
@@ -276,6 +278,17 @@ def predict(
             rate = answered / (time.time() - start)
             print(f"answered {answered + len(done)} of {len(samples)} images, {rate:.0f} a second", flush=True)
     return out
+
+
+def compared_with(picture: Image.Image, references: Sequence[Image.Image]) -> list[Image.Image]:
+    """The pictures of one question: the first reference is shown, the others are only compared with."""
+    return [*references[:1], with_references(picture, references[1:]) if references[1:] else picture]
+
+
+def compares_with_several(model_dir: Path | str) -> bool:
+    """Whether a model can compare a picture with more references than it is shown (`models.comparison`)."""
+    vision = model_config(model_dir).get("vision_config")
+    return isinstance(vision, dict) and vision.get("model_type") == ComparisonConfig.model_type
 
 
 def model_name(model_dir: Path | str) -> str:

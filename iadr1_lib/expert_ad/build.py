@@ -31,7 +31,17 @@ from iadr1_lib.expert_ad.facts import facts_of
 from iadr1_lib.expert_ad.teachers import Budget, Task, Teacher
 from iadr1_lib.expert_ad.verification import NEAR_DUPLICATE, RULES, Verifier
 from iadr1_lib.files import Journal, json_lines, write_json, write_text
-from iadr1_lib.records import Record, Sample, answer_only, one_shot_row, pa_sft_row, sc_grpo_row
+from iadr1_lib.records import (
+    IMAGE_MARK,
+    KEYS,
+    Record,
+    Sample,
+    answer_only,
+    one_shot_row,
+    pa_sft_row,
+    sc_grpo_row,
+    stage_of,
+)
 
 PAPER_SIZES = (2900, 3000)  # PA-SFT with reasoning, SC-GRPO without (paper, section "Expert-AD")
 SHARES = (20, 40, 60, 80)  # percent of PA-SFT's records in the subsets (released code)
@@ -401,6 +411,40 @@ def one_shot_rows(records: Sequence[Record], seed: int, spare: Sequence[Sample] 
         if others := [image for image in unused[kind] or own[kind] if image != record.image]:
             rows.append(one_shot_row(record, rng.choice(others)))
     return rows
+
+
+def some_one_shot(
+    rows: Sequence[dict[str, Any]], references: Mapping[str, str], share: float, seed: int
+) -> list[dict[str, Any]]:
+    """Rows of either stage, a random `share` of them with a reference before the picture.
+
+    `references` says which, image -> reference, paths as in the rows; rows of other pictures stay as they are.
+    """
+    rng, shown = random.Random(seed), []
+    for row in rows:
+        key = KEYS[stage_of(row) or "pa_sft"][0]
+        reference = references.get(row[key])
+        if rng.random() >= share or reference is None:
+            shown.append(row)
+            continue
+        shown.append(row | {key: [reference, row[key]]})
+        if "messages" in row:
+            question, *rest = row["messages"]
+            shown[-1]["messages"] = [question | {"content": f"{IMAGE_MARK}\n{question['content']}"}, *rest]
+    return shown
+
+
+def some_answer_only(rows: Sequence[dict[str, Any]], share: float, seed: int) -> list[dict[str, Any]]:
+    """Rows of PA-SFT, a random `share` of them without reasoning: so that P(Yes) can be read off a model that is kept
+    from reasoning (`evaluation.prediction.answer_only`)."""
+    rng, shown = random.Random(seed + 1), []
+    for row in rows:
+        *question, answer = row["messages"]
+        if rng.random() < share:
+            tags = answer["content"].partition("</think>")[2]
+            row = row | {"messages": [*question, answer | {"content": f"<think></think>{tags}"}]}
+        shown.append(row)
+    return shown
 
 
 def subset(records: Sequence[Record], share: int, seed: int) -> list[Record]:

@@ -5,7 +5,17 @@ In comes a model's name or folder; out come model and processor (`load_model`), 
 """
 
 from iadr1_lib.models.batching import deduplicate_images, pass_image_counts, share_group_work, share_prefix
-from iadr1_lib.models.families import FAMILIES, MODELS, family_of, model_config, named
+from iadr1_lib.models.comparison import (
+    UNLIKE,
+    ComparisonConfig,
+    ComparisonImageProcessorPil,
+    ComparisonTower,
+    build_photo,
+    build_photo_processor,
+    compare,
+    with_references,
+)
+from iadr1_lib.models.families import FAMILIES, MODELS, SHIPPED, family_of, model_config, named
 from iadr1_lib.models.generation import GenerationSettings, speed_up_generation
 from iadr1_lib.models.loading import (
     ModelSettings,

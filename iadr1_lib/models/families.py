@@ -77,7 +77,7 @@ FAMILIES: dict[str, Family] = {
 class Model:
     """A model by its short name.
 
-    `hub_id` is None for the mini VLM, whose weights ship with the project. `pa_sft_rate` is the learning rate of the
+    `hub_id` is None for the small models whose weights ship with the project. `pa_sft_rate` is the learning rate of the
     released PA-SFT scripts, for full fine-tuning with batches of 8.
     """
 
@@ -98,8 +98,10 @@ MODELS: dict[str, Model] = {
         ("llava-1.5-7b", "llava-hf/llava-1.5-7b-hf", "llava", 1e-5),
         ("llava-1.6-8b", "llava-hf/llava-v1.6-mistral-7b-hf", "llava_next", 1e-5),
         ("mini", None, "llava", 1e-5),
+        ("photo", None, "llava", 1e-5),
     )
 }
+SHIPPED = tuple(name for name, model in MODELS.items() if model.hub_id is None)
 
 
 def model_config(folder: Path | str) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from transformers.utils import logging as transformers_logging
 
 from iadr1_lib.data import MODEL_FILES, download_once
 from iadr1_lib.errors import UserError, one_line
-from iadr1_lib.models.families import FAMILIES, MODELS, Family, family_of, model_config, named
+from iadr1_lib.models.families import FAMILIES, MODELS, SHIPPED, Family, family_of, model_config, named
 from iadr1_lib.models.processors import load_processor
 from iadr1_lib.runs import base_model_dir
 
@@ -81,8 +81,8 @@ def model_folder(settings: ModelSettings) -> Path:
     Raises:
         UserError: the name is unknown here and to the hub, or it was not fetched and there is no network.
     """
-    if settings.name == "mini":
-        return base_model_dir()
+    if settings.name in SHIPPED:
+        return require_weights(base_model_dir(settings.name))
     if Path(settings.name).is_dir():
         return require_weights(settings.name)
     known = named(settings.name)

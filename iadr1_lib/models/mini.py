@@ -1,4 +1,4 @@
-"""The mini VLM: its tokenizer, processor and architecture.
+"""The mini VLM: its tokenizer, processor and architecture; `comparison` builds the model `photo` of the same parts.
 
 It has the three parts of the paper's headline model, LLaVA-OneVision 0.5B (a SigLIP tower, a projector, a Qwen2
 language model), at a few million parameters, in transformers' `LlavaForConditionalGeneration`. Its weights are in
@@ -8,6 +8,7 @@ data/mini_base; data/mini_base_build.py makes them.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 from tokenizers import Tokenizer, decoders
 from tokenizers.models import BPE
@@ -17,6 +18,7 @@ from transformers import (
     LlavaConfig,
     LlavaForConditionalGeneration,
     LlavaProcessor,
+    PretrainedConfig,
     PreTrainedTokenizerFast,
     Qwen2Config,
     SiglipVisionConfig,
@@ -81,10 +83,15 @@ def build_processor(tokenizer: PreTrainedTokenizerFast) -> LlavaProcessor:
         image_mean=[0.5] * 3,
         image_std=[0.5] * 3,
     )
+    return build_llava_processor(tokenizer, image_processor, PATCH_SIZE)
+
+
+def build_llava_processor(tokenizer: PreTrainedTokenizerFast, image_processor: Any, patch: int) -> LlavaProcessor:
+    """A processor of LLaVA's class, for pictures that have a token for `patch` x `patch` pixels."""
     return LlavaProcessor(
         image_processor=image_processor,
         tokenizer=tokenizer,
-        patch_size=PATCH_SIZE,
+        patch_size=patch,
         vision_feature_select_strategy="full",
         chat_template=CHAT_TEMPLATE,
         image_token=IMAGE,
@@ -110,6 +117,17 @@ def build_mini(
         patch_size=PATCH_SIZE,
         vision_use_head=False,
     )
+    return build_llava(tokenizer, vision, (IMAGE_SIZE // PATCH_SIZE) ** 2, text_layers, text_width)
+
+
+def build_llava(
+    tokenizer: PreTrainedTokenizerFast,
+    vision: PretrainedConfig,
+    picture_tokens: int,
+    text_layers: int = 3,
+    text_width: int = 192,
+) -> LlavaForConditionalGeneration:
+    """A model of LLaVA's class with random weights: any tower, and a small Qwen2 as language model."""
     text = Qwen2Config(
         vocab_size=len(tokenizer),
         hidden_size=text_width,
@@ -129,7 +147,7 @@ def build_mini(
         image_token_id=tokenizer.convert_tokens_to_ids(IMAGE),
         vision_feature_select_strategy="full",
         vision_feature_layer=-1,
-        image_seq_length=(IMAGE_SIZE // PATCH_SIZE) ** 2,
+        image_seq_length=picture_tokens,
         tie_word_embeddings=True,
         pad_token_id=tokenizer.pad_token_id,
         eos_token_id=tokenizer.eos_token_id,

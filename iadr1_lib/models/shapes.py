@@ -21,7 +21,7 @@ from transformers.image_processing_utils import select_best_resolution
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
 from iadr1_lib.errors import UserError, one_line
-from iadr1_lib.models.families import FAMILIES, model_config, named
+from iadr1_lib.models.families import FAMILIES, SHIPPED, model_config, named
 from iadr1_lib.runs import base_model_dir, project_root
 
 
@@ -52,9 +52,9 @@ def configuration(model: str) -> Any:
             vision["model_type"] = f"{entry['vision']['family']}_vision_model"
         tied = text["tie_word_embeddings"]
         return CONFIG_MAPPING[kind](text_config=text, vision_config=vision, tie_word_embeddings=tied)
-    folder = base_model_dir() if known is not None else Path(model)
+    folder = base_model_dir(known.name) if known is not None else Path(model)
     if not folder.is_dir():
-        listed = ", ".join([*sizes(), "mini"])
+        listed = ", ".join([*sizes(), *SHIPPED])
         raise UserError(f"unknown model {model}: choose from {listed}, or name a folder with a config.json")
     model_type = model_config(folder)["model_type"]
     if model_type not in FAMILIES:

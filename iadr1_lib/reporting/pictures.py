@@ -16,10 +16,12 @@ from typing import Any
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch, Rectangle
+from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from iadr1_lib.answer import GRID, cell_box, cell_names, cell_of_words, parse_answer
@@ -191,6 +193,15 @@ def _joined(*parts: object) -> str:
 def _cut(text: str, width: int, lines: int) -> str:
     # a dollar sign would start matplotlib's formula mode
     return "\n".join(textwrap.wrap(text.replace("$", r"\$"), width, max_lines=lines, placeholder=" …"))
+
+
+def heat_map(image: Image.Image, heat: NDArray[np.float64], top: float = 0.8) -> Image.Image:
+    """The picture in grey with `heat` (rows, columns) over it; `top` is the value of the brightest colour."""
+    grey = np.asarray(image.convert("L").convert("RGB"), dtype=float)
+    share = Image.fromarray(np.clip(heat / top, 0, 1).astype(np.float32)).resize(image.size, Image.Resampling.BICUBIC)
+    weight = np.clip(np.asarray(share), 0, 1)[..., None]
+    colours = colormaps["inferno"](weight[..., 0])[..., :3] * 255
+    return Image.fromarray((grey * (1 - 0.75 * weight) + colours * 0.75 * weight).astype(np.uint8))
 
 
 def mark_cell(image: Image.Image, cell: str | None, text: str | None = None, grid: int = GRID) -> Image.Image:

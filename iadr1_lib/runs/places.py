@@ -31,9 +31,9 @@ def _is_root(folder: Path) -> bool:
     return (folder / "notebooks").is_dir() and (folder / "iadr1_lib").is_dir()
 
 
-def base_model_dir() -> Path:
-    """Return the folder of the mini VLM's base weights that ship with the project."""
-    return project_root() / "data" / "mini_base"
+def base_model_dir(name: str = "mini") -> Path:
+    """Return the folder of the base weights of "mini" or "photo", the models that ship with the project."""
+    return project_root() / "data" / ("photo_model/base" if name == "photo" else f"{name}_base")
 
 
 def runs_folder() -> Path:

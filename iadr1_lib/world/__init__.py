@@ -19,3 +19,4 @@ from iadr1_lib.world.drawing import (
 from iadr1_lib.world.families import BENCHMARKS, TRAIN_TEXTURES, Family, dev_families, test_families, train_families
 from iadr1_lib.world.marks import LOOK_ALIKES, SIZE, Canvas, X, Y, blend, blob, colour_of, opacity, segment
 from iadr1_lib.world.outlines import box, polygon
+from iadr1_lib.world.photographs import SIDE, Kind, Photograph, deface, kinds, shoot, texture_files, write_photographs
