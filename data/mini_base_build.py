@@ -582,7 +582,7 @@ def save_base(
     for part in (config, config["text_config"], config["vision_config"]):
         part["dtype"] = "float32"  # what the float16 weights are loaded as
     (out / "config.json").write_text(json.dumps(config, indent=2))
-    keys = list(dict.fromkeys(key for row in log for key in row))
+    keys = list(dict.fromkeys(["lesson", "step", "seconds", "loss", *(key for row in log for key in row)]))
     with (out / "log.csv").open("w", newline="") as file:
         writer = csv.DictWriter(file, keys, lineterminator="\n")
         writer.writeheader()

@@ -25,6 +25,7 @@ from scipy import ndimage
 Label = Literal["yes", "no"]
 
 QUESTION = "Are there any defects in the query image?"
+DIRECT = "Answer without reasoning ."
 
 TAG_NAMES = ("think", "location", "type", "answer")
 TAGS = tuple(f"<{slash}{name}>" for name in TAG_NAMES for slash in ("", "/"))

@@ -6,7 +6,7 @@ import json
 import os
 import textwrap
 from collections.abc import Callable, Iterator
-from dataclasses import fields
+from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,8 @@ from iadr1_lib.course.sources import WorldSettings
 from iadr1_lib.runs import load_profile
 
 ROOT = Path(__file__).resolve().parents[1]
+
+REQUIRED = [field for field in fields(WorldSettings) if field.default is MISSING]
 
 
 @pytest.fixture(scope="session")
@@ -76,7 +78,7 @@ training:
   learning_rate: {value: 1e-4, source: "paper, section 4.1"}
   steps: {value: 3, source: "why: quick"}
 world:
-""" + "".join(f"  {field.name}: {{value: 4, source: 'why: small'}}\n" for field in fields(WorldSettings))
+""" + "".join(f"  {field.name}: {{value: 4, source: 'why: small'}}\n" for field in REQUIRED)
 
 
 @pytest.fixture

@@ -77,9 +77,7 @@ def test_base_families_share_no_seed_with_others_and_no_texture_with_test() -> N
     assert not {f.texture for f in tests} & {f.texture for f in ours}
 
 
-def test_packed_questions_see_only_the_picture_and_themselves(
-    scenes: list[Any], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_packed_questions_see_only_the_picture_and_themselves(scenes: list[Any]) -> None:
     model, processor = tiny_vlm.build()
     scene = next(s for s in scenes if s.marks)
     pairs = [
@@ -89,8 +87,7 @@ def test_packed_questions_see_only_the_picture_and_themselves(
     ]
 
     def logits(pairs: list[tuple[str, str]]) -> tuple[torch.Tensor, torch.Tensor]:
-        monkeypatch.setattr(base, "talk", lambda scene, count, rng: pairs)
-        ids, labels, positions, mask = base._packed([scene], processor, len(pairs), random.Random(0))
+        ids, labels, positions, mask = base.packed([(1, pairs)], processor, base.PATCHES**2)
         with torch.no_grad():
             out = model(
                 input_ids=ids, pixel_values=base._pixels([scene]), attention_mask=mask, position_ids=positions
@@ -103,16 +100,16 @@ def test_packed_questions_see_only_the_picture_and_themselves(
     torch.testing.assert_close(packed, torch.cat([values for values, _ in alone]), atol=1e-4, rtol=0)
 
 
-def test_packed_rows_are_what_the_chat_template_gives(scenes: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("pictures", [1, 2])
+def test_packed_rows_are_what_the_chat_template_gives(scenes: list[Any], pictures: int) -> None:
     _, processor = tiny_vlm.build()
-    monkeypatch.setattr(base, "talk", lambda scene, count, rng: [("What is this ?", "wood")])
-    ids = base._packed(scenes[:1], processor, 1, random.Random(0))[0][0]
-    content = [{"type": "image"}, {"type": "text", "text": "What is this ?"}]
+    ids = base.packed([(pictures, [("What is this ?", "wood")])], processor, base.PATCHES**2)[0][0]
+    content = [{"type": "image"}] * pictures + [{"type": "text", "text": "What is this ?"}]
     messages = [{"role": "user", "content": content}, {"role": "assistant", "content": "wood"}]
-    picture = tiny_vlm.Image.fromarray(scenes[0].image)
-    inputs = processor(images=[[picture]], text=[processor.apply_chat_template(messages)], return_tensors="pt")
+    shown = [[tiny_vlm.Image.fromarray(scene.image) for scene in scenes[:pictures]]]
+    inputs = processor(images=shown, text=[processor.apply_chat_template(messages)], return_tensors="pt")
     assert inputs["input_ids"][0].tolist() == ids.tolist()
-    torch.testing.assert_close(inputs["pixel_values"], base._pixels(scenes[:1]), atol=1e-5, rtol=0)
+    torch.testing.assert_close(inputs["pixel_values"], base._pixels(scenes[:pictures]), atol=1e-5, rtol=0)
 
 
 def test_muon_solves_a_least_squares_problem() -> None:

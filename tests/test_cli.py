@@ -19,7 +19,6 @@ from PIL import Image
 from typer.testing import CliRunner, Result
 
 from iadr1_lib import world
-from iadr1_lib.answer import parse_answer
 from iadr1_lib.cli import options
 from iadr1_lib.cli.app import app
 from iadr1_lib.course import batch, doctor, sources
@@ -66,22 +65,11 @@ def model(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
         return out
 
     fake.predict = predict  # type: ignore[attr-defined]
-    fake.answerer = lambda model, prompt: lambda images: [(text(image), None, False) for image in images]  # type: ignore[attr-defined]
     fake.grid_of = lambda model: 3  # type: ignore[attr-defined]
     monkeypatch.setattr("iadr1_lib.models.require_weights", Path)
     monkeypatch.setitem(sys.modules, "iadr1_lib.evaluation.prediction", fake)
     monkeypatch.setattr("iadr1_lib.evaluation.prediction", fake, raising=False)
     return fake
-
-
-@pytest.fixture
-def answering(model: ModuleType, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
-    """Has the stand-in for a model give one text to every picture."""
-
-    def say(text: str) -> None:
-        monkeypatch.setattr(model, "answerer", lambda model, prompt: lambda images: [(text, None, False)] * len(images))
-
-    return say
 
 
 def test_help_lists_every_command() -> None:
@@ -92,7 +80,9 @@ def test_help_lists_every_command() -> None:
         assert iadr1(command, "--help").exit_code == 0
 
 
-@pytest.mark.parametrize("words", ["dance", "evaluate --model m", "inspect --model m --prompt rude x.png"])
+@pytest.mark.parametrize(
+    "words", ["dance", "evaluate --model m", "inspect --model m --prompt rude x.png", "inspect --false-alarms 2 x.png"]
+)
 def test_wrong_use_is_status_2(words: str) -> None:
     result = iadr1(*words.split())
     assert result.exit_code == 2 and "Traceback" not in result.output
@@ -266,25 +256,6 @@ def test_sanity_says_what_a_benchmark_measures(parts: Path, tmp_path: Path) -> N
     names = {row["name"]: row["value"] for row in read_json(tmp_path / "sanity.json")["rows"]}
     assert names["sanity/always_no/parts"] == 50
     assert "nowhere" in complaint(iadr1("sanity", "--data", tmp_path / "nowhere"))
-
-
-def test_inspect_prints_the_answer_and_marks_the_picture(answering: Callable[[str], None], tmp_path: Path) -> None:
-    answering(YES)
-    path = tmp_path / "picture.png"
-    Image.new("I;16", (50, 50)).save(path)
-    result = iadr1("inspect", "--model", "m", path, path, "--save-marked", tmp_path / "marked")
-    assert result.exit_code == 0, result.output
-    assert result.output.count(str(path)) == 2
-    for word in ("yes", "scratch", "top left", "A dark line."):
-        assert word in result.output
-    marked = list((tmp_path / "marked").iterdir())
-    assert len(marked) == 1 and Image.open(marked[0]).size >= (50, 50)
-    for text in ("<answer>No</answer> Wait. <answer>Yes</answer>", "Maybe"):
-        answering(text)
-        shown = iadr1("inspect", "--model", "m", path).stdout
-        assert (
-            f"  answer    {parse_answer(text).answer or f'none that can be read; the model wrote: {text!r}'}" in shown
-        )
 
 
 # ---------------------------------------------------------------------------------------------- doctor
@@ -562,28 +533,6 @@ def test_a_file_that_holds_no_metrics_is_not_overwritten(model: ModuleType, answ
         said = complaint(iadr1(*words, "--out", kept))
         assert "holds no metrics" in said and "delete" not in said
     assert kept.read_text() == "[1]"
-
-
-def test_inspect_goes_on_after_a_bad_picture_and_marks_each_in_a_file_of_its_own(
-    model: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    asked: list[int] = []
-
-    def answerer(model: Path, prompt: str) -> Callable[[list[Image.Image]], list[tuple[str, None, bool]]]:
-        return lambda images: asked.append(len(images)) or [(NO, None, False)] * len(images)  # type: ignore[func-returns-value]
-
-    monkeypatch.setattr(model, "answerer", answerer)
-    paths = [tmp_path / place for place in ("a/x/1.png", "b/x/1.png", "a/x/1.jpg", "a/x/2.png")]
-    for path in paths:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        Image.new("RGB", (9, 9)).save(path)
-    (tmp_path / "bad.png").write_text("no picture")
-    more = [tmp_path / "bad.png", tmp_path / "gone.png"] + 70 * [paths[-1]]
-    result = iadr1("inspect", "--model", "m", *paths, *more, "--save-marked", tmp_path / "marked")
-    said = complaint(result)
-    assert "2 of 76" in said and "bad.png" in said and "gone.png" in said
-    assert result.stdout.count("answer    no") == 74
-    assert max(asked) <= 32 and len(list((tmp_path / "marked").iterdir())) == 4
 
 
 @pytest.mark.parametrize("name", ["line [/v2]", "[red]line", ":bug: line"])

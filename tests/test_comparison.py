@@ -1,125 +1,112 @@
-"""Models side by side: paired differences, all pairs tested, protocols kept apart, what the protocol explains."""
+"""The model `photo`: distances to references, rows of pixels, saving and loading, answers with references."""
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
 import numpy as np
-import pandas as pd
 import pytest
-from test_scoring import NO, YES, drawn, row, table, value
+import tiny_vlm
+import torch
+from PIL import Image
+from transformers import AutoModelForImageTextToText, AutoProcessor
 
-from iadr1_lib.errors import UserError
-from iadr1_lib.evaluation import PAIRED, compare, paired_difference, pairwise_tests, protocol_share, score
-from iadr1_lib.evaluation.comparison import MARK
-
-
-@pytest.mark.parametrize("metric", PAIRED)
-def test_paired_difference_is_the_difference_of_scores(metric: str) -> None:
-    better, worse = drawn(1, right=0.9), drawn(2, right=0.7)
-    gap = paired_difference(better, worse, metric)
-    assert gap.value == pytest.approx(value(score(better), metric) - value(score(worse), metric))
-    assert gap.low <= gap.value <= gap.high
+from iadr1_lib.evaluation import prediction
+from iadr1_lib.evaluation.inspection import Inspector
+from iadr1_lib.models import build_photo, build_photo_processor, build_tokenizer, compare, load_model, with_references
+from iadr1_lib.models.comparison import CELLS, KINDS, SIDE, STRIDES, TOKENS, describe, distances
 
 
-def test_neither_order_nor_itself_makes_a_difference() -> None:
-    gap = paired_difference(drawn(1, right=0.9), drawn(2, right=0.7).sample(frac=1, random_state=0))
-    assert gap.low > 0 and gap.p_mcnemar < 0.001 and gap.n == 400
-    assert paired_difference(drawn(1), drawn(1)) == (0, 0, 0, 400, 1)
+def noise(seed: int, size: tuple[int, int] = (SIDE, SIDE)) -> Image.Image:
+    coarse = np.random.default_rng(seed).integers(0, 255, (12, 12, 3), dtype=np.uint8)
+    return Image.fromarray(coarse).resize(size, Image.Resampling.BICUBIC)
 
 
-def test_a_metric_without_a_known_truth_has_no_difference() -> None:
-    nowhere = [drawn(number).assign(location=None) for number in (1, 2)]  # as of a set without masks
-    gap = paired_difference(*nowhere, "location")
-    assert np.isnan(gap.value) and gap.n == 0 and gap.p_mcnemar == 1
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model with random weights and a processor, saved."""
+    torch.manual_seed(0)
+    processor = build_photo_processor(build_tokenizer(tiny_vlm.CORPUS, vocabulary=340))
+    model = build_photo(processor.tokenizer, width=16, layers=1, heads=2, directions=4).eval()
+    with torch.no_grad():
+        model.model.vision_tower.directions.normal_()
+    path = tmp_path_factory.mktemp("photo")
+    model.save_pretrained(path)
+    processor.save_pretrained(path)
+    return path
 
 
-def test_pairing_narrows_the_interval() -> None:
-    base = drawn(1, right=0.75)
-    changed = base.assign(raw=[NO] * 8 + list(base["raw"][8:]))
-    gap = paired_difference(changed, base)
-    low, high = (value(score(base), "balanced_accuracy", column=end) for end in ("low", "high"))
-    assert gap.high - gap.low < (high - low) / 2
+def features(picture: Image.Image) -> Any:
+    return describe(torch.from_numpy(np.asarray(picture).transpose(2, 0, 1).copy()))
 
 
-def test_seeds_are_pooled() -> None:
-    pairs = [(drawn(i, right=0.85), drawn(i + 50, right=0.75)) for i in range(3)]
-    single = [paired_difference(*pair) for pair in pairs]
-    pooled = paired_difference([p[0] for p in pairs], [p[1] for p in pairs])
-    assert pooled.value == pytest.approx(np.mean([gap.value for gap in single]))
-    assert pooled.high - pooled.low < min(gap.high - gap.low for gap in single)
-    assert pooled.n == 1200
+def test_a_picture_is_at_no_distance_from_itself_and_near_the_nearest_of_several() -> None:
+    own, one, other = features(noise(0)), features(noise(1)), features(noise(2))
+    planes = distances(own, [own]).unflatten(0, (len(KINDS), len(STRIDES)))
+    assert planes[:3].abs().max() < 1e-5 and planes[3].min() >= 0
+    first, second = (distances(own, [reference]) for reference in (one, other))
+    both = distances(own, [one, other])
+    compared = 3 * len(STRIDES)
+    assert (both[:compared] <= torch.minimum(first, second)[:compared] + 1e-6).all()
+    assert not distances(own, [])[:compared].any() and distances(own, [])[compared:].equal(both[compared:])
 
 
-def test_other_images_labels_and_metrics_are_refused() -> None:
-    relabelled = drawn(1)
-    relabelled.loc[relabelled["image"] == "199.png", "label"] = "no"
-    for other in (drawn(1)[:-1], relabelled):
-        with pytest.raises(UserError, match="lacks .*199.png"):
-            paired_difference(drawn(1), other)
-        with pytest.raises(UserError, match="lacks .*199.png"):
-            compare({"whole": drawn(1), "other": other})
-    with pytest.raises(ValueError, match="location"):
-        paired_difference(drawn(1), drawn(1), "speed")
-    with pytest.raises(ValueError):
-        paired_difference([drawn(1)], [])
-    with pytest.raises(UserError):
-        compare({})
+def test_what_differs_stands_out_where_it_is() -> None:
+    good = noise(3)
+    marked = good.copy()
+    marked.paste((255, 0, 0), (200, 200, 240, 240))
+    heat = compare(marked, [good]).heat
+    row, column = np.unravel_index(heat.argmax(), heat.shape)
+    assert heat.shape == (CELLS, CELLS) and row >= CELLS * 2 // 3 and column >= CELLS * 2 // 3
 
 
-def test_models_asked_alike_stand_in_one_table() -> None:
-    shown = compare({"a": drawn(1), "b": drawn(2)})
-    assert list(shown.columns) == ["protocol", "a", "b", "mean"]
-    assert shown.loc["b", "mean"].startswith(f"{value(score(drawn(2)), 'balanced_accuracy'):.1f} [")
-    assert not shown.map(lambda cell: MARK in cell).any().any()
+def test_pixels_are_rows_of_a_picture_and_its_references(folder: Path) -> None:
+    processor = AutoProcessor.from_pretrained(folder)
+    prepare = processor.image_processor
+    a, b, c = noise(0, (50, 90)), noise(1).convert("L"), noise(2)
+    rows = prepare([[a], [b, a], [b, with_references(a, [c])]])["pixel_values"]
+    assert rows.shape == (5, 3, 3, SIDE, SIDE) and rows.dtype == np.uint8
+    assert (rows[0, 0] == rows[2, 0]).all() and (rows[2, 1] == rows[1, 0]).all() and not rows[2, 2].any()
+    assert (rows[4, 1] == rows[1, 0]).all() and rows[4, 2].any() and not rows[1, 1:].any()
+    text = processor.apply_chat_template(prediction.prompt_messages("bare", 2), add_generation_prompt=True)
+    ids = processor(images=[[b, with_references(a, [c])]], text=[text])["input_ids"][0]
+    assert ids.count(processor.tokenizer.convert_tokens_to_ids("<image>")) == 2 * TOKENS**2
 
 
-def test_other_protocols_and_parsers_are_refused_or_marked() -> None:
-    tables = {"base": drawn(1).assign(protocol="released"), "tuned": drawn(2).assign(protocol="fair")}
-    with pytest.raises(UserError, match="base: released; tuned: fair"):
-        compare(tables)
-    marks = compare(tables, mixed=True).drop(columns="protocol").map(lambda cell: MARK in cell)
-    assert not marks.loc["base"].any() and marks.loc["tuned"].all()
-    half = pd.concat([tables["base"][:200], tables["tuned"][200:]])
-    with pytest.raises(UserError, match="fair and released"):
-        compare({"half": half})
-    with pytest.raises(UserError, match="protocol"):
-        paired_difference(*tables.values())
-    with pytest.raises(UserError, match="protocol"):
-        pairwise_tests(tables)
-    parsers = {"a": "fair", "b": "released-tagged"}
-    with pytest.raises(UserError, match="parser"):
-        compare({"a": drawn(1), "b": drawn(2)}, parser=parsers)
-    assert MARK in compare({"a": drawn(1), "b": drawn(2)}, mixed=True, parser=parsers).loc["b", "mean"]
+def test_tokens_of_a_picture_do_not_depend_on_its_batch_and_survive_saving(folder: Path, tmp_path: Path) -> None:
+    model, processor = load_model(folder)
+    tower = model.model.vision_tower
+    rows = torch.from_numpy(processor.image_processor([[noise(0)], [noise(1), noise(2)]])["pixel_values"])
+    together = tower(rows).last_hidden_state
+    tower._kept.clear()
+    alone = torch.cat([tower(row[None]).last_hidden_state for row in rows])
+    assert together.shape == (3, TOKENS**2, model.config.vision_config.hidden_size)
+    assert torch.allclose(together, alone, atol=1e-5) and not torch.allclose(together[1], together[2])
+    model.save_pretrained(tmp_path)
+    again = AutoModelForImageTextToText.from_pretrained(tmp_path).model.vision_tower
+    assert torch.allclose(again(rows).last_hidden_state, together, atol=1e-5)
+    assert sum(file.stat().st_size for file in tmp_path.glob("*.safetensors")) < 8e6  # without EfficientNet
 
 
-def test_pairwise_tests_by_hand() -> None:
-    """Ten images that only the one model gets right: McNemar's exact p is 2 / 2^10; Holm as worked by hand."""
-    images = [(str(i), "yes" if i % 2 else "no") for i in range(10)]
-    right = table([row(i, label, YES if label == "yes" else NO) for i, label in images])
-    wrong = table([row(i, label, NO if label == "yes" else YES) for i, label in images])
-    result = pairwise_tests({"wrong": wrong, "right": right, "again": right})
-    assert list(result["value"]) == [100, 100, 0]  # right and again against wrong, again against right
-    assert list(result["p"]) == pytest.approx([2 / 1024, 2 / 1024, 1])
-    assert list(result["p_holm"]) == pytest.approx([6 / 1024, 6 / 1024, 1])  # smallest times three, the next not below
-    assert len(pairwise_tests({"right": right})) == 0
+def test_a_model_answers_with_none_one_and_four_references(folder: Path) -> None:
+    model, processor = load_model(folder)
+    pictures = [noise(seed) for seed in range(6)]
+    for references in ([], pictures[1:2], pictures[1:5]):
+        question = prediction.compared_with(pictures[0], references)
+        assert len(question) == 1 + bool(references)
+        [answer] = prediction.generate(model, processor, [question], max_new_tokens=3)
+        [only] = prediction.answer_only(model, processor, [question])
+        assert isinstance(answer.raw, str) and only.p_yes is not None
+    assert prediction.compares_with_several(folder)
 
 
-def answered(yes: int, no: int, protocol: str = "released") -> pd.DataFrame:
-    """Forty images of each label, of which the first so many are answered correctly."""
-    rows = []
-    for label, count in (("yes", yes), ("no", no)):
-        for i in range(40):
-            says_yes = (label == "yes") == (i < count)
-            rows.append(row(f"{label}{i}", label, "Yes" if says_yes else "No", protocol=protocol))
-    return table(rows)
-
-
-def test_share_that_the_protocol_explains_by_hand() -> None:
-    base, fair, tuned, parsers = answered(20, 20), answered(26, 24, "fair"), answered(36, 34), ("fair",) * 3
-    result = protocol_share(base, fair, tuned, parsers)
-    assert result[:3] == pytest.approx((50, 62.5, 87.5))
-    assert result.share == pytest.approx(100 / 3) and result.low < result.share < result.high
-    assert result == protocol_share(base, fair, tuned, parsers)
-    assert protocol_share(base, base, tuned, parsers)[3:] == (0, 0, 0)
-    assert np.isnan(protocol_share(base, base, base, parsers)[3:]).all()  # no gain, no share
-    with pytest.raises(UserError):
-        protocol_share(base, base[1:], base, parsers)
+def test_an_inspector_says_what_is_odd_about_its_references_and_sets_a_threshold(folder: Path) -> None:
+    good = [noise(seed) for seed in range(4)]
+    inspector = Inspector(folder, references=good[:1])
+    own, other = inspector.judge([good[0], good[1]])
+    assert own.remark and "itself a reference" in own.remark
+    assert own.heat is not None and own.heat.max() < 1e-5 and 0 <= (other.p_yes or 0) <= 1
+    chances = inspector.p_yes(good)
+    limit = inspector.threshold(good, 0.25)
+    assert sum(p > limit for p in chances) <= 1 and limit in chances

@@ -29,6 +29,7 @@ from iadr1_lib.evaluation import (
     read_predictions,
     score,
 )
+from iadr1_lib.evaluation.inspection import Inspector
 from iadr1_lib.evaluation.prediction import generate, predict, prompt_messages
 from iadr1_lib.models import load_model
 from iadr1_lib.records import Sample
@@ -90,7 +91,7 @@ def test_one_and_two_pictures_of_any_mode_may_share_a_batch(folder: Path) -> Non
     alone = [generate(model, processor, [g], max_new_tokens=6)[0] for g in ([picture], [picture, picture])]
     assert [answer.raw for answer in together] == [answer.raw for answer in alone]
     modes = [Image.new(mode, (30, 40)) for mode in ("L", "1", "RGBA", "P", "CMYK")]
-    assert len(prediction.answerer(folder)(modes)) == 5
+    assert len(Inspector(folder).judge(modes)) == 5
 
 
 @pytest.mark.parametrize(
@@ -208,7 +209,7 @@ def test_with_references_two_pictures_are_shown_and_the_row_names_the_first(
     assert {r["reference"] for r in rows} == {samples[0].image}
     with pytest.raises(UserError, match="1 pictures have no reference"):
         predict(folder, samples[1:6], tmp_path / "q.jsonl", references=beside, **QUICK)
-    with pytest.raises(UserError, match="more than one reference"):
+    with pytest.raises(UserError, match="one reference, not several"):
         twice = {image: 2 * paths for image, paths in beside.items()}
         predict(folder, samples[1:5], tmp_path / "q.jsonl", references=twice, **QUICK)
     assert not (tmp_path / "q.jsonl").exists()

@@ -141,6 +141,10 @@ def evaluate(
     if parser not in PARSERS:
         raise WrongUse(f"unknown parser {parser}: choose from {', '.join(PARSERS)}")
     mode = how.prompt or ("yes-no" if endpoint else "bare")
+    if how.answer_only and not endpoint and not how.prompt:
+        from iadr1_lib.evaluation import prediction
+
+        mode = prediction.answer_only_prompt(Path(model), mode)
     settings: dict[str, Any] = {"model": model, "data": str(place), "parser": parser}
     settings |= {"shots": reference.shots, "answer_only": how.answer_only}
     settings |= {"prompt": protocol.prompt if protocol else mode, "protocol": protocol.name if protocol else COURSE}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 from rich.table import Table
@@ -15,6 +15,11 @@ from iadr1_lib.errors import UserError
 if TYPE_CHECKING:
     from iadr1_lib.training.plan import Plan
 
+TEXTURES = """The textures are photographs of materials by ambientCG.com (CC0 1.0). They do not ship with the project.
+Training used the thumbnails of 55 materials in the repository fabien-michel/sweethome3d-textures-ambientcg on GitHub,
+commit 1a475099a89a9b979bbd15b6f59305d260795b80, folder previews/: contact sheets with 7 columns of cells of 144 x 176
+pixels, a thumbnail of 128 x 128 in each. Save each thumbnail as <Material>_NNN.webp, NNN its place on the sheet, in one
+folder, and name that folder: iadr1 run --profile photo --set world.textures=FOLDER"""
 commands = typer.Typer()
 
 
@@ -81,11 +86,17 @@ def _plan_tables(planned: Plan) -> list[Table]:
 
 @commands.command()
 def fetch(
+    what: Annotated[
+        Literal["textures"] | None, typer.Argument(help="textures: say where those of --profile photo come from.")
+    ] = None,
     profile: ProfileOption = "gpu",
     model: Annotated[str | None, typer.Option(help="Short name or hub id; by default the profile's.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be fetched.")] = False,
 ) -> None:
     """Fetch a profile's model and the paper's data sets, so that everything later runs without a network."""
+    if what:
+        print(TEXTURES)
+        return
     from iadr1_lib.models import fetching
     from iadr1_lib.runs import load_profile
 

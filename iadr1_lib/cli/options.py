@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 # How a picture is asked about: the question alone, or with "answer yes or no" for an untrained model.
-Prompt = Literal["bare", "yes-no"]
+Prompt = Literal["bare", "yes-no", "direct"]
 ProfileOption = Annotated[str, typer.Option(help="Size of the course: a file in data/profiles/.")]
 SeedOption = Annotated[int, typer.Option(min=0, help="Seed of everything that is drawn or sampled.")]
 PromptOption = Annotated[Prompt, typer.Option(help="yes-no is the fair way to ask an untrained model.")]

@@ -52,6 +52,7 @@ class Inspector:
             raise UserError(f"{model_dir} can be shown one reference, not {len(references)}: give one --reference")
         self.model, self.processor = load_model(model_dir)
         self.prompt, self.length = prompt, prediction.longest_answer(model_dir)
+        self.direct = prediction.answer_only_prompt(model_dir, prompt)
         self.references = [to_rgb(reference) for reference in references]
 
     def judge(self, pictures: Sequence[Image.Image]) -> list[Finding]:
@@ -70,7 +71,7 @@ class Inspector:
     def p_yes(self, pictures: Sequence[Image.Image]) -> list[float]:
         """P(Yes) of each picture in one pass, without reasoning."""
         questions = [prediction.compared_with(to_rgb(picture), self.references) for picture in pictures]
-        only = prediction.answer_only(self.model, self.processor, questions, prompt=self.prompt)
+        only = prediction.answer_only(self.model, self.processor, questions, prompt=self.direct)
         return [float(answer.p_yes or 0.0) for answer in only]
 
     def threshold(self, good: Sequence[Image.Image], false_alarms: float) -> float:
@@ -78,14 +79,14 @@ class Inspector:
         return float(np.quantile(self.p_yes(good), 1 - false_alarms, method="higher"))
 
     def odd_references(self) -> list[int]:
-        """Places of references that the model calls defective beside the others: at least three are needed to say so."""
+        """Places of references that the model calls defective beside the others, of which it needs two."""
         if len(self.references) < 3 or not self.compares:
             return []
         odd = []
         for place, reference in enumerate(self.references):
             others = [other for number, other in enumerate(self.references) if number != place]
             question = prediction.compared_with(reference, others)
-            [answer] = prediction.answer_only(self.model, self.processor, [question], prompt=self.prompt)
+            [answer] = prediction.answer_only(self.model, self.processor, [question], prompt=self.direct)
             odd += [place] if answer.raw == "Yes" else []
         return odd if len(odd) < len(self.references) / 2 else []
 

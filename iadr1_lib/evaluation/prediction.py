@@ -140,7 +140,7 @@ def answer_only(
     P(Yes) is P(`<location>`) against P(`<answer>`). This is another measurement than a generated answer: the tuned
     model has been kept from thinking.
     """
-    tagged = prompt.kind == "tuned" if isinstance(prompt, Protocol) else prompt == "bare"
+    tagged = prompt.kind == "tuned" if isinstance(prompt, Protocol) else prompt != "yes-no"
     prefix, yes, no = _choice(processor, tagged)
     inputs = _inputs(model, processor, images, prompt, prefix)
     chances = model(**inputs, logits_to_keep=1, use_cache=False).logits[:, -1].float().log_softmax(-1)
@@ -177,13 +177,6 @@ def ask(
         pixels = hashlib.sha256(b"".join(image.tobytes() for group in images for image in group))
         torch.manual_seed(seed + int.from_bytes(pixels.digest()[:4]))
     return generate(model, processor, images, prompt=prompt, max_new_tokens=max_new_tokens, **sampling)
-
-
-def answerer(model_dir: Path | str, prompt: str = "bare") -> Callable[[Sequence[Image.Image]], list[Generated]]:
-    """A function that answers a batch of pictures of any size and mode; the model is loaded once."""
-    model, processor = load_model(model_dir)
-    length = longest_answer(model_dir)
-    return lambda images: ask(model, processor, [[to_rgb(image)] for image in images], prompt, length)
 
 
 def sample_answers(
@@ -233,7 +226,8 @@ def predict(
         references: image -> normal pictures; the first is then shown before the image, and is the row's `reference`.
 
     Raises:
-        UserError: there is no model, a picture cannot be read, a sample has no reference, or more than the model compares with.
+        UserError: there is no model, a picture cannot be read, or a sample has no reference, or several where the
+            model is shown one.
     """
     if references is not None:
         require_references(samples, references)
@@ -289,6 +283,11 @@ def compares_with_several(model_dir: Path | str) -> bool:
     """Whether a model can compare a picture with more references than it is shown (`models.comparison`)."""
     vision = model_config(model_dir).get("vision_config")
     return isinstance(vision, dict) and vision.get("model_type") == ComparisonConfig.model_type
+
+
+def answer_only_prompt(model_dir: Path | str, prompt: str) -> str:
+    """How a model is asked for an answer without reasoning: by its own words where it was trained with such."""
+    return "direct" if prompt == "bare" and compares_with_several(model_dir) else prompt
 
 
 def model_name(model_dir: Path | str) -> str:

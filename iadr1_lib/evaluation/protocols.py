@@ -14,14 +14,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from iadr1_lib.answer import QUESTION
+from iadr1_lib.answer import DIRECT, QUESTION
 from iadr1_lib.errors import UserError
 
 COURSE = "course"
 NAMES = ("released", "fair")
 
-# "bare" is the question alone, as the tuned models were asked in training. "yes-no" asks for one of two words.
-PROMPTS = {"bare": QUESTION, "yes-no": f"{QUESTION} Answer yes or no ."}
+# "bare" is the question alone, as the tuned models were asked in training. "yes-no" asks for one of two words. "direct"
+# asks for the tags alone, as some of the records of the model photo do (`expert_ad.build.some_answer_only`).
+PROMPTS = {"bare": QUESTION, "yes-no": f"{QUESTION} Answer yes or no .", "direct": f"{QUESTION} {DIRECT}"}
 
 _REFERENCE = "The first picture shows a product without defects, for comparison; the second is the one to judge."
 _LONG, _MINI = 512, 96  # new tokens; the mini VLM's longest record has about 50

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import random
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
@@ -24,7 +24,7 @@ from typing import Any
 
 import pandas as pd
 
-from iadr1_lib.answer import GRID
+from iadr1_lib.answer import DIRECT, GRID
 from iadr1_lib.data import content_hash, depth_of, image_size, known_depths, mask_files, sample_problems, take_depths
 from iadr1_lib.errors import UserError
 from iadr1_lib.expert_ad.facts import facts_of
@@ -435,12 +435,16 @@ def some_one_shot(
 
 
 def some_answer_only(rows: Sequence[dict[str, Any]], share: float, seed: int) -> list[dict[str, Any]]:
-    """Rows of PA-SFT, a random `share` of them without reasoning: so that P(Yes) can be read off a model that is kept
-    from reasoning (`evaluation.prediction.answer_only`)."""
+    """Rows of PA-SFT, a random `share` of them asked for the tags alone.
+
+    So P(Yes) can be read in one pass (`evaluation.prediction.answer_only`). The words of the question keep the two
+    kinds of answer apart: asked without them, a model that had seen both would drop the reasoning in SC-GRPO.
+    """
     rng, shown = random.Random(seed + 1), []
     for row in rows:
         *question, answer = row["messages"]
         if rng.random() < share:
+            question = [*question[:-1], question[-1] | {"content": f"{question[-1]['content']} {DIRECT}"}]
             tags = answer["content"].partition("</think>")[2]
             row = row | {"messages": [*question, answer | {"content": f"<think></think>{tags}"}]}
         shown.append(row)

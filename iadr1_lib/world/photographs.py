@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,7 +35,7 @@ _SCALE = SIDE / 96  # outlines are drawn for pictures of 96 pixels
 Y, X = np.mgrid[0:SIDE, 0:SIDE].astype(np.float32)
 _CENTRE = (SIDE - 1) / 2
 _MIDDLE = 300  # of the repeated texture: half the diagonal of a picture, and as far as windows wander
-Pixels = NDArray[np.float32]
+Pixels = NDArray[np.floating[Any]]
 Mask = NDArray[np.bool_]
 
 
@@ -180,7 +181,7 @@ class _Look:
         self.ground = np.float32(level) if plain else None
         self.outline = str(rng.choice([*OUTLINES, "polygon"]))
         self.stretch = rng.uniform(0.75, 1.05, 2)
-        self.elements = [_element(rng) for _ in range(int(rng.integers(3, 14)))]
+        self.elements = [_Element.drawn(rng) for _ in range(int(rng.integers(3, 14)))]
         self.copies = int(rng.integers(8, 26))
 
 
@@ -189,32 +190,42 @@ def _look(kind: Kind) -> _Look:
     return _Look(kind)
 
 
-def _element(rng: np.random.Generator) -> dict[str, object]:
+@dataclass(frozen=True)
+class _Element:
     """One piece of an assembly: its shape, size, place and paint."""
-    size = float(np.exp(rng.uniform(np.log(8), np.log(48))))
-    return {
-        "shape": str(rng.choice(["disc", "box", "bar", "ring", "polygon"])),
-        "size": size,
-        "at": rng.uniform(30, SIDE - 30, 2),
-        "angle": float(rng.choice([0.0, np.pi / 2, rng.uniform(0, np.pi)])),
-        "sides": int(rng.integers(3, 7)),
-        "colour": colour_of(rng.random(), rng.uniform(0.05, 0.95), rng.choice([0.0, 0.2, 0.7])).astype(np.float32),
-        "textured": rng.random() < 0.4,
-    }
 
+    shape: str
+    size: float
+    at: Pixels
+    angle: float
+    sides: int
+    colour: Pixels
+    textured: bool
 
-def _element_edge(element: dict[str, object], x0: float, y0: float, turn: float = 0.0) -> Pixels:
-    angle, size = float(element["angle"]) + turn, float(element["size"])  # type: ignore[arg-type]
-    dx, dy = X - x0, Y - y0
-    x, y = dx * np.cos(angle) + dy * np.sin(angle), -dx * np.sin(angle) + dy * np.cos(angle)
-    shape = element["shape"]
-    if shape == "disc":
-        return np.hypot(x, y) - size
-    if shape == "ring":
-        return np.abs(np.hypot(x, y) - size) - max(2.0, size / 4)
-    if shape == "polygon":
-        return polygon(x, y, int(element["sides"]), size * 0.8)  # type: ignore[call-overload]
-    return box(x, y, size, size * (0.18 if shape == "bar" else 0.6), 2.0)
+    @classmethod
+    def drawn(cls, rng: np.random.Generator) -> _Element:
+        return cls(
+            shape=str(rng.choice(["disc", "box", "bar", "ring", "polygon"])),
+            size=float(np.exp(rng.uniform(np.log(8), np.log(48)))),
+            at=rng.uniform(30, SIDE - 30, 2),
+            angle=float(rng.choice([0.0, np.pi / 2, rng.uniform(0, np.pi)])),
+            sides=int(rng.integers(3, 7)),
+            colour=colour_of(rng.random(), rng.uniform(0.05, 0.95), rng.choice([0.0, 0.2, 0.7])).astype(np.float32),
+            textured=bool(rng.random() < 0.4),
+        )
+
+    def edge(self, x0: float, y0: float, turn: float) -> Pixels:
+        """Signed distance to its edge, if its centre is at (x0, y0) and it is turned."""
+        angle, dx, dy = self.angle + turn, X - x0, Y - y0
+        x, y = dx * np.cos(angle) + dy * np.sin(angle), -dx * np.sin(angle) + dy * np.cos(angle)
+        shapes: dict[str, Callable[[], Pixels]] = {
+            "disc": lambda: np.hypot(x, y) - self.size,
+            "ring": lambda: np.abs(np.hypot(x, y) - self.size) - max(2.0, self.size / 4),
+            "polygon": lambda: polygon(x, y, self.sides, self.size * 0.8),
+            "bar": lambda: box(x, y, self.size, self.size * 0.18, 2.0),
+            "box": lambda: box(x, y, self.size, self.size * 0.6, 2.0),
+        }
+        return shapes[self.shape]().astype(np.float32)
 
 
 # ------------------------------------------------------------------------------------------------ taking a picture
@@ -224,7 +235,7 @@ def _cover(distance: Pixels, softness: float = 1.5) -> Pixels:
     return np.clip(0.5 - distance / softness, 0, 1)
 
 
-def _mix(image: Pixels, cover: Pixels, colour: Pixels | float | NDArray[np.float32]) -> Pixels:
+def _mix(image: Pixels, cover: Pixels, colour: Pixels | float) -> Pixels:
     return image + cover[..., None] * (colour - image)
 
 
@@ -266,12 +277,11 @@ def _clean(look: _Look, rng: np.random.Generator) -> _Canvas:
     if look.style == "scatter":
         places = [(look.elements[0], *rng.uniform(0, SIDE, 2), rng.uniform(0, 6.3)) for _ in range(look.copies)]
     else:
-        places = [(e, *(np.asarray(e["at"]) + shift + rng.normal(0, 0.3, 2) * look.pose), turn) for e in look.elements]
+        places = [(e, *(e.at + shift + rng.normal(0, 0.3, 2) * look.pose), turn) for e in look.elements]
     paint = _surface(look, rng, 1 if look.style == "assembly" else 0, look.angle)
     for element, x0, y0, turned in places:
-        edge = _element_edge(element, x0, y0, turned).astype(np.float32)
-        colour = paint if element["textured"] else np.asarray(element["colour"], dtype=np.float32)
-        shaded = colour * (1 - 0.3 * np.clip(1 + edge / 6, 0, 1)[..., None])
+        edge = element.edge(x0, y0, turned)
+        shaded = (paint if element.textured else element.colour) * (1 - 0.3 * np.clip(1 + edge / 6, 0, 1)[..., None])
         canvas.image = _mix(canvas.image, _cover(edge), shaded)
         canvas.elements.append(edge)
     return canvas
@@ -392,7 +402,7 @@ class _Brush:
             x, y = x1, y1
         return distance
 
-    def colour(self) -> NDArray[np.float32]:
+    def colour(self) -> Pixels:
         """Paint of a stain or a foreign body: dark, bright, or of any hue."""
         kind = self.rng.random()
         if kind < 0.4:
@@ -447,7 +457,7 @@ def _foreign_object(b: _Brush) -> tuple[Pixels, Mask]:
             polygon(u, v, int(b.rng.integers(3, 7)), size) if b.rng.random() < 0.6 else box(u, v, size * 1.6, size / 2)
         )
     image = _mix(b.canvas.image, 0.5 * b.opacity * _cover(body - 2, 6), 0.05)  # its shadow
-    paint: Pixels | NDArray[np.float32] = b.colour()
+    paint = b.colour()
     if b.rng.random() < 0.3:
         paint = b.other_surface() * 0.9
     return _mix(image, min(1.0, b.opacity + 0.3) * _cover(body.astype(np.float32)), paint), body < 1
