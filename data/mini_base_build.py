@@ -576,24 +576,29 @@ def save_base(
     out: Path, model: LlavaForConditionalGeneration, processor: LlavaProcessor, log: Log, facts: dict[str, Any]
 ) -> Path:
     """Write the weights in half precision, the processor, the log, `facts` as build.json, and checksums."""
-    model.eval().half().save_pretrained(out)
-    processor.save_pretrained(out)
-    config = json.loads((out / "config.json").read_text())
-    for part in (config, config["text_config"], config["vision_config"]):
-        part["dtype"] = "float32"  # what the float16 weights are loaded as
-    (out / "config.json").write_text(json.dumps(config, indent=2))
+    save_half(out, model, processor)
     keys = list(dict.fromkeys(["lesson", "step", "seconds", "loss", *(key for row in log for key in row)]))
     with (out / "log.csv").open("w", newline="") as file:
         writer = csv.DictWriter(file, keys, lineterminator="\n")
         writer.writeheader()
         writer.writerows(log)
     write_json(out / "build.json", facts)
+    return out
+
+
+def save_half(out: Path, model: LlavaForConditionalGeneration, processor: LlavaProcessor) -> None:
+    """Write the weights in half precision, loaded as float32 again, with the processor and checksums."""
+    model.eval().half().save_pretrained(out)
+    processor.save_pretrained(out)
+    config = json.loads((out / "config.json").read_text())
+    for part in (config, config["text_config"], config["vision_config"]):
+        part["dtype"] = "float32"  # what the float16 weights are loaded as
+    (out / "config.json").write_text(json.dumps(config, indent=2))
     sums = [
         f"{hashlib.sha256((out / name).read_bytes()).hexdigest()}  {name}\n"
         for name in ("model.safetensors", "tokenizer.json")
     ]
     write_text(out / "SHA256SUMS", "".join(sums))
-    return out
 
 
 def main() -> None:

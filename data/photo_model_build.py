@@ -1,6 +1,8 @@
 """Make the base weights of the model `photo`, data/photo_model/base: generic seeing and talk, nothing of inspection.
 
     python data/photo_model_build.py --textures FOLDER [--out FOLDER] [--seed 0]      # under an hour on two cores
+    iadr1 run --profile photo --only 02,03,04,07                                      # the stages, from this base
+    python data/photo_model_build.py --stages runs/photo-s0                           # keeps them beside the base
 
 As for the mini VLM (mini_base_build.py) there are two lessons. *Seeing*: which mark lies at each cell of the picture,
 with a clean picture of the same thing to compare with, and without. *Talking*: materials, marks, their places, and
@@ -23,13 +25,14 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from mini_base_build import YES_NO, Log, Optimiser, answer_loss, note, packed, save_base
+from mini_base_build import YES_NO, Log, Optimiser, answer_loss, note, packed, save_base, save_half
 from torch import nn
 from transformers import LlavaForConditionalGeneration, LlavaProcessor
 
 from iadr1_lib.answer import CELLS, DEFECT_TYPES, QUESTION, cell_of_mask
 from iadr1_lib.expert_ad import teacher_vocabulary
-from iadr1_lib.models import build_photo, build_photo_processor, build_tokenizer
+from iadr1_lib.files import read_object, write_json
+from iadr1_lib.models import build_photo, build_photo_processor, build_tokenizer, load_model
 from iadr1_lib.models.comparison import CELLS as GRID
 from iadr1_lib.models.comparison import MAPS, SMALL, TOKENS, ComparisonTower, principal_directions
 from iadr1_lib.world.photographs import Kind, kinds, shoot
@@ -295,14 +298,29 @@ def build_photo_base(out: Path, textures: Path, seed: int = 0, settings: PhotoSe
     return save_base(out, model, processor, log, facts)
 
 
+def keep_stages(run: Path, out: Path) -> None:
+    """Copy the models of PA-SFT and SC-GRPO of a run, in half precision, with what each was made from."""
+    for stage in ("pa_sft", "sc_grpo"):
+        model, processor = load_model(run / stage / "model", "cpu")
+        save_half(out / stage, model, processor)
+        made_from = read_object(run / stage / "stage.json", {})
+        write_json(out / stage / "stage.json", made_from)
+
+
 def main() -> None:
     """Parse the command line and build."""
     parser = argparse.ArgumentParser(description="Make the base weights of the model photo from nothing.")
-    parser.add_argument("--textures", type=Path, required=True, help="folder of <Material>_NNN.webp")
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "photo_model" / "base")
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument("--textures", type=Path, help="folder of <Material>_NNN.webp: build the base")
+    what.add_argument("--stages", type=Path, help="run folder of --profile photo: keep its stages")
+    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "photo_model")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
-    print(f"base weights are in {build_photo_base(options.out, options.textures, options.seed)}")
+    if options.stages:
+        keep_stages(options.stages, options.out)
+    else:
+        build_photo_base(options.out / "base", options.textures, options.seed)
+    print(f"weights are in {options.out}")
 
 
 if __name__ == "__main__":

@@ -28,7 +28,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model with random weights and a processor, saved."""
     torch.manual_seed(0)
     processor = build_photo_processor(build_tokenizer(tiny_vlm.CORPUS, vocabulary=340))
-    model = build_photo(processor.tokenizer, width=16, layers=1, heads=2, directions=4).eval()
+    model = build_photo(processor.tokenizer, width=16, num_hidden_layers=1, num_attention_heads=2, directions=4).eval()
     with torch.no_grad():
         model.model.vision_tower.directions.normal_()
     path = tmp_path_factory.mktemp("photo")

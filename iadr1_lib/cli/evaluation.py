@@ -140,7 +140,7 @@ def evaluate(
     parser = how.parser or (protocol.parser if protocol and not how.answer_only else "fair")
     if parser not in PARSERS:
         raise WrongUse(f"unknown parser {parser}: choose from {', '.join(PARSERS)}")
-    mode = how.prompt or ("yes-no" if endpoint else "bare")
+    mode: str = how.prompt or ("yes-no" if endpoint else "bare")
     if how.answer_only and not endpoint and not how.prompt:
         from iadr1_lib.evaluation import prediction
 

@@ -57,15 +57,22 @@ Features = dict[int, torch.Tensor]
 
 
 class ComparisonConfig(PretrainedConfig):
-    """Sizes of the tower. `directions` of the description are kept, found by principal components."""
+    """Sizes of the tower.
+
+    Attributes:
+        width: of a cell's state in the transformer.
+        directions: how many of the description are kept, found by principal components.
+        hidden_size: of a picture token.
+        use_distances: False leaves out all that compares, as a control.
+    """
 
     model_type = "iadr1_comparison"
 
     def __init__(
         self,
         width: int = 96,
-        layers: int = 3,
-        heads: int = 4,
+        num_hidden_layers: int = 3,
+        num_attention_heads: int = 4,
         directions: int = 32,
         hidden_size: int = 192,
         image_size: int = SIDE,
@@ -73,7 +80,8 @@ class ComparisonConfig(PretrainedConfig):
         use_distances: bool = True,
         **kwargs: Any,
     ) -> None:
-        self.width, self.layers, self.heads, self.directions = width, layers, heads, directions
+        self.width, self.directions, self.intermediate_size = width, directions, 3 * width
+        self.num_hidden_layers, self.num_attention_heads = num_hidden_layers, num_attention_heads
         self.hidden_size, self.use_distances = hidden_size, use_distances
         self.image_size, self.patch_size = image_size, patch_size
         super().__init__(**kwargs)
@@ -222,10 +230,11 @@ class ComparisonTower(PreTrainedModel):
         self.enter = nn.Linear(MAPS + config.directions, config.width)
         self.place = nn.Parameter(0.02 * torch.randn(CELLS**2, config.width))
         layer: dict[str, Any] = dict(
-            dim_feedforward=3 * config.width, dropout=0.0, activation="gelu", batch_first=True, norm_first=True
+            dim_feedforward=config.intermediate_size, dropout=0.0, activation="gelu", batch_first=True, norm_first=True
         )
         self.layers = nn.ModuleList(
-            nn.TransformerEncoderLayer(config.width, config.heads, **layer) for _ in range(config.layers)
+            nn.TransformerEncoderLayer(config.width, config.num_attention_heads, **layer)
+            for _ in range(config.num_hidden_layers)
         )
         merged = (CELLS // TOKENS) ** 2 * config.width
         self.norm = nn.LayerNorm(config.width)
