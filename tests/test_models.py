@@ -85,8 +85,9 @@ def test_the_image_token_is_never_generated(folder: Path) -> None:
     assert image_token not in out[0, inputs["input_ids"].shape[1] :]
 
 
-def test_the_shipped_base_model_is_small_whole_and_loads_plainly(root: Path) -> None:
-    base = root / "data" / "mini_base"
+@pytest.mark.parametrize("place", ["mini_base", *(f"photo_model/{s}" for s in ("base", "pa_sft", "sc_grpo"))])
+def test_the_shipped_models_are_small_and_whole_and_load_plainly(root: Path, place: str) -> None:
+    base = root / "data" / place
     assert sum(f.stat().st_size for f in base.iterdir()) <= 12e6
     for line in (base / "SHA256SUMS").read_text().splitlines():
         digest, name = line.split()

@@ -119,7 +119,7 @@ def evaluate(
 
     A run that was stopped goes on; one that was finished is made anew (from the kept replies, if behind an API).
     """
-    from iadr1_lib.evaluation import COURSE, PARSERS, metric_rows, protocols, read_predictions, score
+    from iadr1_lib.evaluation import COURSE, PARSERS, metric_rows, protocols, ranking, read_predictions, score
     from iadr1_lib.remote import Remote, endpoint_named, predict_remote
 
     model = str(model_path(model))
@@ -171,8 +171,14 @@ def evaluate(
     settings |= {"grid": int(answers["grid"].iloc[0])} if "grid" in answers else {}
     os.replace(begun, predictions)
     rows = metric_rows(scores, place.resolve().name)
+    if how.answer_only:  # read at one place in all pictures, so that it orders them
+        ranked = ranking(answers, seed)
+        rows += metric_rows(ranked, f"{place.resolve().name}/p_yes")
     write_json(out, {"rows": rows, "provenance": stamp(settings, seed, _hashed(place, samples))})
     _print_scores(scores, table)
+    if how.answer_only:
+        print("How P(Yes) orders the pictures, whatever was answered:")
+        print_table(_score_table(ranked, ("auroc", "average_precision")))
     if source.benchmarks:
         from iadr1_lib.reporting import beside_table_one
 
@@ -300,15 +306,15 @@ def _print_oddities(scores: pd.DataFrame) -> None:
         print(f"balanced accuracy of {row['benchmark']} is not defined: {row['note']}")
 
 
-def _score_table(scores: pd.DataFrame) -> pd.DataFrame:
+def _score_table(scores: pd.DataFrame, metrics: Sequence[str] = REPORTED) -> pd.DataFrame:
     """One row per benchmark; metrics in percent with their 95 % interval."""
     from iadr1_lib.evaluation import interval_text
 
     one = scores["benchmark"].nunique() == 2  # itself and the mean, which would say it again
-    shown = scores[scores["metric"].isin(REPORTED) & ~(one & (scores["benchmark"] == "mean"))]
+    shown = scores[scores["metric"].isin(metrics) & ~(one & (scores["benchmark"] == "mean"))]
     shown = shown.assign(text=[interval_text(row) for row in shown.to_dict("records")])
     wide = shown.pivot_table("text", "benchmark", "metric", aggfunc="first", sort=False)
-    wide = wide[[metric for metric in REPORTED if metric in wide]].reset_index()
+    wide = wide[[metric for metric in metrics if metric in wide]].reset_index()
     return wide.rename(columns=lambda column: column.replace("_", " "))
 
 

@@ -21,6 +21,7 @@ from iadr1_lib.reporting.tables import (
     difference_table,
     judged_benchmarks,
     one_shot_table,
+    photo_table,
     predictor_table,
     stage_table,
 )
@@ -74,6 +75,8 @@ def results_page() -> str:
         "ablations": ablation_table(),
         "claims": shown,
         "one_shot": one_shot_table(),
+        "photo": photo_table(p_yes=False),
+        "photo_p_yes": photo_table(p_yes=True),
     }
     template = Template(read_text(project_root() / "data" / "templates" / "results.txt"))
     return template.substitute(words, **{name: _markdown(table) for name, table in tables.items()})

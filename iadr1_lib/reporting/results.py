@@ -58,11 +58,12 @@ def recorded(folder: Path) -> dict[str, Any]:
     return metrics
 
 
-def shipped(file: str = "metrics.json") -> dict[str, Any]:
-    """A file of results that the project ships, by default of the profile mini; UserError where it is missing."""
-    metrics: dict[str, Any] | None = read_metrics_file(project_root() / SHIPPED / file)
+def shipped(file: str = "metrics.json", profile: str = "mini") -> dict[str, Any]:
+    """A file of results that the project ships for a profile; UserError where it is missing."""
+    path = SHIPPED.with_name(profile) / file
+    metrics: dict[str, Any] | None = read_metrics_file(project_root() / path)
     if metrics is None:
-        raise UserError(f"{(SHIPPED / file).as_posix()} is missing: restore it from the project, or name run folders")
+        raise UserError(f"{path.as_posix()} is missing: restore it from the project, or name run folders")
     return metrics
 
 

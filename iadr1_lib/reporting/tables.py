@@ -35,6 +35,15 @@ REAL = {
     "KolektorSDD": "kolektor",
     "Magnetic tiles": "magnetic_tile",
 }
+# The sets by which the settings of the model `photo` were chosen: dev_<name>_<shots>_<stage>[_p_yes].json.
+PHOTO = {
+    "AITEX (fabric)": "aitex",
+    "sawn wood": "wood",
+    "ELPV (solar cells)": "elpv",
+    "MPDD, metal plate": "mpdd",
+    "MVTec-AD, screw": "screw",
+    "MVTec-AD, leather": "leather",
+}
 _SHIPPED_STAGES = ("base", "pa_sft", "sc_grpo")  # whose evaluations ship, beside metrics.json
 
 
@@ -113,9 +122,9 @@ def judged_benchmarks(metrics: dict[str, Any], real: bool = True) -> pd.DataFram
     return table.astype({"value": float, "low": float, "high": float})
 
 
-def _mean(file: str, metric: str) -> Row:
+def _mean(file: str, metric: str, profile: str = "mini") -> Row:
     """The row of a metric's mean over all benchmarks, of a shipped evaluation."""
-    return next(row for row in shipped(file)["rows"] if row["name"].endswith(f"/{metric}/{MEAN}"))
+    return next(row for row in shipped(file, profile)["rows"] if row["name"].endswith(f"/{metric}/{MEAN}"))
 
 
 def predictor_table(judged: pd.DataFrame) -> pd.DataFrame:
@@ -164,6 +173,23 @@ def ablation_table() -> pd.DataFrame:
                 line[f"{metric.replace('_', ' ')}, minus PA-SFT"] = interval_text(change, signed=True)
             lines.append(line)
     return pd.DataFrame(lines)
+
+
+def photo_table(p_yes: bool) -> pd.DataFrame:
+    """The model `photo` on real dev sets, by the number of good pictures that it was given.
+
+    The balanced accuracy of the verdict after PA-SFT and after SC-GRPO, or the AUROC of P(Yes) after SC-GRPO.
+    """
+    metric, end = ("auroc", "_p_yes") if p_yes else ("balanced_accuracy", "")
+    stages = ("sc_grpo",) if p_yes else ("pa_sft", "sc_grpo")
+    asked = {f"{STAGES[stage]}, {n or 'no'} good": f"{n}_{stage}{end}" for stage in stages for n in (0, 1, 4)}
+    found = {
+        title: {key: _mean(f"dev_{word}_{file}.json", metric, "photo") for key, file in asked.items()}
+        for title, word in PHOTO.items()
+    }
+    rows = [{"dev set": title} | {key: interval_text(row) for key, row in own.items()} for title, own in found.items()]
+    mean = {key: f"{sum(own[key]['value'] for own in found.values()) / len(found):.1f}" for key in asked}
+    return pd.DataFrame([*rows, {"dev set": "mean"} | mean])
 
 
 def one_shot_table() -> pd.DataFrame:
