@@ -56,7 +56,7 @@ def set_apart(samples: Sequence[Sample], seed: int) -> tuple[list[Sample], list[
     if len(good) < FEWEST_GOOD:
         raise UserError(
             f"there are {len(good)} good pictures to learn from, and {FEWEST_GOOD} are needed at least: "
-            "add some as <category>/train/good"
+            "add some as <category>/train/good, or only ask (iadr1 inspect, iadr1 evaluate)"
         )
     return good, asked
 
