@@ -20,14 +20,13 @@ from iadr1_lib.cli.options import (
     Prompt,
     RootOption,
     SeedOption,
-    model_path,
     option_groups,
     print_table,
     require_metrics_file,
 )
 from iadr1_lib.errors import UserError, WrongUse
 from iadr1_lib.files import write_json
-from iadr1_lib.runs import Run, stamp
+from iadr1_lib.runs import Run, model_path, stamp
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -122,7 +121,7 @@ def evaluate(
     from iadr1_lib.evaluation import COURSE, PARSERS, metric_rows, protocols, ranking, read_predictions, score
     from iadr1_lib.remote import Remote, endpoint_named, predict_remote
 
-    model = str(model_path(model))
+    model = model_path(model)
     place = source.place  # raises where nothing is to be asked about
     limit = {"max_tokens": how.max_new_tokens} if how.max_new_tokens else {}
     endpoint = endpoint_named(model, **limit, **api.endpoint())

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from iadr1_lib.cli.options import PromptOption, model_path, option_groups
+from iadr1_lib.cli.options import PromptOption, option_groups
 from iadr1_lib.errors import UserError
+from iadr1_lib.runs import model_path
 
 if TYPE_CHECKING:
     from PIL import Image

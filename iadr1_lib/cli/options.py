@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from iadr1_lib.errors import UserError
-from iadr1_lib.runs import project_root, read_metrics_file
+from iadr1_lib.runs import read_metrics_file
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -28,13 +28,6 @@ PromptOption = Annotated[Prompt, typer.Option(help="yes-no is the fair way to as
 LayoutOption = Annotated[str | None, typer.Option(help="Such as mvtec or visa; by default found by looking.")]
 RootOption = Annotated[Path | None, typer.Option(help="Of an index file: the folder that its paths start from.")]
 MetricsOption = Annotated[Path | None, typer.Option(help="Metrics file to write: rows and provenance.")]
-
-
-def model_path(model: str) -> Path | str:
-    """The folder of a model that ships by its word, "photo"; anything else as it is."""
-    if model != "photo" or Path(model).exists():
-        return model
-    return project_root() / "data" / "photo_model" / "sc_grpo"
 
 
 @dataclasses.dataclass

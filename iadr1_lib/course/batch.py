@@ -138,7 +138,7 @@ class Manifest:
         digest = hashlib.sha256()
         for path in (*sorted((root / "iadr1_lib").rglob("*.py")), run.profile.path):
             digest.update(path.relative_to(root).as_posix().encode() + b"\0" + path.read_bytes())
-        digest.update(data_hash([base_model_dir()]).encode())
+        digest.update(data_hash([base_model_dir(), base_model_dir("photo").parent]).encode())
         if run.choices != Choices():
             digest.update(f"{run.choices} {source_hash(run)}".encode())
         self.ground = f"{digest.hexdigest()}-s{run.seed}"

@@ -112,9 +112,12 @@ def training_samples(run: Run, part: str) -> list[Sample]:
 
 
 def reference_pool(run: Run, part: str) -> list[Sample]:
-    """Normal pictures that may stand before those of `part` as references: kept for that, or else the part's own."""
+    """Normal pictures that may stand before those of `part` as references: kept for that, or else the part's own.
+
+    Those of data sets count as "train", however they were filed: within a part each may serve the others.
+    """
     if run.source != "world":
-        return [sample for sample in _read_part(run, part) if sample.label == "no"]
+        return [replace(sample, split="train") for sample in _read_part(run, part) if sample.label == "no"]
     return [sample for sample in _world_table(run, part) if sample.label == "no"]
 
 

@@ -136,8 +136,8 @@ def _references(run: Run, part: str) -> dict[str, str]:
     from iadr1_lib.evaluation import references
 
     pool = sources.reference_pool(run, part)
-    good = Counter(sample.category for sample in pool)
-    samples = [sample for sample in training_samples(run, part) if good[sample.category] > (sample in pool)]
+    good, own = Counter(sample.category for sample in pool), {sample.image for sample in pool}
+    samples = [sample for sample in training_samples(run, part) if good[sample.category] > (sample.image in own)]
     chosen = references(samples, pool, kind="random", seed=run.seed)
     return {str(Path(image).absolute()): str(paths[0].absolute()) for image, paths in chosen.items()}
 

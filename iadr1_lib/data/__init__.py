@@ -45,6 +45,6 @@ from iadr1_lib.data.kolektor import cut_kolektor
 from iadr1_lib.data.masks import mask_files, read_mask, says_where
 from iadr1_lib.data.reading import load_mvtec, load_samples
 from iadr1_lib.data.rows import checked_rows, labelled, pictures_of
-from iadr1_lib.data.splitting import Split, split_samples
+from iadr1_lib.data.splitting import Split, divide, split_samples
 from iadr1_lib.data.table import REFERENCE_KINDS, Problem, Table, Templates, counts, samples_table
 from iadr1_lib.data.type_names import category_of, data_set_named, unmapped

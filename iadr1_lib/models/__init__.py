@@ -13,6 +13,7 @@ from iadr1_lib.models.comparison import (
     build_photo,
     build_photo_processor,
     compare,
+    describe,
     with_references,
 )
 from iadr1_lib.models.families import FAMILIES, MODELS, SHIPPED, family_of, model_config, named

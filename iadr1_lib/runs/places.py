@@ -36,6 +36,13 @@ def base_model_dir(name: str = "mini") -> Path:
     return project_root() / "data" / ("photo_model/base" if name == "photo" else f"{name}_base")
 
 
+def model_path(model: str) -> str:
+    """The folder of a model that ships by its word, "photo"; anything else (a folder, a model of an API) as it is."""
+    if model != "photo" or Path(model).exists():
+        return model
+    return str(project_root() / "data" / "photo_model" / "sc_grpo")
+
+
 def runs_folder() -> Path:
     """Return the folder that holds all runs: `IADR1_RUNS`, else runs/ in the project."""
     given = os.environ.get("IADR1_RUNS")
