@@ -112,6 +112,16 @@ def test_each_benchmark_has_its_predictors_and_stages_side_by_side(finished_runs
     assert len(tables.predictor_table(tables.judged_benchmarks(metrics, real=False))) == 7
 
 
+def test_the_table_of_photo_holds_what_was_measured() -> None:
+    table = tables.photo_table(p_yes=False).set_index("dev set")
+    assert list(table.index) == [*tables.PHOTO, "mean"]
+    rows = shipped("dev_screw_4_sc_grpo.json", "photo")["rows"]
+    row = next(row for row in rows if row["name"].endswith("/balanced_accuracy/mean"))
+    assert table.loc["MVTec-AD, screw", "SC-GRPO, 4 good"] == interval_text(row)
+    ranked = tables.photo_table(p_yes=True).set_index("dev set")
+    assert 0 < float(ranked.loc["mean", "SC-GRPO, 1 good"]) <= 100 and ranked.shape[1] == 3
+
+
 def test_it_is_said_what_a_benchmark_measures_where_a_simple_predictor_does_well() -> None:
     rows = [
         ("even", "predictor", "file_size", 52, np.nan),
