@@ -249,9 +249,9 @@ def test_a_saved_model_loads_again_with_all_its_weights_and_settings(
     assert not {i for row in ids for i in row} & set(marks)
 
 
-def test_seven_models_and_the_mini_are_known_by_short_name_and_hub_id(shared: Path) -> None:
+def test_seven_models_and_the_shipped_are_known_by_short_name_and_hub_id(shared: Path) -> None:
     sizes = json.loads((shared / "reference" / "model_sizes.json").read_text())
-    assert {name for name in sizes if name != "note"} | {"mini"} == set(MODELS)
+    assert {name for name in sizes if name != "note"} | {"mini", "photo"} == set(MODELS)
     for name, model in MODELS.items():
         if model.hub_id:
             assert sizes[name]["hub_id"] == model.hub_id

@@ -115,7 +115,7 @@ def test_each_benchmark_has_its_predictors_and_stages_side_by_side(finished_runs
 def test_the_table_of_photo_holds_what_was_measured() -> None:
     table = tables.photo_table(p_yes=False).set_index("dev set")
     assert list(table.index) == [*tables.PHOTO, "mean"]
-    rows = shipped("dev_screw_4_sc_grpo.json", "photo")["rows"]
+    rows = results.shipped("dev_screw_4_sc_grpo.json", "photo")["rows"]
     row = next(row for row in rows if row["name"].endswith("/balanced_accuracy/mean"))
     assert table.loc["MVTec-AD, screw", "SC-GRPO, 4 good"] == interval_text(row)
     ranked = tables.photo_table(p_yes=True).set_index("dev set")
