@@ -146,6 +146,12 @@ def _on_cells(values: torch.Tensor) -> torch.Tensor:
     return functional.interpolate(plane, (CELLS, CELLS))[0, 0]
 
 
+def _to_the_rest(stride: int, mine: torch.Tensor) -> torch.Tensor:
+    """Distance of each cell to its nearest neighbour in the rest of the same picture."""
+    close = _within(_GRIDS[stride], _APART[stride] - 1, mine.device)
+    return 1 - (mine @ mine.T).masked_fill(close, -1).amax(1)
+
+
 @torch.no_grad()
 def distances(own: Features, references: Sequence[Features]) -> torch.Tensor:
     """Cosine distances to the nearest neighbours, (KINDS x strides, CELLS, CELLS); of several references the smallest.
@@ -157,8 +163,7 @@ def distances(own: Features, references: Sequence[Features]) -> torch.Tensor:
     planes = []
     for stride, mine in own.items():
         grid, device = _GRIDS[stride], mine.device
-        close = _within(grid, _APART[stride] - 1, device)
-        rest = 1 - (mine @ mine.T).masked_fill(close, -1).amax(1)
+        rest = _to_the_rest(stride, mine)
         others = [mine @ reference[stride].T for reference in references]
         if others:
             near = _within(grid, _NEAR[stride], device)
@@ -176,7 +181,7 @@ def _self_distances(own: Features) -> torch.Tensor:
     """Mean and largest distance of a picture's cells to the rest of it, (2 x strides): how uniform its surface is."""
     found = []
     for stride, mine in own.items():
-        rest = 1 - (mine @ mine.T).masked_fill(_within(_GRIDS[stride], _APART[stride] - 1, mine.device), -1).amax(1)
+        rest = _to_the_rest(stride, mine)
         found += [rest.mean(), rest.topk(max(1, len(rest) // 50)).values.mean()]
     return torch.stack(found)
 

@@ -146,9 +146,11 @@ def write_world(root: Path, families: list[Family], count: int, seed: int, *, sp
         kind = (drawing.defect_type or "good").replace(" ", "_")
         category = root / drawing.family.name
         place = f"{split if drawing.defect_type is None else 'test'}/{kind}/{i:05d}.png"
-        _save(category / place, drawing.image, compress_level=0)  # all of one file size: it must not tell the label
+        save_picture(
+            category / place, drawing.image, compress_level=0
+        )
         if drawing.defect_type is not None:
-            _save(category / "ground_truth" / kind / f"{i:05d}_mask.png", drawing.mask)
+            save_picture(category / "ground_truth" / kind / f"{i:05d}_mask.png", drawing.mask)
         note: dict[str, object] = {"severity": round(drawing.severity, 3), "look_alike": drawing.look_alike}
         note["surface"] = drawing.family.texture
         if drawing.look_alike_mask.any():
@@ -167,9 +169,10 @@ def write_references(root: Path, families: Sequence[Family], count: int, seed: i
     for family in families:
         for i in range(count):
             drawing = draw(family, zlib.crc32(f"reference/{seed}/{i}".encode()))
-            _save(root / family.name / "train" / "good" / f"{i:03d}.png", drawing.image, compress_level=0)
+            save_picture(root / family.name / "train" / "good" / f"{i:03d}.png", drawing.image, compress_level=0)
 
 
-def _save(path: Path, pixels: NDArray[np.uint8] | Mask, compress_level: int = 6) -> None:
+def save_picture(path: Path, pixels: NDArray[np.uint8] | Mask, compress_level: int = 6) -> None:
+    """Write a picture; at level 0 all of one size get files of one size, so that it does not tell the label."""
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(pixels).save(path, compress_level=compress_level)

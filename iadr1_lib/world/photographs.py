@@ -11,32 +11,27 @@ import json
 import shutil
 import zlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageFilter
-from scipy import ndimage
 
 from iadr1_lib.answer import DEFECT_TYPES
 from iadr1_lib.errors import UserError
-from iadr1_lib.world.drawing import Drawing, draw
+from iadr1_lib.world.drawing import Drawing, draw, save_picture
 from iadr1_lib.world.families import Family, dev_families, train_families
 from iadr1_lib.world.marks import colour_of
 from iadr1_lib.world.outlines import OUTLINES, box, polygon
+from iadr1_lib.world.photo_marks import SIDE, Canvas, Mask, Pixels, X, Y, cover_of, mix, paint_defect, soft_noise
 
 # Names this way of making pictures: whoever changes a pixel changes it, so that old ones are made anew.
 PHOTOGRAPHING = "1"
-SIDE = 288
 _SCALE = SIDE / 96  # outlines are drawn for pictures of 96 pixels
-Y, X = np.mgrid[0:SIDE, 0:SIDE].astype(np.float32)
 _CENTRE = (SIDE - 1) / 2
 _MIDDLE = 300  # of the repeated texture: half the diagonal of a picture, and as far as windows wander
-Pixels = NDArray[np.floating[Any]]
-Mask = NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
@@ -73,16 +68,6 @@ class Photograph:
     mask: Mask
     defect_type: str | None
     kind: Kind
-
-
-@dataclass
-class _Canvas:
-    """A picture while it is painted: RGB in [0, 1]; signed distance to the part's edge; what lies behind the part."""
-
-    image: Pixels
-    edge: Pixels
-    behind: Pixels
-    elements: list[Pixels] = field(default_factory=list)  # signed distances of an assembly's elements
 
 
 # ------------------------------------------------------------------------------------------------ kinds
@@ -134,25 +119,18 @@ def _split_of(path: Path) -> str:
 
 @lru_cache(maxsize=2048)
 def _tile(path: Path) -> Image.Image:
-    """The texture four times in each direction, so that any window of it can be cut out."""
+    """The texture repeated, so that any window of it can be cut out."""
     pixels = np.asarray(Image.open(path).convert("RGB"))
     height, width = (2 * _MIDDLE // side + 1 for side in pixels.shape[:2])
     return Image.fromarray(np.tile(pixels, (height, width, 1))[: 2 * _MIDDLE, : 2 * _MIDDLE])
 
 
-def _window(rng: np.random.Generator, path: Path, zoom: float, angle: float, at: tuple[float, float]) -> Pixels:
+def _window(path: Path, zoom: float, angle: float, at: tuple[float, float]) -> Pixels:
     cos, sin = np.cos(angle) / zoom, np.sin(angle) / zoom
     start = _MIDDLE + at[0] - (cos + sin) * _CENTRE, _MIDDLE + at[1] - (cos - sin) * _CENTRE
     data = (cos, sin, start[0], -sin, cos, start[1])
     picture = _tile(path).transform((SIDE, SIDE), Image.Transform.AFFINE, data, Image.Resampling.BICUBIC)
     return np.asarray(picture, dtype=np.float32) / 255
-
-
-def _soft_noise(rng: np.random.Generator, cells: int) -> Pixels:
-    """Smooth noise with standard deviation 1, about `cells` blobs across the picture."""
-    grid = rng.standard_normal((cells + 3, cells + 3)).astype(np.float32)
-    noise = np.asarray(Image.fromarray(grid).resize((SIDE, SIDE), Image.Resampling.BICUBIC))
-    return (noise - noise.mean()) / (noise.std() + 1e-6)
 
 
 class _Look:
@@ -231,14 +209,6 @@ class _Element:
 # ------------------------------------------------------------------------------------------------ taking a picture
 
 
-def _cover(distance: Pixels, softness: float = 1.5) -> Pixels:
-    return np.clip(0.5 - distance / softness, 0, 1)
-
-
-def _mix(image: Pixels, cover: Pixels, colour: Pixels | float) -> Pixels:
-    return image + cover[..., None] * (colour - image)
-
-
 def _surface(look: _Look, rng: np.random.Generator, which: int, angle: float) -> Pixels:
     """A window of one of the kind's textures, with less or more contrast; two windows mixed, against repetition."""
     path, zoom = look.kind.textures[which], look.zoom[which]
@@ -246,21 +216,21 @@ def _surface(look: _Look, rng: np.random.Generator, which: int, angle: float) ->
     def place() -> tuple[float, float]:
         return look.at if look.aligned else tuple(rng.uniform(-64, 64, 2))  # type: ignore[return-value]
 
-    image = _window(rng, path, zoom, angle, place())
+    image = _window(path, zoom, angle, place())
     if not look.aligned and zoom < 2.2:
-        weight = 1 / (1 + np.exp(-4 * _soft_noise(rng, 3)))
-        image = _mix(image, weight, _window(rng, path, zoom, angle, place()))
+        weight = 1 / (1 + np.exp(-4 * soft_noise(rng, 3)))
+        image = mix(image, weight, _window(path, zoom, angle, place()))
     mean = image.mean((0, 1))
     return (mean + look.contrast * (image - mean)) * (1 if which else look.tint)
 
 
-def _clean(look: _Look, rng: np.random.Generator) -> _Canvas:
+def _clean(look: _Look, rng: np.random.Generator) -> Canvas:
     angle = rng.uniform(0, 2 * np.pi) if look.turns else look.angle
     angle += rng.normal() * look.tilt
     image = _surface(look, rng, 0, angle)
     everywhere = np.full((SIDE, SIDE), -SIDE, dtype=np.float32)
     if look.style == "surface":
-        return _Canvas(image, everywhere, np.broadcast_to(image.mean((0, 1)) * 0.6, image.shape))
+        return Canvas(image, everywhere, np.broadcast_to(image.mean((0, 1)) * 0.6, image.shape))
     ground = _surface(look, rng, 1, look.angle) if look.ground is None else np.full_like(image, look.ground)
     shift, turn = rng.normal(0, 1, 2) * look.pose, rng.normal() * look.tilt
     if look.style == "part":
@@ -271,8 +241,8 @@ def _clean(look: _Look, rng: np.random.Generator) -> _Canvas:
         edge = polygon(x, y, 5, 36) if look.outline == "polygon" else OUTLINES[look.outline](x, y)
         edge = (edge * _SCALE).astype(np.float32)
         bevel = np.clip(1 + edge / 14, 0, 1) * 0.3
-        return _Canvas(_mix(ground, _cover(edge), image * (1 - bevel[..., None])), edge, ground)
-    canvas = _Canvas(ground if look.style == "scatter" else image, everywhere, ground)
+        return Canvas(mix(ground, cover_of(edge), image * (1 - bevel[..., None])), edge, ground)
+    canvas = Canvas(ground if look.style == "scatter" else image, everywhere, ground)
     canvas.behind = canvas.image
     if look.style == "scatter":
         places = [(look.elements[0], *rng.uniform(0, SIDE, 2), rng.uniform(0, 6.3)) for _ in range(look.copies)]
@@ -282,7 +252,7 @@ def _clean(look: _Look, rng: np.random.Generator) -> _Canvas:
     for element, x0, y0, turned in places:
         edge = element.edge(x0, y0, turned)
         shaded = (paint if element.textured else element.colour) * (1 - 0.3 * np.clip(1 + edge / 6, 0, 1)[..., None])
-        canvas.image = _mix(canvas.image, _cover(edge), shaded)
+        canvas.image = mix(canvas.image, cover_of(edge), shaded)
         canvas.elements.append(edge)
     return canvas
 
@@ -293,7 +263,7 @@ def _camera(look: _Look, rng: np.random.Generator, image: Pixels) -> NDArray[np.
     light = 1 + slope * ((X - _CENTRE) * np.cos(angle) + (Y - _CENTRE) * np.sin(angle)) / _CENTRE
     light = light * (1 + rng.normal() * look.light * 0.6)
     if look.stains:
-        light = light * (1 + look.stains * _soft_noise(rng, int(rng.integers(2, 6))))
+        light = light * (1 + look.stains * soft_noise(rng, int(rng.integers(2, 6))))
     image = image * light[..., None].astype(np.float32)
     if look.grey:
         image = np.repeat(image.mean(-1, keepdims=True), 3, axis=-1)
@@ -316,7 +286,7 @@ def shoot(kind: Kind, seed: int, defect_type: str | None = None, severity: float
     mask = np.zeros((SIDE, SIDE), dtype=bool)
     image = canvas.image
     if defect_type is not None:
-        image, mask = _visible(rng, canvas, defect_type, severity, look.noise, lambda: _surface(look, rng, 1, 0.0))
+        image, mask = paint_defect(rng, canvas, defect_type, severity, look.noise, lambda: _surface(look, rng, 1, 0.0))
     return Photograph(_camera(look, rng, image), mask, defect_type, kind)
 
 
@@ -331,242 +301,15 @@ def deface(picture: Image.Image, seed: int, defect_type: str) -> tuple[Image.Ima
     image = np.asarray(small, dtype=np.float32) / 255
     border = np.concatenate([image[0], image[-1], image[:, 0], image[:, -1]]).mean(0)
     everywhere = np.full((SIDE, SIDE), -SIDE, dtype=np.float32)
-    canvas = _Canvas(image, everywhere, np.broadcast_to(border, image.shape))
-    painted, mask = _visible(rng, canvas, defect_type, None, 0.01, lambda: np.ascontiguousarray(image[::-1, ::-1]))
+    canvas = Canvas(image, everywhere, np.broadcast_to(border, image.shape))
+    painted, mask = paint_defect(rng, canvas, defect_type, None, 0.01, lambda: np.ascontiguousarray(image[::-1, ::-1]))
     return Image.fromarray((np.clip(painted, 0, 1) * 255).round().astype(np.uint8)), mask
-
-
-def _visible(
-    rng: np.random.Generator,
-    canvas: _Canvas,
-    defect_type: str,
-    severity: float | None,
-    noise: float,
-    other_surface: Callable[[], Pixels],
-) -> tuple[Pixels, Mask]:
-    """A defect that can be told from noise: one that cannot be seen is none."""
-    severity = float(rng.uniform(0.1, 1.0)) if severity is None else severity
-    for strength in (severity, (severity + 1) / 2, 1.0):
-        image, mask = _paint(rng, canvas, other_surface, defect_type, strength)
-        change = np.abs(image - canvas.image).mean(-1)
-        if mask.sum() >= 12 and change[mask].mean() > 0.03 + noise:
-            break
-    return image, mask
 
 
 def _enlarged(kind: Kind, drawing: Drawing) -> Photograph:
     image = Image.fromarray(drawing.image).resize((SIDE, SIDE), Image.Resampling.BILINEAR)
     mask = np.asarray(Image.fromarray(drawing.mask).resize((SIDE, SIDE), Image.Resampling.NEAREST))
     return Photograph(np.asarray(image), mask, drawing.defect_type, kind)
-
-
-# ------------------------------------------------------------------------------------------------ defects
-
-
-@dataclass(frozen=True)
-class _Brush:
-    rng: np.random.Generator
-    canvas: _Canvas
-    other_surface: Callable[[], Pixels]
-    x: float
-    y: float
-    severity: float
-
-    @property
-    def opacity(self) -> float:
-        return 0.3 + 0.7 * self.severity
-
-    def radius(self, low: float, high: float) -> float:
-        return float(np.exp(self.rng.uniform(np.log(low), np.log(high))))
-
-    def blob(self, radius: float, roughness: float = 0.35) -> Pixels:
-        """Signed distance to an irregular patch, longer than broad."""
-        stretch, turn = self.rng.uniform(1, 2.2), self.rng.uniform(0, np.pi)
-        dx, dy = X - self.x, Y - self.y
-        u = (dx * np.cos(turn) + dy * np.sin(turn)) / stretch
-        v = (-dx * np.sin(turn) + dy * np.cos(turn)) * stretch**0.5
-        angle, rim = np.arctan2(v, u), np.ones_like(u)
-        for k in (2, 3, 5, 8):
-            rim += roughness * self.rng.uniform(-1, 1) / np.sqrt(k) * np.cos(k * angle + self.rng.uniform(0, 6.3))
-        return np.hypot(u, v) - radius * np.maximum(rim, 0.3)
-
-    def path(self, length: float, bend: float) -> Pixels:
-        """Distance to a winding line through the place."""
-        step, angle = length / 8, self.rng.uniform(0, 2 * np.pi)
-        x, y = self.x - length / 2 * np.cos(angle), self.y - length / 2 * np.sin(angle)
-        distance = np.full((SIDE, SIDE), 1e3, dtype=np.float32)
-        for _ in range(8):
-            angle += self.rng.normal() * bend
-            x1, y1 = x + step * np.cos(angle), y + step * np.sin(angle)
-            distance = np.minimum(distance, _segment(x, y, x1, y1))
-            x, y = x1, y1
-        return distance
-
-    def colour(self) -> Pixels:
-        """Paint of a stain or a foreign body: dark, bright, or of any hue."""
-        kind = self.rng.random()
-        if kind < 0.4:
-            return np.full(3, self.rng.uniform(0, 0.25), dtype=np.float32)
-        if kind < 0.6:
-            return np.full(3, self.rng.uniform(0.8, 1.0), dtype=np.float32)
-        return colour_of(self.rng.random(), self.rng.uniform(0.3, 0.9), self.rng.uniform(0.3, 0.9)).astype(np.float32)
-
-
-def _segment(x0: float, y0: float, x1: float, y1: float) -> Pixels:
-    dx, dy = x1 - x0, y1 - y0
-    t = np.clip(((X - x0) * dx + (Y - y0) * dy) / (dx * dx + dy * dy + 1e-9), 0, 1)
-    return np.hypot(X - x0 - t * dx, Y - y0 - t * dy)
-
-
-def _place(rng: np.random.Generator, canvas: _Canvas, on_edge: bool) -> tuple[float, float]:
-    """A place on the part; cells of the 3 x 3 grid come up about equally often."""
-    edge = canvas.edge[::4, ::4]
-    allowed = (np.abs(edge + 6) < 6) if on_edge else edge < -12
-    allowed[:4], allowed[-4:], allowed[:, :4], allowed[:, -4:] = False, False, False, False
-    rows, columns = np.nonzero(allowed if allowed.any() else edge < 1e6)
-    cells = rows // 24 * 3 + columns // 24
-    chosen = rng.choice(np.unique(cells))
-    here = np.nonzero(cells == chosen)[0]
-    i = int(here[int(rng.integers(len(here)))])
-    return float(columns[i] * 4 + 1.5), float(rows[i] * 4 + 1.5)
-
-
-def _contamination(b: _Brush) -> tuple[Pixels, Mask]:
-    stain = _cover(b.blob(b.radius(7, 45)), b.rng.uniform(3, 14))
-    if b.rng.random() < 0.3:  # spatter
-        drops = np.full((SIDE, SIDE), 1e3, dtype=np.float32)
-        for _ in range(int(b.rng.integers(3, 9))):
-            dx, dy = b.rng.normal(0, 18, 2)
-            drops = np.minimum(drops, np.hypot(X - b.x - dx, Y - b.y - dy) - b.rng.uniform(2, 7))
-        stain = _cover(drops, 2.5)
-    if b.rng.random() < 0.35:  # it darkens or lightens what lies below
-        factor = b.rng.uniform(0.3, 0.6) if b.rng.random() < 0.7 else b.rng.uniform(1.4, 1.9)
-        return b.canvas.image * (1 + b.opacity * stain * (factor - 1))[..., None], stain > 0.4
-    return _mix(b.canvas.image, 0.85 * b.opacity * stain, b.colour()), stain > 0.4
-
-
-def _foreign_object(b: _Brush) -> tuple[Pixels, Mask]:
-    if b.rng.random() < 0.35:  # a fibre
-        body = b.path(b.radius(30, 160), 0.5) - b.rng.uniform(0.8, 2.5)
-    else:
-        turn = b.rng.uniform(0, np.pi)
-        dx, dy = X - b.x, Y - b.y
-        u, v = dx * np.cos(turn) + dy * np.sin(turn), -dx * np.sin(turn) + dy * np.cos(turn)
-        size = b.radius(6, 26)
-        body = (
-            polygon(u, v, int(b.rng.integers(3, 7)), size) if b.rng.random() < 0.6 else box(u, v, size * 1.6, size / 2)
-        )
-    image = _mix(b.canvas.image, 0.5 * b.opacity * _cover(body - 2, 6), 0.05)  # its shadow
-    paint = b.colour()
-    if b.rng.random() < 0.3:
-        paint = b.other_surface() * 0.9
-    return _mix(image, min(1.0, b.opacity + 0.3) * _cover(body.astype(np.float32)), paint), body < 1
-
-
-def _scratch(b: _Brush) -> tuple[Pixels, Mask]:
-    bright, image = b.rng.random() < 0.55, b.canvas.image
-    mask = np.zeros((SIDE, SIDE), dtype=bool)
-    for _ in range(int(b.rng.choice([1, 1, 1, 2, 4]))):
-        line = b.path(b.radius(30, 200), 0.06)
-        width = b.rng.uniform(0.4, 1.8)
-        image = _mix(image, b.opacity * _cover(line - width), 0.97 if bright else 0.04)
-        mask |= line < width + 1.5
-    return image, mask
-
-
-def _missing_part(b: _Brush) -> tuple[Pixels, Mask]:
-    image, inside = b.canvas.image, b.canvas.edge < 0
-    if b.canvas.elements and b.rng.random() < 0.8:  # an element is not there, or only a piece of it
-        whole = [e for e in b.canvas.elements if 150 < (e < 0).sum() < 15000]
-        if whole:
-            gone = whole[int(b.rng.integers(len(whole)))]
-            cover = _cover(gone - 2)
-            if b.rng.random() < 0.3:
-                cover = cover * (np.median(X[gone < 0]) < X)
-            return _mix(image, cover, b.canvas.behind), cover > 0.5
-    bite = b.blob(b.radius(10, 38), 0.5)
-    if (b.canvas.edge > 0).any():
-        return _mix(image, _cover(bite) * _cover(b.canvas.edge), b.canvas.behind), (bite < 0) & inside
-    rim = np.abs(bite) - 2
-    lit = np.where(X - b.x + Y - b.y > 0, 0.9, 0.08).astype(np.float32)[..., None]
-    image = _mix(image, b.opacity * _cover(bite, 3), image.mean((0, 1)) * b.rng.uniform(0.5, 0.9))
-    return _mix(image, 0.8 * b.opacity * _cover(rim), lit), bite < 1
-
-
-def _deformation(b: _Brush) -> tuple[Pixels, Mask]:
-    radius = b.radius(18, 60)
-    weight = np.exp(-((X - b.x) ** 2 + (Y - b.y) ** 2) / (2 * (radius / 1.8) ** 2))
-    if b.rng.random() < 0.4:  # turned
-        turn = (0.6 + 1.4 * b.severity) * b.rng.choice([-1, 1]) * weight
-        u, v = X - b.x, Y - b.y
-        at = [b.y + u * np.sin(turn) + v * np.cos(turn), b.x + u * np.cos(turn) - v * np.sin(turn)]
-    else:
-        push, angle = (0.25 + 0.5 * b.severity) * radius * b.rng.choice([-1, 1]), b.rng.uniform(0, 6.3)
-        at = [Y + push * weight * np.sin(angle), X + push * weight * np.cos(angle)]
-    moved = np.stack(
-        [ndimage.map_coordinates(b.canvas.image[..., c], at, order=1, mode="nearest") for c in range(3)], -1
-    )
-    angle = b.rng.uniform(0, 6.3)
-    relief = weight * ((X - b.x) * np.cos(angle) + (Y - b.y) * np.sin(angle)) / radius  # a dent or bump
-    return moved + (0.6 * b.severity * relief).astype(np.float32)[..., None], weight > 0.4
-
-
-def _hole(b: _Brush) -> tuple[Pixels, Mask]:
-    pit = b.blob(b.radius(4, 22), 0.12)
-    image = b.canvas.image
-    if b.rng.random() < 0.5:
-        image = _mix(image, 0.6 * b.opacity * _cover(pit - 3, 4), b.rng.uniform(0.7, 1.0))  # a worn, light rim
-    return _mix(image, (0.5 + 0.5 * b.severity) * _cover(pit, 2.5), b.rng.uniform(0.0, 0.12)), pit < 1.5
-
-
-def _damage(b: _Brush) -> tuple[Pixels, Mask]:
-    distance = np.full((SIDE, SIDE), 1e3, dtype=np.float32)
-    for _ in range(int(b.rng.choice([1, 2, 3, 4]))):  # cracks that run out from one point
-        x, y, angle = b.x, b.y, b.rng.uniform(0, 2 * np.pi)
-        step = b.radius(5, 22)
-        for _ in range(int(b.rng.integers(3, 8))):
-            angle += b.rng.normal() * 0.5
-            x1, y1 = x + step * np.cos(angle), y + step * np.sin(angle)
-            distance = np.minimum(distance, _segment(x, y, x1, y1))
-            x, y = x1, y1
-    width = b.rng.uniform(0.4, 2.2) * (1 + 0.4 * _soft_noise(b.rng, 30))
-    image = _mix(b.canvas.image, b.opacity * _cover(distance - width), b.rng.uniform(0.0, 0.15))
-    return image, distance < 3
-
-
-def _abrasion(b: _Brush) -> tuple[Pixels, Mask]:
-    worn = _cover(b.blob(b.radius(14, 55)), b.rng.uniform(4, 16))
-    blurred = ndimage.gaussian_filter(b.canvas.image, (3, 3, 0))
-    angle, pitch = b.rng.uniform(0, np.pi), b.rng.uniform(4, 11)
-    streaks = np.sin((X * np.cos(angle) + Y * np.sin(angle)) * 6.28 / pitch + 1.5 * _soft_noise(b.rng, 12))
-    dull = blurred.mean(-1, keepdims=True) * b.rng.uniform(0.5, 0.8) + b.rng.uniform(0.1, 0.35)
-    return _mix(b.canvas.image, b.opacity * worn, dull + b.rng.uniform(0, 0.15) * streaks[..., None]), worn > 0.4
-
-
-_PAINTERS: dict[str, Callable[[_Brush], tuple[Pixels, Mask]]] = dict(
-    zip(
-        DEFECT_TYPES,
-        (_contamination, _foreign_object, _scratch, _missing_part, _deformation, _hole, _damage, _abrasion),
-        strict=True,
-    )
-)
-
-
-def _paint(
-    rng: np.random.Generator,
-    canvas: _Canvas,
-    other_surface: Callable[[], Pixels],
-    defect_type: str,
-    severity: float,
-) -> tuple[Pixels, Mask]:
-    x, y = _place(rng, canvas, on_edge=defect_type == "missing parts" and bool((canvas.edge > 0).any()))
-    image, mask = _PAINTERS[defect_type](_Brush(rng, canvas, other_surface, x, y, severity))
-    image = np.clip(image, 0, 1).astype(np.float32)
-    outside = canvas.edge > 4  # a defect is of the part
-    if outside.any() and defect_type != "presence of foreign objects":
-        image = np.where(outside[..., None], canvas.image, image)
-        mask = mask & ~outside
-    return image, mask
 
 
 # ------------------------------------------------------------------------------------------------ on disk
@@ -589,16 +332,11 @@ def write_photographs(root: Path, products: Sequence[Kind], count: int, seed: in
         defect_type = DEFECT_TYPES[(turn * step + place) % len(DEFECT_TYPES)] if i % 2 else None
         photograph = shoot(kind, zlib.crc32(f"{seed}/{i}".encode()), defect_type)
         folder = (defect_type or "good").replace(" ", "_")
-        _save(kept / "test" / folder / f"{i:05d}.png", photograph.image)
+        save_picture(kept / "test" / folder / f"{i:05d}.png", photograph.image, compress_level=0)
         if defect_type is not None:
-            _save(kept / "ground_truth" / folder / f"{i:05d}_mask.png", photograph.mask)
+            save_picture(kept / "ground_truth" / folder / f"{i:05d}_mask.png", photograph.mask)
     for kind in products[: -(-count // 2)]:
         for i in range(references):
             photograph = shoot(kind, zlib.crc32(f"{seed}/reference/{i}".encode()))
-            _save(root / kind.name / "train" / "good" / f"{i:03d}.png", photograph.image)
+            save_picture(root / kind.name / "train" / "good" / f"{i:03d}.png", photograph.image, compress_level=0)
     done.write_text(stamp)
-
-
-def _save(path: Path, pixels: NDArray[np.uint8] | Mask) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(pixels).save(path, compress_level=0)  # all of one file size: it must not tell the label
