@@ -122,6 +122,23 @@ def test_the_table_of_photo_holds_what_was_measured() -> None:
     assert 0 < float(ranked.loc["mean", "SC-GRPO, 1 good"]) <= 100 and ranked.shape[1] == 3
 
 
+def test_what_is_said_of_where_photo_fails_is_what_was_measured() -> None:
+    def measured(name: str, metric: str) -> dict[str, float]:
+        rows = results.shipped(f"dev_{name}.json", "photo")["rows"]
+        return next(row for row in rows if row["name"].endswith(f"/{metric}/mean"))
+
+    words = (ROOT / "docs" / "photo.md").read_text()
+    screws = [measured(f"screw_{n}_sc_grpo", "balanced_accuracy") for n in (0, 1, 4)]
+    assert "*Screws*: at chance with any number" in words and all(row["low"] <= 50 <= row["high"] for row in screws)
+    boards = [measured(f"wood_{n}_sc_grpo", "accuracy_normal")["value"] for n in (0, 1, 4)]
+    assert "most good boards are called defective" in words and max(boards) < 50
+    assert "orders them the wrong way round" in words and measured("mpdd_0_sc_grpo_p_yes", "auroc")["high"] < 50
+    mean = tables.photo_table(p_yes=False).set_index("dev set").loc["mean"].astype(float)
+    assert "raises the verdict without a reference and lowers it with one" in words
+    assert mean["SC-GRPO, no good"] > mean["PA-SFT, no good"]
+    assert mean["SC-GRPO, 1 good"] < mean["PA-SFT, 1 good"]
+
+
 def test_it_is_said_what_a_benchmark_measures_where_a_simple_predictor_does_well() -> None:
     rows = [
         ("even", "predictor", "file_size", 52, np.nan),

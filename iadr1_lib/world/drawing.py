@@ -146,9 +146,7 @@ def write_world(root: Path, families: list[Family], count: int, seed: int, *, sp
         kind = (drawing.defect_type or "good").replace(" ", "_")
         category = root / drawing.family.name
         place = f"{split if drawing.defect_type is None else 'test'}/{kind}/{i:05d}.png"
-        save_picture(
-            category / place, drawing.image, compress_level=0
-        )
+        save_picture(category / place, drawing.image, compress_level=0)
         if drawing.defect_type is not None:
             save_picture(category / "ground_truth" / kind / f"{i:05d}_mask.png", drawing.mask)
         note: dict[str, object] = {"severity": round(drawing.severity, 3), "look_alike": drawing.look_alike}
