@@ -48,7 +48,7 @@ class PhotoSettings:
     """Sizes of the two lessons; the tests make them small."""
 
     scenes: int = 8000
-    seeing_epochs: int = 4
+    seeing_epochs: int = 2
     talking_steps: int = 900
     batch: int = 32
     questions: int = 8

@@ -14,7 +14,15 @@ from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from iadr1_lib.evaluation import prediction
 from iadr1_lib.evaluation.inspection import Inspector
-from iadr1_lib.models import build_photo, build_photo_processor, build_tokenizer, compare, load_model, with_references
+from iadr1_lib.models import (
+    build_photo,
+    build_photo_processor,
+    build_tokenizer,
+    compare,
+    comparison,
+    load_model,
+    with_references,
+)
 from iadr1_lib.models.comparison import CELLS, KINDS, SIDE, STRIDES, TOKENS, describe, distances
 
 
@@ -79,7 +87,7 @@ def test_tokens_of_a_picture_do_not_depend_on_its_batch_and_survive_saving(folde
     tower = model.model.vision_tower
     rows = torch.from_numpy(processor.image_processor([[noise(0)], [noise(1), noise(2)]])["pixel_values"])
     together = tower(rows).last_hidden_state
-    tower._kept.clear()
+    comparison._measured.clear()
     alone = torch.cat([tower(row[None]).last_hidden_state for row in rows])
     assert together.shape == (3, TOKENS**2, model.config.vision_config.hidden_size)
     assert torch.allclose(together, alone, atol=1e-5) and not torch.allclose(together[1], together[2])
@@ -87,6 +95,19 @@ def test_tokens_of_a_picture_do_not_depend_on_its_batch_and_survive_saving(folde
     again = AutoModelForImageTextToText.from_pretrained(tmp_path).model.vision_tower
     assert torch.allclose(again(rows).last_hidden_state, together, atol=1e-5)
     assert sum(file.stat().st_size for file in tmp_path.glob("*.safetensors")) < 8e6  # without EfficientNet
+
+
+def test_what_is_measured_of_a_picture_serves_all_models_of_one_base(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = (load_model(folder)[0].model.vision_tower for _ in range(2))
+    row = torch.from_numpy(load_model(folder)[1].image_processor([[noise(7), noise(8)]])["pixel_values"])[-1]
+    measured = first.maps(row)
+    monkeypatch.setattr(comparison, "describe", lambda picture: pytest.fail("described again"))
+    assert (second.maps(row) == measured).all()
+    monkeypatch.undo()
+    second.mean += 1  # another base
+    assert not (second.maps(row) == measured).all()
 
 
 def test_a_model_answers_with_none_one_and_four_references(folder: Path) -> None:

@@ -177,6 +177,16 @@ def test_a_stage_leaves_model_log_and_facts(stage: tuple[Train, Any], tmp_path: 
     assert not (tmp_path / "checkpoints").exists()
 
 
+def test_parts_that_a_stage_freezes_stay_as_they_were(
+    stage: tuple[Train, Any], tmp_path: Path, world: dict[str, Path]
+) -> None:
+    train, settings = stage
+    before = weights(world["model"])
+    after = weights(train(tmp_path / "stage", replace(settings, frozen=("tower",), keep="last")))
+    changed = {name for name in before if not torch.equal(before[name], after[name])}
+    assert changed and not any("vision_tower" in name for name in changed)
+
+
 def test_a_finished_stage_is_used_again_until_its_inputs_change(stage: tuple[Train, Any], tmp_path: Path) -> None:
     train, settings = stage
     settings = one_step(settings)

@@ -177,13 +177,16 @@ def ranking(predictions: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
     def estimates(group: pd.DataFrame) -> dict[str, Estimate]:
         p_yes = group["p_yes"].to_numpy(np.float64)
         known = ~np.isnan(p_yes)
-        curves = _curves((group["label"] == "yes").to_numpy()[known], p_yes[known], rng)
+        curves = auc_estimates((group["label"] == "yes").to_numpy()[known], p_yes[known], rng)
         return curves | {"share_without_p_yes": bootstrap_mean(~known, "images", rng)}
 
     return estimate_table(predictions, estimates)
 
 
-def _curves(defective: NDArray[np.bool_], p_yes: NDArray[np.float64], rng: np.random.Generator) -> dict[str, Estimate]:
+def auc_estimates(
+    defective: NDArray[np.bool_], p_yes: NDArray[np.float64], rng: np.random.Generator
+) -> dict[str, Estimate]:
+    """`auroc` and `average_precision` of one set of images, all of which have a P(Yes)."""
     strata = {"normal": np.flatnonzero(~defective), "defective": np.flatnonzero(defective)}
     for word, rows in strata.items():
         if not len(rows):

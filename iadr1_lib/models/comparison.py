@@ -16,9 +16,9 @@ import contextlib
 import hashlib
 import io
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -210,14 +210,34 @@ SMALL = 0.02  # added to distances before their logarithm
 MAPS = DISTANCES + 1 + 2 * 2 * len(STRIDES)  # distances, whether there is a reference, uniformity of both pictures
 
 
-def _digest(pixels: torch.Tensor) -> bytes:
-    return hashlib.blake2b(pixels.cpu().numpy().tobytes(), digest_size=16).digest()
+_measured: OrderedDict[bytes, torch.Tensor] = OrderedDict()
+_described: OrderedDict[bytes, Features] = OrderedDict()
+T = TypeVar("T")
+
+
+def _digest(values: torch.Tensor) -> bytes:
+    return hashlib.blake2b(values.cpu().numpy().tobytes(), digest_size=16).digest()
+
+
+def _remembered(known: OrderedDict[bytes, T], key: bytes, make: Callable[[], T], most: int) -> T:
+    """`known[key]`, made where it is not there; `known` loses its oldest beyond `most`."""
+    if key not in known:
+        known[key] = make()
+        while len(known) > most:
+            known.popitem(last=False)
+    return known[key]
+
+
+def _features(picture: torch.Tensor) -> Features:
+    """`describe`, and the descriptions of the last pictures are kept: a reference serves many."""
+    return _remembered(_described, _digest(picture), lambda: describe(picture), 100)
 
 
 class ComparisonTower(PreTrainedModel):
     """Picture tokens from distances and a few directions of the descriptions.
 
-    Descriptions and distances are frozen: they are computed once per row of pixels and kept, `KEPT` rows at most.
+    Descriptions and distances are frozen: they are computed once per row of pixels and kept, for all towers that
+    measure alike (a base and its stages), `KEPT` rows at most.
     """
 
     config_class = ComparisonConfig
@@ -244,34 +264,21 @@ class ComparisonTower(PreTrainedModel):
         merged = (CELLS // TOKENS) ** 2 * config.width
         self.norm = nn.LayerNorm(config.width)
         self.merge = nn.Linear(merged, config.hidden_size)
-        self._kept: OrderedDict[bytes, torch.Tensor] = OrderedDict()
-        self._described: OrderedDict[bytes, Features] = OrderedDict()
         self.post_init()
-
-    def _features(self, picture: torch.Tensor) -> Features:
-        """`describe`, and the descriptions of the last pictures are kept: a reference serves many."""
-        key = _digest(picture)
-        if key not in self._described:
-            self._described[key] = describe(picture)
-            while len(self._described) > 100:
-                self._described.popitem(last=False)
-        return self._described[key]
 
     def maps(self, row: torch.Tensor) -> torch.Tensor:
         """What is computed of a row of pixels (1 + references, 3, SIDE, SIDE) and kept: (cells, MAPS + directions)."""
-        key = _digest(row)
-        if key not in self._kept:
-            own = self._features(row[0])
-            references = [self._features(picture) for picture in row[1:] if picture.any()]
-            planes = distances(own, references).flatten(1).T
-            uniform = _self_distances(own)
-            other = _self_distances(references[0]) if references else torch.zeros_like(uniform)
-            facts = torch.cat([uniform.new_tensor([float(bool(references))]), uniform, other])
-            seen = (_stacked(own) - self.mean) @ self.directions.T
-            self._kept[key] = torch.cat([planes, facts.expand(len(planes), -1), seen], 1).half()
-            while len(self._kept) > self.KEPT:
-                self._kept.popitem(last=False)
-        return self._kept[key].to(row.device).float()
+        key = _digest(row) + _digest(torch.cat([self.mean[None], self.directions]))
+        return _remembered(_measured, key, lambda: self._measure(row), self.KEPT).to(row.device).float()
+
+    def _measure(self, row: torch.Tensor) -> torch.Tensor:
+        own, references = _features(row[0]), [_features(picture) for picture in row[1:] if picture.any()]
+        planes = distances(own, references).flatten(1).T
+        uniform = _self_distances(own)
+        other = _self_distances(references[0]) if references else torch.zeros_like(uniform)
+        facts = torch.cat([uniform.new_tensor([float(bool(references))]), uniform, other])
+        seen = (_stacked(own) - self.mean) @ self.directions.T
+        return torch.cat([planes, facts.expand(len(planes), -1), seen], 1).half()
 
     def encode(self, maps: torch.Tensor) -> torch.Tensor:
         """States of the cells, (rows, cells, width), from their maps (rows, cells, MAPS + directions)."""

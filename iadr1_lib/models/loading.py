@@ -151,7 +151,7 @@ def freeze(model: PreTrainedModel, family: Family, parts: Iterable[str]) -> None
     """Leave parts ("tower", "projector", "language model") as they are in training."""
     parts = set(parts)
     for name, parameter in model.named_parameters():
-        if family.part_of(name) in parts:
+        if family.part_of(name.removeprefix("base_model.model.")) in parts:  # as PEFT calls it
             parameter.requires_grad_(False)
 
 

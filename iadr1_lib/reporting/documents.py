@@ -21,6 +21,8 @@ from iadr1_lib.reporting.tables import (
     difference_table,
     judged_benchmarks,
     one_shot_table,
+    photo_differences,
+    photo_places_and_types,
     photo_table,
     predictor_table,
     stage_table,
@@ -75,8 +77,12 @@ def results_page() -> str:
         "ablations": ablation_table(),
         "claims": shown,
         "one_shot": one_shot_table(),
-        "photo": photo_table(p_yes=False),
-        "photo_p_yes": photo_table(p_yes=True),
+        "photo_test": photo_table("test", "balanced_accuracy"),
+        "photo_test_order": photo_table("test", "auroc"),
+        "photo_dev": photo_table("dev", "balanced_accuracy"),
+        "photo_dev_order": photo_table("dev", "auroc"),
+        "photo_differences": photo_differences(),
+        "photo_places": photo_places_and_types(),
     }
     template = Template(read_text(project_root() / "data" / "templates" / "results.txt"))
     return template.substitute(words, **{name: _markdown(table) for name, table in tables.items()})

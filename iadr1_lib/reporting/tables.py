@@ -6,6 +6,7 @@ the highest seed (see `evaluation.interval_text`).
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pandas as pd
@@ -34,15 +35,6 @@ REAL = {
     "VisA, capsules": "capsules",
     "KolektorSDD": "kolektor",
     "Magnetic tiles": "magnetic_tile",
-}
-# The sets by which the settings of the model `photo` were chosen: dev_<name>_<shots>_<stage>[_p_yes].json.
-PHOTO = {
-    "AITEX (fabric)": "aitex",
-    "sawn wood": "wood",
-    "ELPV (solar cells)": "elpv",
-    "MPDD, metal plate": "mpdd",
-    "MVTec-AD, screw": "screw",
-    "MVTec-AD, leather": "leather",
 }
 _SHIPPED_STAGES = ("base", "pa_sft", "sc_grpo")  # whose evaluations ship, beside metrics.json
 
@@ -175,21 +167,57 @@ def ablation_table() -> pd.DataFrame:
     return pd.DataFrame(lines)
 
 
-def photo_table(p_yes: bool) -> pd.DataFrame:
-    """The model `photo` on real dev sets, by the number of good pictures that it was given.
+def photo_table(split: str, metric: str) -> pd.DataFrame:
+    """The model `photo` on real sets ("dev" or "test"), by the number of good pictures that it was given.
 
-    The balanced accuracy of the verdict after PA-SFT and after SC-GRPO, or the AUROC of P(Yes) after SC-GRPO.
+    `metric`: "balanced_accuracy" of the verdict, or "auroc" of P(Yes), beside nearest neighbours' with as many.
     """
-    metric, end = ("auroc", "_p_yes") if p_yes else ("balanced_accuracy", "")
-    stages = ("sc_grpo",) if p_yes else ("pa_sft", "sc_grpo")
-    asked = {f"{STAGES[stage]}, {n or 'no'} good": f"{n}_{stage}{end}" for stage in stages for n in (0, 1, 4)}
-    found = {
-        title: {key: _mean(f"dev_{word}_{file}.json", metric, "photo") for key, file in asked.items()}
-        for title, word in PHOTO.items()
+    rows = by_name(shipped(f"{split}.json", "photo")["rows"])
+    others = {"nearest": "nearest neighbours"} if metric == "auroc" else {}
+    asked = {"pa_sft": STAGES["pa_sft"], "sc_grpo": STAGES["sc_grpo"]} | others
+    columns = {
+        f"{title}, {n or 'no'} good": f"{split}/{who}/{n}/{metric}" for who, title in asked.items() for n in (0, 1, 4)
     }
-    rows = [{"dev set": title} | {key: interval_text(row) for key, row in own.items()} for title, own in found.items()]
-    mean = {key: f"{sum(own[key]['value'] for own in found.values()) / len(found):.1f}" for key in asked}
-    return pd.DataFrame([*rows, {"dev set": "mean"} | mean])
+    sets = [name.rsplit("/", 1)[1] for name in rows if name.startswith(f"{split}/sc_grpo/0/{metric}/")]
+    lines = [
+        {f"{split} set": title} | {key: interval_text(rows.get(f"{name}/{title}")) for key, name in columns.items()}
+        for title in sets
+    ]
+    return pd.DataFrame(lines).drop(columns="nearest neighbours, no good", errors="ignore")
+
+
+def photo_differences() -> pd.DataFrame:
+    """What changes the verdict and the order of the model `photo` on real sets, means over the sets, paired."""
+    asked = {"one good picture minus none, PA-SFT": "pa_sft/1_minus_0/balanced_accuracy"}
+    asked |= {"one good picture minus none, SC-GRPO": "sc_grpo/1_minus_0/balanced_accuracy"}
+    asked |= {
+        f"SC-GRPO minus PA-SFT, {n or 'no'} good": f"sc_grpo_minus_pa_sft/{n}/balanced_accuracy" for n in (0, 1, 4)
+    }
+    asked |= {f"AUROC, SC-GRPO minus nearest neighbours, {n} good": f"sc_grpo_minus_nearest/{n}/auroc" for n in (1, 4)}
+    rows = {split: by_name(shipped(f"{split}.json", "photo")["rows"]) for split in ("dev", "test")}
+    return pd.DataFrame(
+        {"points": title}
+        | {split: interval_text(own.get(f"{split}/{name}/{MEAN}"), signed=True) for split, own in rows.items()}
+        for title, name in asked.items()
+    )
+
+
+def photo_places_and_types() -> pd.DataFrame:
+    """Place and type of the defects that `photo` names with one good picture, on real sets with masks or types."""
+    lines = []
+    for split in ("dev", "test"):
+        rows = by_name(shipped(f"{split}.json", "photo")["rows"])
+        for name in rows:
+            if match := re.fullmatch(rf"{split}/chance/1/(location|type)/(.+)", name):
+                tag, title = match.groups()
+                of = {
+                    "all": f"sc_grpo/1/{tag}",
+                    "where Yes is said": f"sc_grpo/1/{tag}_where_yes",
+                    "chance": f"chance/1/{tag}",
+                }
+                shown = {key: interval_text(rows[f"{split}/{own}/{title}"]) for key, own in of.items()}
+                lines.append({"set": f"{title} ({split})", "what": tag} | shown)
+    return pd.DataFrame(lines)
 
 
 def one_shot_table() -> pd.DataFrame:

@@ -132,6 +132,7 @@ class ScGrpoSettings(StageSettings):
         max_steps: optimiser steps; -1 asks every question once.
         rewards: the mode of the rewards. Not TRL's.
         reward_parts: names of the rewards that are paid; empty: all of the mode's. Not TRL's.
+        frozen: parts ("tower", "projector", "language model") that are not trained. Not TRL's.
     """
 
     learning_rate: float
@@ -147,3 +148,4 @@ class ScGrpoSettings(StageSettings):
     scale_rewards: str
     rewards: str
     reward_parts: tuple[str, ...] = ()
+    frozen: tuple[str, ...] = ()

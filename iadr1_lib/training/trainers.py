@@ -188,7 +188,7 @@ def _sc_grpo(
     )
     resume = folder.prepare(force and not goes_on)
     shown = ["reward", "rewards/accuracy_reward/mean", "completions/mean_length", "frac_reward_zero_std", "kl"]
-    meter, clock = _speed(inputs, dataset, frozen=()), StepClock()
+    meter, clock = _speed(inputs, dataset, frozen=settings.frozen), StepClock()
     log = StageLog(folder.work, processor, dev_score, settings, shown, meter)
     first, *others = rewards.reward_functions(settings.rewards, settings.reward_parts, grid)
     trainer = GRPOTrainer(
@@ -200,6 +200,7 @@ def _sc_grpo(
         callbacks=[log, clock],
         peft_config=models.lora_config(start, inputs.model),
     )
+    models.freeze(trainer.model, family, settings.frozen)
     if family.counts_pictures:
         models.pass_image_counts(trainer)
     if not (trainer.is_deepspeed_enabled or trainer.is_fsdp_enabled):

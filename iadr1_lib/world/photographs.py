@@ -7,6 +7,7 @@ differs between two good pictures of a product: window, pose, light, noise.
 
 from __future__ import annotations
 
+import io
 import json
 import shutil
 import zlib
@@ -28,22 +29,25 @@ from iadr1_lib.world.outlines import OUTLINES, box, polygon
 from iadr1_lib.world.photo_marks import SIDE, Canvas, Mask, Pixels, X, Y, cover_of, mix, paint_defect, soft_noise
 
 # Names this way of making pictures: whoever changes a pixel changes it, so that old ones are made anew.
-PHOTOGRAPHING = "1"
+PHOTOGRAPHING = "2"
 _SCALE = SIDE / 96  # outlines are drawn for pictures of 96 pixels
 _CENTRE = (SIDE - 1) / 2
-_MIDDLE = 300  # of the repeated texture: half the diagonal of a picture, and as far as windows wander
+_SMALLEST_ZOOM = 0.9
+_MIDDLE = 300  # of the repeated texture: half the diagonal of a picture at that zoom, and as far as windows wander
 
 
 @dataclass(frozen=True)
 class Kind:
     """One product: `seed` decides its look, `textures` are the files that its surfaces are taken from.
 
-    With a `family` it is one of the mini world's, drawn as there and enlarged.
+    The first is its surface's, the second that of what lies behind; `pieces` are variants of the first, of which other
+    pieces of the product may be made. With a `family` it is one of the mini world's, drawn as there and enlarged.
     """
 
     name: str
     seed: int
     textures: tuple[Path, ...]
+    pieces: tuple[Path, ...] = ()
     family: Family | None = None
 
     @property
@@ -99,8 +103,9 @@ def kinds(folder: Path, split: str, count: int, start: int = 0) -> list[Kind]:
         first = own[materials[i % len(materials)]]
         others = own[str(rng.choice(materials))]
         picked = (first[int(rng.integers(len(first)))], others[int(rng.integers(len(others)))])
+        variants = tuple(path for path in first if _sheet(path) == _sheet(picked[0]))
         family = drawn[i // 4 % len(drawn)] if i % 4 == 3 else None
-        made.append(Kind(f"{split}_{i:04d}", zlib.crc32(f"{split}/{i}/look".encode()), picked, family))
+        made.append(Kind(f"{split}_{i:04d}", zlib.crc32(f"{split}/{i}/look".encode()), picked, variants, family))
     return made
 
 
@@ -110,10 +115,14 @@ def _drawn_families(split: str) -> list[Family]:
     return train_families(132, start=48, new_kinds=True) if split == "sc_grpo" else train_families(48)
 
 
-def _split_of(path: Path) -> str:
+def _sheet(path: Path) -> str:
     """Textures in neighbouring places of a sheet are variants of one: tens of them stay together."""
     material, number = path.stem.rsplit("_", 1)
-    share = zlib.crc32(f"{material}/{int(number) // 10}".encode()) % 100
+    return f"{material}/{int(number) // 10}"
+
+
+def _split_of(path: Path) -> str:
+    share = zlib.crc32(_sheet(path).encode()) % 100
     return "pa_sft" if share < 55 else "sc_grpo" if share < 85 else "dev"
 
 
@@ -141,7 +150,7 @@ class _Look:
         self.kind = kind
         self.style = str(rng.choice(["surface", "part", "assembly", "scatter"], p=[0.4, 0.25, 0.25, 0.1]))
         self.grey = rng.random() < 0.35
-        self.zoom = tuple(float(z) for z in np.exp(rng.uniform(np.log(0.9), np.log(2.6), 2)))
+        self.zoom = tuple(float(z) for z in np.exp(rng.uniform(np.log(_SMALLEST_ZOOM), np.log(2.6), 2)))
         self.angle = float(rng.uniform(0, 2 * np.pi))
         self.turns = rng.random() < 0.3  # whether pictures of it lie at any angle
         self.contrast = float(rng.uniform(0.4, 1.1))
@@ -161,6 +170,10 @@ class _Look:
         self.stretch = rng.uniform(0.75, 1.05, 2)
         self.elements = [_Element.drawn(rng) for _ in range(int(rng.integers(3, 14)))]
         self.copies = int(rng.integers(8, 26))
+        # how unlike two good pictures are: 0 not at all, 1 well seen
+        self.spread = float(rng.choice([0.0, rng.uniform(0, 0.5), rng.uniform(0.5, 1.2)]))
+        self.other_pieces = rng.random() < 0.35 and not self.aligned
+        self.compressed = rng.random() < 0.5
 
 
 @lru_cache(maxsize=1024)
@@ -209,9 +222,30 @@ class _Element:
 # ------------------------------------------------------------------------------------------------ taking a picture
 
 
-def _surface(look: _Look, rng: np.random.Generator, which: int, angle: float) -> Pixels:
-    """A window of one of the kind's textures, with less or more contrast; two windows mixed, against repetition."""
-    path, zoom = look.kind.textures[which], look.zoom[which]
+@dataclass(frozen=True)
+class _Piece:
+    """What is particular to the piece that one picture shows: its texture, how large and strong it is, and its hue."""
+
+    texture: Path
+    zoom: float
+    contrast: float
+    tint: Pixels
+
+    @classmethod
+    def drawn(cls, look: _Look, rng: np.random.Generator) -> _Piece:
+        textures = look.kind.pieces if look.other_pieces and look.kind.pieces else look.kind.textures[:1]
+        shade = 0.1 * rng.normal() + 0.04 * rng.standard_normal(3)
+        return cls(
+            texture=textures[int(rng.integers(len(textures)))],
+            zoom=max(_SMALLEST_ZOOM, look.zoom[0] * float(np.exp(0.1 * look.spread * rng.normal()))),
+            contrast=look.contrast * float(np.exp(0.3 * look.spread * rng.normal())),
+            tint=look.tint * np.exp(look.spread * shade).astype(np.float32),
+        )
+
+
+def _surface(look: _Look, rng: np.random.Generator, angle: float, piece: _Piece | None = None) -> Pixels:
+    """A window of the piece's texture, or of what lies behind; two windows mixed, against repetition."""
+    path, zoom = (piece.texture, piece.zoom) if piece else (look.kind.textures[1], look.zoom[1])
 
     def place() -> tuple[float, float]:
         return look.at if look.aligned else tuple(rng.uniform(-64, 64, 2))  # type: ignore[return-value]
@@ -221,17 +255,20 @@ def _surface(look: _Look, rng: np.random.Generator, which: int, angle: float) ->
         weight = 1 / (1 + np.exp(-4 * soft_noise(rng, 3)))
         image = mix(image, weight, _window(path, zoom, angle, place()))
     mean = image.mean((0, 1))
-    return (mean + look.contrast * (image - mean)) * (1 if which else look.tint)
+    if piece is None:
+        return mean + look.contrast * (image - mean)
+    return (mean + piece.contrast * (image - mean)) * piece.tint
 
 
 def _clean(look: _Look, rng: np.random.Generator) -> Canvas:
     angle = rng.uniform(0, 2 * np.pi) if look.turns else look.angle
     angle += rng.normal() * look.tilt
-    image = _surface(look, rng, 0, angle)
+    piece = _Piece.drawn(look, rng)
+    image = _surface(look, rng, angle, piece)
     everywhere = np.full((SIDE, SIDE), -SIDE, dtype=np.float32)
     if look.style == "surface":
         return Canvas(image, everywhere, np.broadcast_to(image.mean((0, 1)) * 0.6, image.shape))
-    ground = _surface(look, rng, 1, look.angle) if look.ground is None else np.full_like(image, look.ground)
+    ground = _surface(look, rng, look.angle) if look.ground is None else np.full_like(image, look.ground)
     shift, turn = rng.normal(0, 1, 2) * look.pose, rng.normal() * look.tilt
     if look.style == "part":
         turn += angle if look.turns else 0.0
@@ -248,7 +285,7 @@ def _clean(look: _Look, rng: np.random.Generator) -> Canvas:
         places = [(look.elements[0], *rng.uniform(0, SIDE, 2), rng.uniform(0, 6.3)) for _ in range(look.copies)]
     else:
         places = [(e, *(e.at + shift + rng.normal(0, 0.3, 2) * look.pose), turn) for e in look.elements]
-    paint = _surface(look, rng, 1 if look.style == "assembly" else 0, look.angle)
+    paint = _surface(look, rng, look.angle, None if look.style == "assembly" else piece)
     for element, x0, y0, turned in places:
         edge = element.edge(x0, y0, turned)
         shaded = (paint if element.textured else element.colour) * (1 - 0.3 * np.clip(1 + edge / 6, 0, 1)[..., None])
@@ -267,10 +304,17 @@ def _camera(look: _Look, rng: np.random.Generator, image: Pixels) -> NDArray[np.
     image = image * light[..., None].astype(np.float32)
     if look.grey:
         image = np.repeat(image.mean(-1, keepdims=True), 3, axis=-1)
-    blur = look.blur * rng.uniform(0.7, 1.3)
+    blur = look.blur * rng.uniform(0.7, 1.3) + look.spread * rng.uniform(0, 1.2)
     noise = rng.standard_normal(image.shape[:2] + ((1,) if look.grey else (3,))).astype(np.float32)
-    pixels = (np.clip(image + look.noise * noise, 0, 1) * 255).round().astype(np.uint8)
-    return np.asarray(Image.fromarray(pixels).filter(ImageFilter.GaussianBlur(blur))) if blur > 0.2 else pixels
+    noise *= look.noise * np.exp(0.5 * look.spread * rng.normal())
+    pixels = (np.clip(image + noise, 0, 1) * 255).round().astype(np.uint8)
+    picture = Image.fromarray(pixels)
+    picture = picture.filter(ImageFilter.GaussianBlur(blur)) if blur > 0.2 else picture
+    if look.compressed:
+        stored = io.BytesIO()
+        picture.save(stored, "JPEG", quality=int(rng.integers(40, 95)))
+        picture = Image.open(stored)
+    return np.asarray(picture)
 
 
 def shoot(kind: Kind, seed: int, defect_type: str | None = None, severity: float | None = None) -> Photograph:
@@ -286,7 +330,7 @@ def shoot(kind: Kind, seed: int, defect_type: str | None = None, severity: float
     mask = np.zeros((SIDE, SIDE), dtype=bool)
     image = canvas.image
     if defect_type is not None:
-        image, mask = paint_defect(rng, canvas, defect_type, severity, look.noise, lambda: _surface(look, rng, 1, 0.0))
+        image, mask = paint_defect(rng, canvas, defect_type, severity, look.noise, lambda: _surface(look, rng, 0.0))
     return Photograph(_camera(look, rng, image), mask, defect_type, kind)
 
 
