@@ -28,7 +28,10 @@ def textures(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_no_texture_is_in_two_splits(textures: Path) -> None:
-    seen = {split: {path for kind in kinds(textures, split, 40) for path in kind.textures} for split in SPLITS}
+    seen = {
+        split: {path for kind in kinds(textures, split, 40) for path in (*kind.textures, *kind.pieces)}
+        for split in SPLITS
+    }
     assert all(seen.values()) and not (seen["pa_sft"] & seen["sc_grpo"] or seen["pa_sft"] & seen["dev"])
     assert not seen["sc_grpo"] & seen["dev"]
 

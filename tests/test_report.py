@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 from iadr1_lib.cli.app import app
 from iadr1_lib.course import batch
 from iadr1_lib.errors import UserError
-from iadr1_lib.evaluation import interval_text, paired_difference
+from iadr1_lib.evaluation import MEAN, interval_text, paired_difference
 from iadr1_lib.files import write_json, write_text
 from iadr1_lib.reporting import documents, results, tables
 from iadr1_lib.reporting.claims import NOT_MEASURED, agreement, in_short, measured
@@ -112,31 +112,21 @@ def test_each_benchmark_has_its_predictors_and_stages_side_by_side(finished_runs
     assert len(tables.predictor_table(tables.judged_benchmarks(metrics, real=False))) == 7
 
 
-def test_the_table_of_photo_holds_what_was_measured() -> None:
-    table = tables.photo_table(p_yes=False).set_index("dev set")
-    assert list(table.index) == [*tables.PHOTO, "mean"]
-    rows = results.shipped("dev_screw_4_sc_grpo.json", "photo")["rows"]
-    row = next(row for row in rows if row["name"].endswith("/balanced_accuracy/mean"))
-    assert table.loc["MVTec-AD, screw", "SC-GRPO, 4 good"] == interval_text(row)
-    ranked = tables.photo_table(p_yes=True).set_index("dev set")
-    assert 0 < float(ranked.loc["mean", "SC-GRPO, 1 good"]) <= 100 and ranked.shape[1] == 3
-
-
-def test_what_is_said_of_where_photo_fails_is_what_was_measured() -> None:
-    def measured(name: str, metric: str) -> dict[str, float]:
-        rows = results.shipped(f"dev_{name}.json", "photo")["rows"]
-        return next(row for row in rows if row["name"].endswith(f"/{metric}/mean"))
-
-    words = (ROOT / "docs" / "photo.md").read_text()
-    screws = [measured(f"screw_{n}_sc_grpo", "balanced_accuracy") for n in (0, 1, 4)]
-    assert "*Screws*: at chance with any number" in words and all(row["low"] <= 50 <= row["high"] for row in screws)
-    boards = [measured(f"wood_{n}_sc_grpo", "accuracy_normal")["value"] for n in (0, 1, 4)]
-    assert "most good boards are called defective" in words and max(boards) < 50
-    assert "orders them the wrong way round" in words and measured("mpdd_0_sc_grpo_p_yes", "auroc")["high"] < 50
-    mean = tables.photo_table(p_yes=False).set_index("dev set").loc["mean"].astype(float)
-    assert "raises the verdict without a reference and lowers it with one" in words
-    assert mean["SC-GRPO, no good"] > mean["PA-SFT, no good"]
-    assert mean["SC-GRPO, 1 good"] < mean["PA-SFT, 1 good"]
+@pytest.mark.parametrize("split", ["dev", "test"])
+def test_the_tables_of_photo_hold_what_was_measured(split: str) -> None:
+    rows = results.by_name(results.shipped(f"{split}.json", "photo")["rows"])
+    for metric, more in (("balanced_accuracy", 0), ("auroc", 2)):
+        table = tables.photo_table(split, metric).set_index(f"{split} set")
+        assert table.index[-1] == MEAN and table.shape == (len(table), 6 + more) and (table != "–").all().all()
+        for title in table.index:
+            assert table.loc[title, "SC-GRPO, 4 good"] == interval_text(rows[f"{split}/sc_grpo/4/{metric}/{title}"])
+    changes = tables.photo_differences().set_index("points")[split]
+    assert changes["SC-GRPO minus PA-SFT, 1 good"] == interval_text(
+        rows[f"{split}/sc_grpo_minus_pa_sft/1/balanced_accuracy/{MEAN}"], signed=True
+    )
+    places = tables.photo_places_and_types()
+    own = places[places["set"].str.endswith(f"({split})")]
+    assert {"location", "type"} == set(own["what"]) and (own != "–").all().all()
 
 
 def test_it_is_said_what_a_benchmark_measures_where_a_simple_predictor_does_well() -> None:

@@ -7,7 +7,6 @@ imported where a step needs them.
 from __future__ import annotations
 
 import os
-from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -136,9 +135,7 @@ def _references(run: Run, part: str) -> dict[str, str]:
     from iadr1_lib.evaluation import references
 
     pool = sources.reference_pool(run, part)
-    good, own = Counter(sample.category for sample in pool), {sample.image for sample in pool}
-    samples = [sample for sample in training_samples(run, part) if good[sample.category] > (sample.image in own)]
-    chosen = references(samples, pool, kind="random", seed=run.seed)
+    chosen = references(training_samples(run, part), pool, kind="random", seed=run.seed, partial=True)
     return {str(Path(image).absolute()): str(paths[0].absolute()) for image, paths in chosen.items()}
 
 

@@ -27,6 +27,7 @@ def references(
     seed: int = 0,
     templates: Templates | None = None,
     shots: int = 1,
+    partial: bool = False,
 ) -> dict[str, list[Path]]:
     """Image -> its `shots` references, the best first: never its own file under any name, the same at every call.
 
@@ -36,6 +37,9 @@ def references(
     the released index chose its similar ones is not stated). Where all samples and all training pictures are of one
     category each, its names need not agree. Where a category has no normal training picture, its normal test pictures
     in `pool` and `samples` serve, each for the others (:func:`lending` names such categories).
+
+    Args:
+        partial: leave out samples without enough references instead of raising.
 
     Raises:
         UserError: an unknown kind; samples or templates that are not on disk, or samples without enough references,
@@ -73,13 +77,16 @@ def references(
         others = (path for path in paths if not filecmp.cmp(path, sample.image, shallow=False))
         chosen[sample.image] = list(islice(others, shots))
     enough = {sample.image: 1 if sample.image in named else shots for sample in samples}
-    if without := [sample for sample in samples if len(chosen[sample.image]) < enough[sample.image]]:
-        there = f"only of {', '.join(sorted(normal))}" if normal else "none at all"
+    without = [sample for sample in samples if len(chosen[sample.image]) < enough[sample.image]]
+    if without and partial:
+        return {image: paths for image, paths in chosen.items() if len(paths) >= enough[image]}
+    if without:
+        there = f"only of {_first(sorted(normal))}" if normal else "none at all"
         lacking = "no reference" if shots == 1 else f"fewer than {shots} references"
         raise UserError(
             f"Asking with references is not possible: {len(without)} of {len(samples)} pictures have {lacking}, their "
-            f"categories are {', '.join(_by_category(without))}. The data set names none for them and has too few good "
-            f"test pictures, and of normal training pictures there are {there}: name a folder with theirs, or ask "
+            f"categories are {_first(list(_by_category(without)))}. The data set names none for them and has too few "
+            f"good test pictures, and of normal training pictures there are {there}: name a folder with theirs, or ask "
             "without references."
         )
     return chosen
@@ -96,6 +103,11 @@ def require_references(samples: Iterable[Sample], given: Mapping[str, Sequence[P
     """Raise UserError if a sample has none: it must not be asked zero-shot among one-shot ones."""
     if without := [sample.image for sample in samples if not given.get(sample.image)]:
         raise UserError(f"{len(without)} pictures have no reference, the first is {without[0]}: give each one or none.")
+
+
+def _first(names: Sequence[str], most: int = 6) -> str:
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
 
 
 def _by_category(samples: Iterable[Sample]) -> dict[str, list[Sample]]:

@@ -24,7 +24,7 @@ from iadr1_lib.evaluation.one_shot import require_references
 from iadr1_lib.evaluation.prediction_file import finished_images, prediction_row
 from iadr1_lib.evaluation.protocols import COURSE, Protocol, prompt_messages, usual_length
 from iadr1_lib.files import Journal
-from iadr1_lib.models import ComparisonConfig, load_model, model_config, require_weights, with_references
+from iadr1_lib.models import ComparisonConfig, load_model, model_config, nearest_first, require_weights, with_references
 from iadr1_lib.records import Sample
 from iadr1_lib.training import stage_note
 
@@ -223,7 +223,8 @@ def predict(
             inside a batch samples the rest of it anew.
         max_new_tokens: None means `longest_answer`; of answers that it cuts the rows have it as `cut`.
         answer_only: generate nothing (see `answer_only`).
-        references: image -> normal pictures; the first is then shown before the image, and is the row's `reference`.
+        references: image -> normal pictures; one (see `compared_with`) is then shown before the image. The first is
+            the row's `reference`.
 
     Raises:
         UserError: there is no model, a picture cannot be read, or a sample has no reference, or several where the
@@ -275,8 +276,11 @@ def predict(
 
 
 def compared_with(picture: Image.Image, references: Sequence[Image.Image]) -> list[Image.Image]:
-    """The pictures of one question: the first reference is shown, the others are only compared with."""
-    return [*references[:1], with_references(picture, references[1:]) if references[1:] else picture]
+    """The pictures of one question: of several references the nearest is shown, the others are only compared with."""
+    if len(references) < 2:
+        return [*references, picture]
+    shown, *others = nearest_first(picture, references)
+    return [shown, with_references(picture, others)]
 
 
 def compares_with_several(model_dir: Path | str) -> bool:

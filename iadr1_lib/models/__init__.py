@@ -14,6 +14,7 @@ from iadr1_lib.models.comparison import (
     build_photo_processor,
     compare,
     describe,
+    nearest_first,
     with_references,
 )
 from iadr1_lib.models.families import FAMILIES, MODELS, SHIPPED, family_of, model_config, named

@@ -220,12 +220,13 @@ def _digest(values: torch.Tensor) -> bytes:
 
 
 def _remembered(known: OrderedDict[bytes, T], key: bytes, make: Callable[[], T], most: int) -> T:
-    """`known[key]`, made where it is not there; `known` loses its oldest beyond `most`."""
-    if key not in known:
-        known[key] = make()
+    """`known[key]`, made where it is not there; `known` loses its oldest beyond `most`. Threads may share it."""
+    value = known.get(key)
+    if value is None:
+        value = known[key] = make()
         while len(known) > most:
             known.popitem(last=False)
-    return known[key]
+    return value
 
 
 def _features(picture: torch.Tensor) -> Features:
@@ -364,10 +365,15 @@ UNLIKE = 0.5  # of two good pictures of a kind 0.2 to 0.4, of different kinds 0.
 def compare(picture: Image.Image, references: Sequence[Image.Image]) -> Comparison:
     """The distances that the tower sees, for a person to look at."""
     prepare = ComparisonImageProcessorPil()
-    own, *others = (describe(torch.from_numpy(prepare.pixels(image).copy())) for image in (picture, *references))
+    own, *others = (_features(torch.from_numpy(prepare.pixels(image).copy())) for image in (picture, *references))
     planes = distances(own, others).unflatten(0, (len(KINDS), len(STRIDES)))
     kind = planes[KINDS.index("reference" if others else "rest of the picture")]
     return Comparison(kind.mean(0).numpy(), float(kind[list(STRIDES.values()).index(16)].median()))
+
+
+def nearest_first(picture: Image.Image, references: Sequence[Image.Image]) -> list[Image.Image]:
+    """The references, the one that is most like the picture (smallest `Comparison.typical`) first."""
+    return sorted(references, key=lambda reference: compare(picture, [reference]).typical)
 
 
 def with_references(picture: Image.Image, references: Sequence[Image.Image]) -> Image.Image:

@@ -7,6 +7,7 @@ the highest seed (see `evaluation.interval_text`).
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from typing import Any
 
 import pandas as pd
@@ -220,14 +221,14 @@ def photo_places_and_types() -> pd.DataFrame:
     return pd.DataFrame(lines)
 
 
-def one_shot_table() -> pd.DataFrame:
+def one_shot_table(profile: str = "mini", stages: Sequence[str] = _SHIPPED_STAGES) -> pd.DataFrame:
     """Stages of seed 0 on the six mini benchmarks, without and with a normal picture shown first.
 
-    A column per stage; from mini_<zero|one>_shot_<stage>.json.
+    A column per stage; from mini_<zero|one>_shot_<stage>.json of the profile.
     """
     return pd.DataFrame(
         {"%": f"{METRICS[metric]}, {shots}-shot"}
-        | {STAGES[stage]: interval_text(_mean(f"mini_{shots}_shot_{stage}.json", metric)) for stage in _SHIPPED_STAGES}
+        | {STAGES[stage]: interval_text(_mean(f"mini_{shots}_shot_{stage}.json", metric, profile)) for stage in stages}
         for metric in ("balanced_accuracy", "share_yes", "location", "type")
         for shots in ("zero", "one")
     )
