@@ -179,6 +179,18 @@ def test_the_readme_lists_all_notebooks_and_profiles() -> None:
     assert all(f"`{path.stem}`" in README for path in (ROOT / "data" / "profiles").glob("*.yaml"))
 
 
+def test_each_word_of_the_glossary_stands_in_the_notebooks_that_it_names() -> None:
+    cells = {
+        path.stem[:2]: nbformat.read(path, as_version=4).cells for path in (ROOT / "notebooks").glob("[0-9]*.ipynb")
+    }
+    texts = {number: "\n".join(cell.source for cell in own).lower() for number, own in cells.items()}
+    rows = [line.strip("|").split("|") for line in DOCS["glossary"].splitlines() if line.startswith("| ")][1:]
+    for word, _, notebooks in rows:
+        for plain in word.partition("(")[0].strip().lower().split(", "):
+            assert all(plain in texts[number] for number in notebooks.strip().split(", ")), f"{plain}: {notebooks}"
+    assert all("(../docs/glossary.md)" in text for text in texts.values())
+
+
 def test_each_deviation_has_a_reason_and_a_place() -> None:
     lines = [line for line in DOCS["deviations"].splitlines() if line.startswith("|")]
     profile = (ROOT / "data" / "profiles" / "mini.yaml").read_text()
