@@ -50,7 +50,7 @@ SETS = {
         "Pill-Defects (CT)": "real/Pill-Defects",
     },
 }
-MOST = 150  # pictures of each label that are asked about
+MOST = 60  # pictures of each label that are asked about
 STAGES = ("pa_sft", "sc_grpo")
 SHOTS = (0, 1, 4)
 
@@ -67,8 +67,9 @@ def asked_about(table: Table) -> list[Sample]:
 def answers(model: Path, samples: list[Sample], given: Any, out: Path, direct: bool) -> pd.DataFrame:
     """The judged answers of a model to one set, or its P(Yes) without reasoning."""
     options: dict[str, Any] = {"prompt": "direct", "answer_only": True} if direct else {}
-    prediction.predict(model, samples, out, references=given or None, quiet=True, batch_size=32, **options)
-    return judge(read_predictions(out))
+    prediction.predict(model, samples, out, references=given or None, quiet=True, batch_size=128, **options)
+    found = read_predictions(out)
+    return judge(found[found["image"].isin({sample.image for sample in samples})])
 
 
 def cells(pictures: list[Image.Image]) -> np.ndarray:

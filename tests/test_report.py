@@ -129,6 +129,20 @@ def test_the_tables_of_photo_hold_what_was_measured(split: str) -> None:
     assert {"location", "type"} == set(own["what"]) and (own != "–").all().all()
 
 
+def test_what_is_said_of_where_photo_fails_is_what_was_measured() -> None:
+    rows = results.by_name(results.shipped("dev.json", "photo")["rows"])
+    words = " ".join((ROOT / "docs" / "photo.md").read_text().split())
+    screws = [rows[f"dev/sc_grpo/{n}/balanced_accuracy/MVTec-AD, screw"] for n in (0, 1, 4)]
+    assert "*Screws*: at chance with any number" in words and all(row["low"] <= 50 <= row["high"] for row in screws)
+    boards = [rows[f"dev/sc_grpo/{n}/accuracy_normal/sawn wood"]["value"] for n in (0, 1, 4)]
+    assert "most good boards are called defective" in words and max(boards) < 50
+    assert "orders them the wrong way round" in words and rows["dev/sc_grpo/0/auroc/MPDD, metal plate"]["high"] < 50
+    assert "helps the verdict" in words and rows[f"dev/sc_grpo/1_minus_0/balanced_accuracy/{MEAN}"]["low"] > 0
+    added = [rows[f"dev/sc_grpo_minus_pa_sft/{n}/balanced_accuracy/{MEAN}"] for n in (0, 1, 4)]
+    assert "nothing that can be told from zero" in words and all(row["low"] < 0 < row["high"] for row in added)
+    assert "order better than P(Yes)" in words and rows[f"dev/sc_grpo_minus_nearest/1/auroc/{MEAN}"]["high"] < 0
+
+
 def test_it_is_said_what_a_benchmark_measures_where_a_simple_predictor_does_well() -> None:
     rows = [
         ("even", "predictor", "file_size", 52, np.nan),

@@ -82,7 +82,6 @@ def results_page() -> str:
         "photo_dev": photo_table("dev", "balanced_accuracy"),
         "photo_dev_order": photo_table("dev", "auroc"),
         "photo_differences": photo_differences(),
-        "photo_drawn": one_shot_table("photo", ("pa_sft", "sc_grpo")),
         "photo_places": photo_places_and_types(),
     }
     template = Template(read_text(project_root() / "data" / "templates" / "results.txt"))

@@ -7,7 +7,6 @@ the highest seed (see `evaluation.interval_text`).
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
 from typing import Any
 
 import pandas as pd
@@ -115,9 +114,9 @@ def judged_benchmarks(metrics: dict[str, Any], real: bool = True) -> pd.DataFram
     return table.astype({"value": float, "low": float, "high": float})
 
 
-def _mean(file: str, metric: str, profile: str = "mini") -> Row:
+def _mean(file: str, metric: str) -> Row:
     """The row of a metric's mean over all benchmarks, of a shipped evaluation."""
-    return next(row for row in shipped(file, profile)["rows"] if row["name"].endswith(f"/{metric}/{MEAN}"))
+    return next(row for row in shipped(file)["rows"] if row["name"].endswith(f"/{metric}/{MEAN}"))
 
 
 def predictor_table(judged: pd.DataFrame) -> pd.DataFrame:
@@ -221,14 +220,14 @@ def photo_places_and_types() -> pd.DataFrame:
     return pd.DataFrame(lines)
 
 
-def one_shot_table(profile: str = "mini", stages: Sequence[str] = _SHIPPED_STAGES) -> pd.DataFrame:
+def one_shot_table() -> pd.DataFrame:
     """Stages of seed 0 on the six mini benchmarks, without and with a normal picture shown first.
 
-    A column per stage; from mini_<zero|one>_shot_<stage>.json of the profile.
+    A column per stage; from mini_<zero|one>_shot_<stage>.json.
     """
     return pd.DataFrame(
         {"%": f"{METRICS[metric]}, {shots}-shot"}
-        | {STAGES[stage]: interval_text(_mean(f"mini_{shots}_shot_{stage}.json", metric, profile)) for stage in stages}
+        | {STAGES[stage]: interval_text(_mean(f"mini_{shots}_shot_{stage}.json", metric)) for stage in _SHIPPED_STAGES}
         for metric in ("balanced_accuracy", "share_yes", "location", "type")
         for shots in ("zero", "one")
     )
