@@ -200,7 +200,8 @@ def _sc_grpo(
         callbacks=[log, clock],
         peft_config=models.lora_config(start, inputs.model),
     )
-    models.freeze(trainer.model, family, settings.frozen)
+    if settings.frozen:
+        models.freeze(trainer.model, family, settings.frozen)
     if family.counts_pictures:
         models.pass_image_counts(trainer)
     if not (trainer.is_deepspeed_enabled or trainer.is_fsdp_enabled):
