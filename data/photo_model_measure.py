@@ -11,14 +11,13 @@ so that a measurement that was stopped goes on.
 from __future__ import annotations
 
 import argparse
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
-import torch
-from PIL import Image
 
 from iadr1_lib.answer import DEFECT_TYPES
 from iadr1_lib.data import Table, load_samples
@@ -26,7 +25,7 @@ from iadr1_lib.evaluation import judge, metric_rows, nearest, prediction, read_p
 from iadr1_lib.evaluation.intervals import Estimate, average, estimate_table, label_means
 from iadr1_lib.evaluation.metrics import auc_estimates, type_name
 from iadr1_lib.files import write_json
-from iadr1_lib.models import ComparisonImageProcessorPil, describe
+from iadr1_lib.models import describe_pictures
 from iadr1_lib.records import Sample
 from iadr1_lib.runs import stamp
 
@@ -64,40 +63,40 @@ def asked_about(table: Table) -> list[Sample]:
     return chosen
 
 
-def answers(model: Path, samples: list[Sample], given: Any, out: Path, direct: bool) -> pd.DataFrame:
-    """The judged answers of a model to one set, or its P(Yes) without reasoning."""
-    options: dict[str, Any] = {"prompt": "direct", "answer_only": True} if direct else {}
-    prediction.predict(model, samples, out, references=given or None, quiet=True, batch_size=128, **options)
+def answers(model: Path, samples: list[Sample], given: Any, out: Path, **how: Any) -> pd.DataFrame:
+    """The judged answers of a model to these pictures, a row for each image; `out` may hold others, too."""
+    prediction.predict(model, samples, out, references=given or None, quiet=True, batch_size=128, **how)
     found = read_predictions(out)
-    return judge(found[found["image"].isin({sample.image for sample in samples})])
+    return judge(found[found["image"].isin({sample.image for sample in samples})]).set_index("image")
 
 
-def cells(pictures: list[Image.Image]) -> np.ndarray:
-    """Descriptions at stride 16: what nearest neighbours compare."""
-    prepare = ComparisonImageProcessorPil()
-    return np.stack([describe(torch.from_numpy(prepare.pixels(p).copy()))[16].numpy() for p in pictures])
+def columns_of(run: Path, samples: list[Sample], given: Any, name: Path) -> dict[str, pd.Series]:
+    """What each stage of a run said of each picture: its verdict after reasoning, and P(Yes) without."""
+    columns: dict[str, pd.Series] = {}
+    for stage in STAGES:
+        model, journal = run / stage / "model", f"{name.name}_{run.name}_{stage}"
+        said = answers(model, samples, given, name.with_name(f"{journal}.jsonl"))
+        columns |= {f"{stage}/{key}": said[key] for key in ("correct", "location_right", "type_right")}
+        columns[f"{stage}/said_yes"] = (said["answer"] == "yes").astype(float)
+        direct = name.with_name(f"{journal}_direct.jsonl")
+        sure = answers(model, samples, given, direct, prompt="direct", answer_only=True)
+        columns[f"{stage}/p_yes"] = sure["p_yes"]
+    return columns
 
 
 def measure(title: str, folder: Path, runs: Sequence[Path], work: Path) -> pd.DataFrame:
     """One row for each picture, number of good pictures, and seed: what each stage answered, and the baseline."""
     table = load_samples(folder)
     samples, parts = asked_about(table), []
+    truth = pd.DataFrame([vars(sample) for sample in samples]).set_index("image")[["label", "location", "type"]]
     for shots in SHOTS:
         given = references(samples, table, kind="random", templates=table.templates, shots=shots) if shots else {}
-        base = nearest.nearest(samples, given, cells).set_index("image")["p_yes"] if shots else None
+        baseline = {}
+        if shots:
+            scored = nearest.nearest(samples, given, describe_pictures)
+            baseline["nearest/p_yes"] = scored.set_index("image")["p_yes"]
         for seed, run in enumerate(runs):
-            columns: dict[str, Any] = {}
-            for stage in STAGES:
-                for direct in (False, True):
-                    name = f"{run.name}_{stage}_{shots}_{direct}_{folder.name}.jsonl"
-                    found = answers(run / stage / "model", samples, given, work / name, direct).set_index("image")
-                    if direct:
-                        columns[f"{stage}/p_yes"] = found["p_yes"]
-                        continue
-                    columns |= {f"{stage}/{key}": found[key] for key in ("correct", "location_right", "type_right")}
-                    columns[f"{stage}/said_yes"] = (found["answer"] == "yes").astype(float)
-            rows = pd.DataFrame(columns | ({"nearest/p_yes": base} if shots else {}))
-            truth = pd.DataFrame([vars(s) for s in samples]).set_index("image")[["label", "location", "type"]]
+            rows = pd.DataFrame(columns_of(run, samples, given, work / f"{folder.name}_{shots}") | baseline)
             parts.append(rows.join(truth).assign(benchmark=title, shots=shots, seed=seed).reset_index())
         print(f"{title}, {shots} good: {len(samples)} pictures, {len(runs)} seeds", flush=True)
     return pd.concat(parts, ignore_index=True)
@@ -130,10 +129,11 @@ def orders(rows: pd.DataFrame) -> pd.DataFrame:
 
     def estimates(group: pd.DataFrame) -> dict[str, Estimate]:
         found: dict[str, Estimate] = {}
+        drawing = zlib.crc32(group["benchmark"].iloc[0].encode())  # sets are drawn independently of each other
         for shots in SHOTS:
             own = [part.sort_values("image") for _, part in group[group["shots"] == shots].groupby("seed")]
             for who in (*STAGES, *(["nearest"] if shots else [])):
-                each = [_auroc(part, f"{who}/p_yes") for part in own[: 1 if who == "nearest" else None]]
+                each = [_auroc(part, f"{who}/p_yes", drawing) for part in own[: 1 if who == "nearest" else None]]
                 found[f"{who}/{shots}/auroc"] = average(each)._replace(n=len(own[0]))
             if shots:
                 pair = found[f"sc_grpo/{shots}/auroc"], found[f"nearest/{shots}/auroc"]
@@ -143,9 +143,9 @@ def orders(rows: pd.DataFrame) -> pd.DataFrame:
     return estimate_table(rows, estimates)
 
 
-def _auroc(rows: pd.DataFrame, column: str) -> Estimate:
+def _auroc(rows: pd.DataFrame, column: str, seed: int) -> Estimate:
     defective = (rows["label"] == "yes").to_numpy()
-    return auc_estimates(defective, rows[column].to_numpy(np.float64), np.random.default_rng(0))["auroc"]
+    return auc_estimates(defective, rows[column].to_numpy(np.float64), np.random.default_rng(seed))["auroc"]
 
 
 def places_and_types(rows: pd.DataFrame) -> pd.DataFrame:

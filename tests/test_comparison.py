@@ -116,8 +116,8 @@ def test_a_model_answers_with_none_one_and_four_references(folder: Path) -> None
     for references in ([], pictures[1:2], pictures[1:5]):
         question = prediction.compared_with(pictures[0], references)
         assert len(question) == 1 + bool(references)
-        likest = min(references, key=lambda one: compare(pictures[0], [one]).typical, default=None)
-        assert likest is None or question[0] is likest
+        nearest = min(references, key=lambda one: compare(pictures[0], [one]).typical, default=None)
+        assert nearest is None or question[0] is nearest
         [answer] = prediction.generate(model, processor, [question], max_new_tokens=3)
         [only] = prediction.answer_only(model, processor, [question])
         assert isinstance(answer.raw, str) and only.p_yes is not None

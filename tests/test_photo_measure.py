@@ -85,7 +85,7 @@ def test_a_measurement_asks_each_run_and_can_be_read(
     monkeypatch.setattr(sys, "argv", ["measure", *words])
     measure.main()
     rows = {row["name"]: row for row in json.loads((tmp_path / "out" / "dev.json").read_text())["rows"]}
-    predictions = judge(read_predictions(tmp_path / "work" / "s0_sc_grpo_1_False_set.jsonl"))
+    predictions = judge(read_predictions(tmp_path / "work" / "set_1_s0_sc_grpo.jsonl"))
     reached = balanced_accuracy(predictions["label"], predictions["answer"])
     assert rows["dev/sc_grpo/1/balanced_accuracy/one set"]["value"] == pytest.approx(reached)
     assert rows["dev/nearest/4/auroc/one set"]["n"] == 8

@@ -144,8 +144,11 @@ def test_what_is_said_of_where_photo_fails_is_what_was_measured() -> None:
     dev, test = rows[f"dev/sc_grpo/1/balanced_accuracy/{MEAN}"], opened[f"test/sc_grpo/1/balanced_accuracy/{MEAN}"]
     assert "well below what dev promised" in words and test["high"] < dev["low"]
     for split, own in (("dev", rows), ("test", opened)):
-        assert own[f"{split}/sc_grpo_minus_pa_sft/1/balanced_accuracy/{MEAN}"]["low"] < 0
+        added = own[f"{split}/sc_grpo_minus_pa_sft/1/balanced_accuracy/{MEAN}"]
+        assert "SC-GRPO shown to add to PA-SFT with one" in words and added["low"] < 0 < added["high"]
         assert own[f"{split}/sc_grpo_minus_nearest/1/auroc/{MEAN}"]["high"] < 0
+    assert "with four it takes away on test" in words
+    assert opened[f"test/sc_grpo_minus_pa_sft/4/balanced_accuracy/{MEAN}"]["high"] < 0
     assert "nearest neighbours too" in words and opened["test/nearest/1/auroc/DeepPCB"]["high"] < 50
     beaten = [
         opened[name]["value"] >= opened[name.replace("/sc_grpo/", "/chance/")]["value"]

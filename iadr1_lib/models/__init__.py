@@ -14,6 +14,7 @@ from iadr1_lib.models.comparison import (
     build_photo_processor,
     compare,
     describe,
+    describe_pictures,
     nearest_first,
     with_references,
 )

@@ -362,10 +362,18 @@ class Comparison(NamedTuple):
 UNLIKE = 0.5  # of two good pictures of a kind 0.2 to 0.4, of different kinds 0.4 to 0.65 (docs/lab_log.md)
 
 
+def _features_of(picture: Image.Image) -> Features:
+    return _features(torch.from_numpy(ComparisonImageProcessorPil().pixels(picture).copy()))
+
+
+def describe_pictures(pictures: Sequence[Image.Image], stride: int = 16) -> np.ndarray:
+    """Descriptions of each picture's cells at one stride, (pictures, cells, channels), for `evaluation.nearest`."""
+    return np.stack([_features_of(picture)[stride].numpy() for picture in pictures])
+
+
 def compare(picture: Image.Image, references: Sequence[Image.Image]) -> Comparison:
     """The distances that the tower sees, for a person to look at."""
-    prepare = ComparisonImageProcessorPil()
-    own, *others = (_features(torch.from_numpy(prepare.pixels(image).copy())) for image in (picture, *references))
+    own, *others = (_features_of(image) for image in (picture, *references))
     planes = distances(own, others).unflatten(0, (len(KINDS), len(STRIDES)))
     kind = planes[KINDS.index("reference" if others else "rest of the picture")]
     return Comparison(kind.mean(0).numpy(), float(kind[list(STRIDES.values()).index(16)].median()))
