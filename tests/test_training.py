@@ -29,7 +29,7 @@ from trl import GRPOConfig, SFTConfig
 
 from iadr1_lib.data import open_image
 from iadr1_lib.errors import UserError
-from iadr1_lib.models import load_model
+from iadr1_lib.models import ModelSettings, load_model
 from iadr1_lib.records import read_rows
 from iadr1_lib.runs import load_profile, profile_names
 from iadr1_lib.training import PaSftSettings, ScGrpoSettings, dataset, stages, trainers
@@ -185,6 +185,22 @@ def test_parts_that_a_stage_freezes_stay_as_they_were(
     after = weights(train(tmp_path / "stage", replace(settings, frozen=("tower",), keep="last")))
     changed = {name for name in before if not torch.equal(before[name], after[name])}
     assert changed and not any("vision_tower" in name for name in changed)
+
+
+@pytest.mark.parametrize("rank", [0, 2])
+def test_a_part_is_trained_after_its_share_of_the_steps(tmp_path: Path, world: dict[str, Path], rank: int) -> None:
+    towers: list[torch.Tensor] = []
+
+    def note(model: Any, processor: Any) -> float:
+        towers.append(torch.cat([p.detach().flatten() for n, p in model.named_parameters() if "vision_tower" in n]))
+        return 0.0
+
+    settings = replace(SFT, frozen=("tower",), frozen_share=0.5, save_steps=1)
+    model = ModelSettings(lora_rank=rank, lora_alpha=rank)
+    trainers.train_pa_sft(world["model"], world["pa_sft"], tmp_path, settings, dev_score=note, model=model)
+    moved = [not torch.equal(before, after) for before, after in itertools.pairwise(towers)]
+    still = len(towers) // 2
+    assert not any(moved[: still - 1]) and all(moved[still:]) == (rank == 0)
 
 
 def test_a_finished_stage_is_used_again_until_its_inputs_change(stage: tuple[Train, Any], tmp_path: Path) -> None:

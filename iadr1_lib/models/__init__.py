@@ -29,6 +29,7 @@ from iadr1_lib.models.loading import (
     lora_config,
     model_folder,
     parameter_count,
+    parameters_of,
     require_weights,
     weights_arguments,
 )

@@ -147,12 +147,20 @@ def lora_config(folder: Path, settings: ModelSettings) -> LoraConfig | None:
     )
 
 
+def parameters_of(model: PreTrainedModel, family: Family, parts: Iterable[str]) -> list[torch.nn.Parameter]:
+    """The parameters of parts ("tower", "projector", "language model"), with LoRA those below and beside it."""
+    parts = set(parts)
+    return [
+        parameter
+        for name, parameter in model.named_parameters()
+        if family.part_of(name.removeprefix("base_model.model.")) in parts  # as PEFT calls it
+    ]
+
+
 def freeze(model: PreTrainedModel, family: Family, parts: Iterable[str]) -> None:
     """Leave parts ("tower", "projector", "language model") as they are in training."""
-    parts = set(parts)
-    for name, parameter in model.named_parameters():
-        if family.part_of(name.removeprefix("base_model.model.")) in parts:  # as PEFT calls it
-            parameter.requires_grad_(False)
+    for parameter in parameters_of(model, family, parts):
+        parameter.requires_grad_(False)
 
 
 def image_token_ids(folder: Path | str, processor: ProcessorMixin) -> list[int]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import asdict, replace
 from typing import Any, Literal, Self
 
-from pydantic import ConfigDict, model_validator
+from pydantic import ConfigDict, Field, model_validator
 from pydantic.dataclasses import dataclass
 
 from iadr1_lib.errors import UserError
@@ -17,7 +17,7 @@ from iadr1_lib.errors import UserError
 RELEASED = "released"
 AUTO = "auto"
 SHARING = ("per_device_train_batch_size", "gradient_accumulation_steps", "per_device_step_size")  # of a step
-OURS = ("per_device_step_size", "max_pixels", "keep", "frozen", "rewards", "reward_parts")
+OURS = ("per_device_step_size", "max_pixels", "keep", "frozen", "frozen_share", "rewards", "reward_parts")
 _STRICT = ConfigDict(extra="forbid")  # `replace` with a name that is not there is an error, too
 
 
@@ -117,11 +117,13 @@ class PaSftSettings(StageSettings):
         learning_rate: "released" is the released rate of the model (1e-5 for one that the paper does not have).
         frozen: parts ("tower", "projector", "language model") that are not trained; "released": those of the model's
             family. Not TRL's.
+        frozen_share: share of the steps for which they are not trained, from the first one; 1: all. Not TRL's.
     """
 
     learning_rate: float | Literal["released"]
     num_train_epochs: float
     frozen: tuple[str, ...] | Literal["released"]
+    frozen_share: float = Field(default=1.0, ge=0, le=1)
 
 
 @dataclass(frozen=True, kw_only=True, config=_STRICT)

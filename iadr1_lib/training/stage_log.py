@@ -136,6 +136,23 @@ class StepClock(TrainerCallback):
         return reward
 
 
+class Thaw(TrainerCallback):
+    """Trains `parameters` only after `share` of the steps; never those that are not trained at all (below an adapter).
+
+    The trainer's optimizer, which is made before, leaves alone what has no gradient.
+    """
+
+    def __init__(self, parameters: Sequence[torch.nn.Parameter], share: float):
+        self.parameters, self.share = parameters, share
+
+    def on_train_begin(self, args, state, control, **kwargs):  # type: ignore[no-untyped-def]
+        self.parameters = [parameter for parameter in self.parameters if parameter.requires_grad]
+
+    def on_step_begin(self, args, state, control, **kwargs):  # type: ignore[no-untyped-def]
+        for parameter in self.parameters:
+            parameter.requires_grad_(state.global_step >= self.share * state.max_steps)
+
+
 def write_log(history: list[dict[str, Any]], path: Path) -> None:
     """The trainer's log as CSV, one line per logged step, empty where a value was not logged."""
     rows = [row for row in history if "train_runtime" not in row]

@@ -34,7 +34,7 @@ from iadr1_lib.training.dataset import alternate_labels, eos_suffix, pa_sft_data
 from iadr1_lib.training.fitting import OutOfMemory, fit, smaller, until_it_fits
 from iadr1_lib.training.settings import RELEASED, PaSftSettings, ScGrpoSettings
 from iadr1_lib.training.speed import Speed
-from iadr1_lib.training.stage_log import ADVICE, DevScore, StageLog, StepClock, write_log
+from iadr1_lib.training.stage_log import ADVICE, DevScore, StageLog, StepClock, Thaw, write_log
 from iadr1_lib.training.stages import (
     Inputs,
     StageFolder,
@@ -103,6 +103,9 @@ def _pa_sft(out: Path, dev_score: DevScore | None, force: bool, inputs: Inputs, 
     # After the configuration: only then does DeepSpeed shard the weights while they are loaded.
     policy = models.load_for_training(inputs.model_dir, inputs.model)
     frozen = family.frozen if settings.frozen == RELEASED else settings.frozen
+    thaw = []
+    if settings.frozen_share < 1:
+        thaw, frozen = [Thaw(models.parameters_of(policy, family, frozen), settings.frozen_share)], ()
     models.freeze(policy, family, frozen)
     dataset = pa_sft_dataset(rows, eos_suffix(processor), settings.max_pixels)
     lengths = [len(processor.tokenizer(row["messages"][-1]["content"])["input_ids"]) for row in rows]
@@ -113,7 +116,7 @@ def _pa_sft(out: Path, dev_score: DevScore | None, force: bool, inputs: Inputs, 
         args=config,
         train_dataset=dataset,
         processing_class=processor,
-        callbacks=[log],
+        callbacks=[log, *thaw],
         peft_config=models.lora_config(inputs.model_dir, inputs.model),
     )
     more = {"grid": grid_of(rows[0]), "answer_tokens": max(lengths) + 1}  # one more ends the answer
