@@ -88,8 +88,11 @@ def test_notebook_10_makes_the_page_of_a_run_and_repeats_its_numbers(run: Path) 
     (notebook,) = (one for one in batch.find_notebooks() if one.name == "10_report")
     assert batch.execute(notebook, Run("smoke", 0, run)) is None
     page = BeautifulSoup((run / "report.html").read_text(encoding="utf-8"), "html.parser")
-    assert not page.select("script") and len(page.select("img")) >= 10
-    assert all(str(link["href"]).startswith(("#", "https://")) for link in page.select("a"))
+    first = [element.name for element in page.body.find_all(["img", "b", "h2"])][:4]
+    assert first == ["img", "img", "b", "h2"], "a picture, a chart and one sentence come first"
+    assert not page.select("script") and all(len(str(picture["alt"])) > 40 for picture in page.select("img"))
+    links = [str(link["href"]) for link in page.select("a")]
+    assert len(set(links)) >= 15 and all(page.select_one(link) for link in links), "claims lead to rows of this page"
     text = " ".join(page.get_text(" ").split())
     rows = {row["name"]: row for row in recorded(run)["rows"]}
     for stage in ("base", "pa_sft", "sc_grpo", "control"):

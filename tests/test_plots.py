@@ -10,6 +10,7 @@ import matplotlib
 import numpy as np
 import pandas as pd
 import pytest
+from IPython.core.formatters import DisplayFormatter
 from matplotlib.figure import Figure
 from PIL import Image
 
@@ -288,3 +289,19 @@ def test_value_map_writes_every_value() -> None:
     figure = reporting.value_map(table, "Four values")
     assert [text.get_text() for text in figure.axes[0].texts] == ["0.25", "0.50", "1.00", "0.00"]
     render(figure)
+
+
+def test_what_a_notebook_shows_has_an_alternative_text() -> None:
+    shown = DisplayFormatter().format
+    table = pd.DataFrame({"x": [1, 2], "value": [70.0, 80.0], "low": [69.0, 79.0], "high": [71.0, 81.0]})
+    _, described = shown(reporting.interval_chart(table, "x", "More is better", "pictures"))
+    assert described["image/png"]["alt"] == "More is better; balanced accuracy (%) against pictures"
+    figure, axis = plt.subplots()  # one that a notebook draws itself
+    axis.plot([1, 2], label="loss")
+    axis.set(title="Loss falls", xlabel="step")
+    axis.legend()
+    assert shown(figure)[1]["image/png"]["alt"] == "Loss falls; step; legend: loss"
+    plt.close(figure)
+    picture = reporting.mark_cell(Image.new("RGB", (96, 96)), "top", "Yes: hole, top")
+    made, described = shown(picture)
+    assert made["image/png"] and "Yes: hole, top" in described["image/png"]["alt"]

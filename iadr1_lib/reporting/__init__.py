@@ -18,7 +18,6 @@ from iadr1_lib.reporting.charts import (
 from iadr1_lib.reporting.claims import (
     NOT_MEASURED,
     PAPER_SETS,
-    TITLES,
     Measured,
     agreement,
     beside_table_one,

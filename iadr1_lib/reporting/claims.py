@@ -1,7 +1,7 @@
 """The paper's Tables 1 to 5, our numbers in the same form, and which of its claims our numbers bear out.
 
 ours = measured(metrics)     # one run's metrics.json or several seeds', and the studies that the project ships
-our_table(4, ours)           # our rows of Table 4; printed_table(4) has the paper's
+our_table(5, ours)           # our rows of Table 5; printed_table(5) has the paper's
 agreement(ours)              # claim by claim: the paper's difference, ours with its interval, a verdict
 
 The paper's six benchmarks and ours (the six mini ones, or the user's) are different data sets: only the direction of a
@@ -17,8 +17,8 @@ import pandas as pd
 
 from iadr1_lib.data import SIX
 from iadr1_lib.errors import UserError
-from iadr1_lib.evaluation import BASELINES, MEAN, interval_text
-from iadr1_lib.reporting.results import STAGES, Row, by_name
+from iadr1_lib.evaluation import MEAN, interval_text
+from iadr1_lib.reporting.results import Row, by_name
 from iadr1_lib.reporting.studies import BASELINE, PARTS, STUDIES, shipped_study, study_file
 from iadr1_lib.runs import project_root
 
@@ -29,24 +29,9 @@ NOT_MEASURED = "not measured"
 AGREES, DISAGREES, OPEN = "agrees", "disagrees", "open"
 PAPER_SETS = ["MVTec", "VisA", "MPDD", "DAGM", "DTD", "SDD"]
 BALANCED = "balanced_accuracy"
-TITLES = {
-    1: "Table 1: models",
-    2: "Table 2: what PA-SFT learns from",
-    3: "Table 3: accuracy-only GRPO against SC-GRPO",
-    4: "Table 4: stage by stage",
-    5: "Table 5: rewards",
-}
 # Table 2: variants of the study `reasoning` -> title.
 _DATA = {"answers only": "answers only", BASELINE: "with reasoning (PA-SFT)"}
-# Table 3: variants of the study `rewards` -> title. In training the default mode is "strict".
-_STRATEGIES = {
-    BASELINE: "PA-SFT",
-    "accuracy only": "accuracy-only GRPO, short run",
-    "strict": "SC-GRPO, short run, rewards strict",
-    "paper": "SC-GRPO, short run, rewards as in the paper",
-    "released": "SC-GRPO, short run, rewards as released",
-}
-# Table 5, the same study: variants -> the rewards besides accuracy that each goes without.
+# Table 5: variants of the study `rewards` -> the rewards besides accuracy that each goes without.
 _REMOVED = {"accuracy only": PARTS, **{f"without {part}": (part,) for part in PARTS}, "strict": ()}
 
 
@@ -58,7 +43,7 @@ def measured(metrics: Mapping[str, Any], studies: Mapping[str, dict[str, Any] | 
     return {name: by_name(record["rows"]) for name, record in records.items() if record}
 
 
-# ------------------------------------------------------------------------------------------- Tables 1 to 5
+# ---------------------------------------------------------------------------------------- the paper's tables
 
 
 def paper_table(number: int) -> pd.DataFrame:
@@ -66,43 +51,35 @@ def paper_table(number: int) -> pd.DataFrame:
 
     Raises UserError for another number.
     """
-    if number not in TITLES:
+    if number not in range(1, 6):
         raise UserError(f"there is no table {number}: the paper has Tables 1 to 5")
     (path,) = (project_root() / "data" / "paper_tables").glob(f"table{number}_*.csv")
     return pd.read_csv(path)
 
 
 def printed_table(number: int) -> pd.DataFrame:
-    """`paper_table` as text, with the mean of the six benchmarks where the paper prints none (Tables 4 and 5)."""
+    """`paper_table` as text, with the mean of the six benchmarks where the paper prints none (Table 5)."""
     table = paper_table(number)
-    if number in (4, 5):
-        table["mean of six"] = table[PAPER_SETS].mean(axis=1)
     if number == 5:
+        table["mean of six"] = table[PAPER_SETS].mean(axis=1)
         table[list(PARTS)] = table[list(PARTS)].fillna("not told")
     table = table.map(lambda cell: f"{cell:.1f}" if isinstance(cell, float) else cell).replace("nan", "")
     return table.rename(columns=lambda name: name.replace("_1shot", ", one-shot").replace("_", "-"))
 
 
 def our_table(number: int, ours: Measured) -> pd.DataFrame:
-    """Our rows of one of the paper's five tables as text: balanced accuracy with intervals, or "not measured".
+    """Our rows of the paper's Table 2 or 5 as text: balanced accuracy with intervals, or "not measured".
 
-    The benchmarks are the run's; a study has the mini ones. Column `source` names the file.
+    Column `source` names the file.
 
     Raises:
-        UserError: there is no such table.
+        UserError: there are no rows of ours for that table.
     """
-    course, study = ours["course"], {2: "reasoning", 3: "rewards", 5: "rewards"}.get(number, "course")
+    study = {2: "reasoning", 5: "rewards"}.get(number, "")
     rows = ours.get(study, {})
-    if number == 1:
-        lines = [{"model": f"mini VLM, {title}"} | _levels(course, stage) for stage, title in STAGES.items()]
-        lines += [{"model": name.replace("_", " ")} | _levels(course, f"baseline/{name}") for name in BASELINES]
-    elif number == 2:
-        lines = [{"data": "base", "zero-shot": _level(course, "base"), "minus PA-SFT": ""}]
+    if number == 2:
+        lines = [{"data": "base", "zero-shot": _level(ours["course"], "base"), "minus PA-SFT": ""}]
         lines += [{"data": title} | _against_pa_sft(rows, variant) for variant, title in _DATA.items()]
-    elif number == 3:
-        lines = [{"strategy": title} | _against_pa_sft(rows, variant) for variant, title in _STRATEGIES.items()]
-    elif number == 4:
-        lines = [{"stage": title} | _levels(course, stage) for stage, title in STAGES.items()]
     elif number == 5:
         lines = [
             {part: "no" if part in removed else "yes" for part in PARTS}
@@ -111,7 +88,7 @@ def our_table(number: int, ours: Measured) -> pd.DataFrame:
             for variant, removed in _REMOVED.items()
         ]
     else:
-        raise UserError(f"there is no table {number}: the paper has Tables 1 to 5")
+        raise UserError(f"there are no rows of ours for Table {number}: choose 2 or 5")
     table = pd.DataFrame(lines).fillna("").assign(source=study_file(study))
     if number == 2:
         table.loc[0, "source"] = study_file("course")
@@ -177,8 +154,9 @@ def agreement(ours: Measured) -> pd.DataFrame:
     """One row per claim of the paper (data/paper_tables/claims.csv): its difference, ours, and whether they agree.
 
     Columns: claim ("A beats B"), where (the paper's table or figure), paper (its differences A − B in points), ours
-    (A − B with its 95 % interval), seeds (each seed's own difference), verdict, source, and value, low, high as
-    numbers. A verdict speaks of direction alone: the interval lies above zero (agrees), below (disagrees) or holds it.
+    (A − B with its 95 % interval), seeds (each seed's own difference), verdict, study, row and source (where the
+    difference stands), and value, low, high as numbers. A verdict speaks of direction alone: the interval lies above
+    zero (agrees), below (disagrees) or holds it.
     """
     lines = []
     for claim in pd.read_csv(project_root() / "data" / "paper_tables" / "claims.csv").to_dict("records"):
@@ -191,6 +169,8 @@ def agreement(ours: Measured) -> pd.DataFrame:
                 "ours": interval_text(row, signed=True) if row else NOT_MEASURED,
                 "seeds": ", ".join(_signed(value) for value in row.get("seeds", {}).values()),
                 "verdict": verdict(row),
+                "study": claim["study"],
+                "row": row.get("name", ""),
                 "source": study_file(claim["study"]),
                 **{key: row.get(key) for key in ("value", "low", "high")},
             }

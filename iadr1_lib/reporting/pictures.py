@@ -29,7 +29,7 @@ from iadr1_lib.data import open_image, read_mask
 from iadr1_lib.errors import UserError
 from iadr1_lib.evaluation import judge
 from iadr1_lib.records import Record, Sample
-from iadr1_lib.reporting.style import COLOURS, INK, WIDTH, styled
+from iadr1_lib.reporting.style import COLOURS, INK, WIDTH, described, styled
 
 _PICTURE = 320  # pixels: longer side of a picture in a sheet, enough for print and small in a notebook file
 _FRAMES = (("true cell", COLOURS[1], "-"), ("predicted cell", COLOURS[9], "--"))  # orange, sky blue
@@ -201,7 +201,8 @@ def heat_map(image: Image.Image, heat: NDArray[np.float64], top: float = 0.8) ->
     share = Image.fromarray(np.clip(heat / top, 0, 1).astype(np.float32)).resize(image.size, Image.Resampling.BICUBIC)
     weight = np.clip(np.asarray(share), 0, 1)[..., None]
     colours = colormaps["inferno"](weight[..., 0])[..., :3] * 255
-    return Image.fromarray((grey * (1 - 0.75 * weight) + colours * 0.75 * weight).astype(np.uint8))
+    shown = Image.fromarray((grey * (1 - 0.75 * weight) + colours * 0.75 * weight).astype(np.uint8))
+    return described(shown, "picture in grey under a heat map: bright where the heat is high")
 
 
 def mark_cell(image: Image.Image, cell: str | None, text: str | None = None, grid: int = GRID) -> Image.Image:
@@ -219,7 +220,8 @@ def mark_cell(image: Image.Image, cell: str | None, text: str | None = None, gri
         if right > left and bottom > top:  # a picture two pixels wide has no room for three cells
             thick = max(1, min(thick, (right - left) // 3, (bottom - top) // 3))
             ImageDraw.Draw(marked).rectangle((left, top, right - 1, bottom - 1), outline=colour, width=thick)
-    return _with_text(marked, text) if text else marked
+    marked = _with_text(marked, text) if text else marked
+    return described(marked, f"picture with {f'the cell {cell} marked' if cell else 'no cell marked'}; {text or ''}")
 
 
 def _with_text(image: Image.Image, text: str) -> Image.Image:

@@ -1,4 +1,5 @@
-"""The look of every figure: size, fonts, and colours that colour-blind readers can tell apart.
+"""The look of every figure: size, fonts, colours that colour-blind readers can tell apart, and its text for those who
+cannot see it.
 
 A drawing function under `styled` returns a matplotlib Figure that is already closed in pyplot: a notebook cell that
 ends with the call shows it once, and a loop over hundreds of figures keeps none in memory.
@@ -6,6 +7,7 @@ ends with the call shows it once, and a loop over hundreds of figures keeps none
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Callable
 from functools import wraps
 from typing import Any, ParamSpec
@@ -13,6 +15,7 @@ from typing import Any, ParamSpec
 import matplotlib.pyplot as plt
 import seaborn as sns
 from matplotlib.figure import Figure
+from PIL import Image
 
 WIDTH = 9.0  # inches: a notebook's column
 COLOURS: list[str] = sns.color_palette("colorblind").as_hex()
@@ -57,3 +60,36 @@ def styled(draw: Callable[P, Figure]) -> Callable[P, Figure]:
                     plt.close(number)
 
     return drawn
+
+
+def alternative_text(figure: Figure) -> str:
+    """What a figure says to a reader who cannot see it: its titles, axes and legend."""
+    parts = [figure.get_suptitle()]
+    for axis in figure.axes:
+        parts += [axis.get_title(loc=where) for where in ("left", "center", "right")]
+        parts.append(" against ".join(label for label in (axis.get_ylabel(), axis.get_xlabel()) if label))
+    for legend in [*figure.legends, *filter(None, (axis.get_legend() for axis in figure.axes))]:
+        parts.append("legend: " + ", ".join(text.get_text() for text in legend.get_texts()))
+    words = dict.fromkeys(" ".join(part.split()) for part in parts if part)
+    return textwrap.shorten("; ".join(words), 600, placeholder=" …") or "figure without a title"
+
+
+# IPython asks each object that it shows for this method: here no picture, since others make it, but the text to it.
+Description = tuple[dict[str, Any], dict[str, Any]]
+
+
+def _description(figure: Figure, **_: object) -> Description:
+    return {}, {"image/png": {"alt": alternative_text(figure)}}
+
+
+Figure._repr_mimebundle_ = _description  # type: ignore[attr-defined]  # for figures that notebooks draw themselves, too
+
+
+def described(picture: Image.Image, text: str) -> Image.Image:
+    """The picture itself, which a notebook then shows with this alternative text."""
+
+    def description(**_: object) -> Description:
+        return {}, {"image/png": {"alt": text}}
+
+    picture._repr_mimebundle_ = description  # type: ignore[attr-defined]
+    return picture
