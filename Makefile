@@ -2,13 +2,14 @@
 PYTHON ?= python3
 PROFILE ?= mini
 SEED ?= 0
+RUN ?= runs/$(PROFILE)-s$(SEED)
 
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install reproduce smoke test test-all lint stats benchmark format doctor clean
+.PHONY: help install reproduce smoke test test-all lint stats benchmark format site doctor clean
 
 help:
 	@echo 'verb            the same by hand, in an activated environment'
@@ -16,14 +17,16 @@ help:
 	@echo 'make reproduce  iadr1 run --profile mini --seed 0'
 	@echo 'make smoke      iadr1 run --profile smoke --seed 0'
 	@echo 'make test       make lint, then: pytest -m "not slow"'
-	@echo 'make test-all   pip install -c constraints.txt -e ".[dev,semantic,real]", then: IADR1_REQUIRE_SHARED=1 pytest'
+	@echo 'make test-all   pip install -c constraints.txt -e ".[dev,semantic,real,site]", then: IADR1_REQUIRE_SHARED=1 pytest'
 	@echo 'make lint       ruff check . && ruff format --check . && mypy && lint-imports && nbstripout --verify notebooks/*.ipynb'
 	@echo 'make stats      python tests/stats.py && lint-imports'
 	@echo 'make benchmark  python tests/gpu_check.py --out benchmark.json (on a GPU; --help says what else)'
 	@echo 'make format     ruff check --fix . && ruff format . && nbstripout notebooks/*.ipynb'
+	@echo 'make site       pip install -c constraints.txt -e ".[site]", then: IADR1_SITE_RUN=runs/mini-s0 mkdocs build -f docs/site/mkdocs.yml'
+	@echo '                (the executed notebooks of a run, docs and glossary as pages: open site/index.html)'
 	@echo 'make doctor     iadr1 doctor'
 	@echo 'make clean      rm -rf .venv and caches (runs/ stays)'
-	@echo 'PROFILE=, SEED= and PYTHON= may be given: make reproduce SEED=1 PYTHON=python3.12'
+	@echo 'PROFILE=, SEED=, RUN= and PYTHON= may be given: make reproduce SEED=1 PYTHON=python3.12'
 
 install: $(STAMP)
 
@@ -42,7 +45,7 @@ test: lint
 	$(BIN)/python -m pytest -m "not slow"
 
 test-all: $(STAMP)
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[dev,semantic,real]"
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[dev,semantic,real,site]"
 	IADR1_REQUIRE_SHARED=1 $(BIN)/python -m pytest
 
 lint: $(STAMP)
@@ -63,6 +66,11 @@ format: $(STAMP)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 	$(BIN)/nbstripout notebooks/*.ipynb
+
+site: $(STAMP)
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[dev,site]"
+	NO_MKDOCS_2_WARNING=1 IADR1_SITE_RUN=$(RUN) $(BIN)/mkdocs build -f docs/site/mkdocs.yml
+	@echo "open site/index.html"
 
 doctor: $(STAMP)
 	$(BIN)/iadr1 doctor
