@@ -17,7 +17,7 @@ help:
 	@echo 'make reproduce  iadr1 run --profile mini --seed 0'
 	@echo 'make smoke      iadr1 run --profile smoke --seed 0'
 	@echo 'make test       make lint, then: pytest -m "not slow"'
-	@echo 'make test-all   pip install -c constraints.txt -e ".[dev,semantic,real,site]", then: IADR1_REQUIRE_SHARED=1 pytest'
+	@echo 'make test-all   pip install -c constraints.txt -e ".[dev,semantic,real,site]" playwright, then: pip install --no-deps -r requirements-app.txt, then: IADR1_REQUIRE_SHARED=1 pytest'
 	@echo 'make lint       ruff check . && ruff format --check . && mypy && lint-imports && nbstripout --verify notebooks/*.ipynb'
 	@echo 'make stats      python tests/stats.py && lint-imports'
 	@echo 'make benchmark  python tests/gpu_check.py --out benchmark.json (on a GPU; --help says what else)'
@@ -45,7 +45,8 @@ test: lint
 	$(BIN)/python -m pytest -m "not slow"
 
 test-all: $(STAMP)
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[dev,semantic,real,site]"
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[dev,semantic,real,site]" playwright
+	$(BIN)/python -m pip install --quiet --no-deps -r requirements-app.txt
 	IADR1_REQUIRE_SHARED=1 $(BIN)/python -m pytest
 
 lint: $(STAMP)

@@ -32,7 +32,7 @@ YES = "<think>A dark line.</think><location>top left</location><type>scratch</ty
 NO = "<think>Nothing.</think><answer>No</answer>"
 COMMANDS = {
     *("run", "train", "ablate", "report", "doctor", "expert-ad"),
-    *("evaluate", "sanity", "score", "inspect", "plan", "fetch", "check-vllm"),
+    *("evaluate", "sanity", "score", "inspect", "app", "plan", "fetch", "check-vllm"),
 }
 
 

@@ -42,7 +42,7 @@ def requirements() -> list[Requirement]:
 
 
 def pins(file: str = "constraints.txt") -> dict[str, str]:
-    lines = [line for line in (ROOT / file).read_text().splitlines() if not line.startswith("#")]
+    lines = [line.split(";")[0] for line in (ROOT / file).read_text().splitlines() if not line.startswith("#")]
     assert all(re.fullmatch(r"[\w.-]+==[\w.]+", line) for line in lines), "constraints are exact and without paths"
     return {canonicalize_name(line.split("==")[0]): line.split("==")[1] for line in lines}
 
@@ -51,7 +51,7 @@ def pins(file: str = "constraints.txt") -> dict[str, str]:
 
 
 def test_each_requirement_has_a_tested_version_that_satisfies_it() -> None:
-    tested, project = pins(), pyproject()
+    tested, project = pins() | pins("requirements-app.txt"), pyproject()
     resolved = pins("constraints-gpu.txt")
     for extra, lines in {"": project["dependencies"], **project["optional-dependencies"]}.items():
         for requirement in map(Requirement, lines):
@@ -64,6 +64,10 @@ def test_what_decides_a_number_is_the_same_with_the_gpu_extras() -> None:
     assert {name for name in tested.keys() & resolved.keys() if tested[name] != resolved[name]} == {"numpy", "lark"}
     for requirement in map(Requirement, pyproject()["dependencies"]):
         assert requirement.specifier.contains(resolved[canonicalize_name(requirement.name)]), requirement
+
+
+def test_the_page_moves_no_tested_version() -> None:
+    assert not pins().keys() & pins("requirements-app.txt").keys()
 
 
 def test_imports_are_asked_for() -> None:

@@ -12,8 +12,9 @@ from corruptions import CORRUPTIONS, DATA, GOOD_NO, GOOD_YES, caught, free_texts
 from hypothesis import given
 from hypothesis import strategies as st
 
-from iadr1_lib.answer import CELLS, DEFECT_TYPES
+from iadr1_lib.answer import CELLS, DEFECT_TYPES, parse_answer
 from iadr1_lib.expert_ad import RULES, Facts, Verifier, failures, verification
+from iadr1_lib.expert_ad.claims import compared_with_tags
 from iadr1_lib.expert_ad.verification import NEAR_DUPLICATE, Rule
 from iadr1_lib.records import Record
 
@@ -26,6 +27,32 @@ def sound(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     if request.param == "free":
         return free_texts()
     return rule_teacher_texts(tmp_path_factory.mktemp("world") / "w", short=request.param == "short")
+
+
+# ---------------------------------------------------------------------------------------------- against the tags
+
+YES = "<location>top left</location><type>stain</type><answer>Yes</answer>"
+
+
+@pytest.mark.parametrize(
+    "sentence, tags, agrees",
+    [
+        ("A dark patch stands out at the top left .", YES, True),
+        ("There is a dark patch at the left .", YES, True),  # coarser, no contradiction
+        ("There is a dark patch at the bottom right .", YES, False),
+        ("The surface is soiled: contamination .", YES, True),
+        ("The material is pierced: a hole .", YES, False),
+        ("I find no anomaly .", YES, False),
+        ("I scan the image .", YES, None),
+        ("All regions look alike .", "<answer>No</answer>", True),
+        ("A dark scratch lies at the left .", "<answer>No</answer>", False),
+        ("The anomaly is clear .", "", None),
+        ("The anomaly is clear .", "<answer>Yes</answer>", True),  # no place and no type to compare with
+    ],
+)
+def test_a_sentence_is_compared_with_the_tags_of_its_answer(sentence: str, tags: str, agrees: bool | None) -> None:
+    said = parse_answer(f"<think>{sentence}</think>{tags}")
+    assert compared_with_tags(sentence, said) == [(sentence.replace(" .", "."), agrees)]
 
 
 # ---------------------------------------------------------------------------------------------- the rules

@@ -1,4 +1,4 @@
-"""The command that judges pictures: inspect."""
+"""The commands that judge pictures: inspect, and app, the same in a browser."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import typer
 
 from iadr1_lib.cli.options import PromptOption, option_groups
 from iadr1_lib.errors import UserError
-from iadr1_lib.runs import model_path
+from iadr1_lib.runs import Run, model_path, noted_run, read_choices
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -75,6 +75,29 @@ def inspect(
             print(f"  {'marked':<10}{_save_marked(save_marked, path, picture, finding, grid)}")
     if faults:
         raise UserError(f"{len(faults)} of {len(images)} pictures could not be judged. {' '.join(faults)}")
+
+
+@commands.command()
+def app(
+    run: Annotated[
+        Path | None, typer.Option(help="Folder of a run whose stages are asked, such as runs/mini-s0; else photo's.")
+    ] = None,
+    host: Annotated[str, typer.Option(help="Address to listen on; by default this machine alone can reach it.")] = (
+        "127.0.0.1"
+    ),
+    port: Annotated[int | None, typer.Option(help="By default the first free one from 7860 on.")] = None,
+) -> None:
+    """Open a page in the browser: drop a picture, and see what base, PA-SFT and SC-GRPO say of it side by side."""
+    from iadr1_lib.course import inspector
+
+    inspector.require_gradio()
+    inspector.serve(inspector.load_stages(_run_in(run) if run else None), host, port)
+
+
+def _run_in(folder: Path) -> Run:
+    if not (noted := noted_run(folder)):
+        raise UserError(f"{folder} holds no run (it has no run.json): name a folder such as runs/mini-s0 (--run)")
+    return Run(*noted, folder, read_choices(folder))
 
 
 def _pictures_in(folder: Path) -> list[Path]:

@@ -2,6 +2,7 @@
 
 Texts are free English, read with regular expressions; lexicon.yaml lists their words. A word counts only where it is a
 *claim*: "no scratch or stain" claims neither, and "the knot at the right belongs to the wood" does not place a defect.
+`compared_with_tags` says of each sentence whether its claims agree with the answer.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from pathlib import Path
 
 import yaml
 
-from iadr1_lib.answer import CATEGORY_OF_TERM, SYNONYMS, cell_of_words, term_forms
+from iadr1_lib.answer import CATEGORY_OF_TERM, SYNONYMS, Answer, category_of_words, cell_of_words, term_forms
 
 
 def any_word(*alternatives: str) -> re.Pattern[str]:
@@ -138,6 +139,15 @@ def types_claimed(text: str, own_word: bool = False) -> Iterator[tuple[str, str]
                 yield _CATEGORY_OF[term], term
 
 
+def other_type_claimed(text: str, kind: str, own_word: bool = False) -> str | None:
+    """The term by which a text claims another category than `kind`, or None."""
+    for category, term in types_claimed(text, own_word):
+        rubbed = kind == "abrasion" and term == "scratches"  # a rubbed field is made of fine scratches
+        if category != kind and not rubbed:
+            return term
+    return None
+
+
 # ---------------------------------------------------------------------------------------------- fine or faulty
 
 _FINDS_NOTHING = [any_word(pattern) for pattern in _LEXICON["finds_nothing"]]
@@ -174,3 +184,30 @@ def says_faulty(text: str) -> str | None:
             if not denied(statement, found):
                 return found.group()
     return next((term for _, term in types_claimed(text)), None)
+
+
+# ---------------------------------------------------------------------------------------------- against the tags
+
+
+def compared_with_tags(reasoning: str, said: Answer) -> list[tuple[str, bool | None]]:
+    """Each sentence of a reasoning, and whether what it claims agrees with the tags of its answer.
+
+    None where it claims nothing, or where there is no verdict to compare with. Of the tags, a place counts in the 3x3
+    grid, a type by its category.
+    """
+    parts = re.split(r"(?<=[.!?])\s+", re.sub(r"\s+(?=[.,;:!?])", "", reasoning.strip()))
+    return [(part, _agrees(part, said)) for part in parts if re.search(r"\w", part)]
+
+
+def _agrees(sentence: str, said: Answer) -> bool | None:
+    cell = cell_of_words(said.location or "")
+    places = {place for place, how in places_in(sentence) if how == "claimed"}
+    fine = says_fine(sentence, cell)
+    faulty = says_faulty(sentence) or places
+    if said.answer is None or not (fine or faulty):
+        return None
+    if said.answer == "no":
+        return not faulty
+    kind = category_of_words(said.type or "")
+    misplaced = cell and places - {cell, *cell.split()}  # "left" for "top left" is only coarser
+    return not (fine or misplaced or (kind and other_type_claimed(sentence, kind)))

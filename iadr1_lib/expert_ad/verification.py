@@ -130,11 +130,8 @@ def _type(record: Record, facts: Facts | None) -> str | None:
         return f'The defect is of type "{own}": name it so.'
     if kind not in SYNONYMS:  # a data set's own name may hold a category's: "scratch head"
         text = re.sub(rf"\b{re.escape(own)}\b", "_", text)
-    for category, term in claims.types_claimed(text, own_word=kind not in SYNONYMS):
-        rubbed = kind == "abrasion" and term == "scratches"  # a rubbed field is made of fine scratches
-        if category != kind and not rubbed:
-            return f'The defect is of type "{own}": do not call it "{term}".'
-    return None
+    term = claims.other_type_claimed(text, kind, own_word=kind not in SYNONYMS)
+    return term and f'The defect is of type "{own}": do not call it "{term}".'
 
 
 _SIZES = {"small": "small|tiny", "medium": "medium", "large": "large|big|huge"}
