@@ -243,3 +243,18 @@ def test_a_stage_is_made_from_its_pictures_and_not_from_where_it_reports_to(tmp_
         seen.append(fingerprint())
     (tmp_path / "used.png").unlink()
     assert len({*seen, fingerprint()}) == 4
+
+
+def test_a_stage_of_a_run_that_was_copied_is_made_from_the_same(tmp_path: Path) -> None:
+    from iadr1_lib.models import ModelSettings
+    from iadr1_lib.training import PaSftSettings, stages
+
+    settings = Run("smoke", 0, tmp_path).profile.settings("pa_sft", PaSftSettings)
+    seen = set()
+    for folder in (tmp_path / "here", tmp_path / "there"):
+        folder.mkdir()
+        (folder / "one.png").write_bytes(draw(tmp_path / "one.png").read_bytes())
+        records = folder / "pa_sft.json"
+        records.write_text(json.dumps([{"images": str(folder / "one.png"), "messages": []}]))
+        seen.add(stages.fingerprint(stages.Inputs(base_model_dir(), records, settings, ModelSettings(), 0)))
+    assert len(seen) == 1

@@ -66,15 +66,18 @@ def fingerprint(inputs: Inputs) -> str:
     """Hash of what a stage is made from: weights, records with their pictures, settings, seed.
 
     Not of code and library versions: after a change there, use --force. How a step is shared among processes and passes
-    does not count, nor does checkpointing: another card may ask for another.
+    does not count, nor does checkpointing: another card may ask for another. Nor does where the pictures lie: a run
+    that was copied to another machine keeps its stages.
     """
     digest = hashlib.sha256()
     for file in sorted(inputs.model_dir.glob("*.safetensors")):
         with file.open("rb") as opened:
             digest.update(hashlib.file_digest(opened, "sha256").digest())
-    digest.update(inputs.records.read_bytes())
-    for image in pictures_of(read_rows(inputs.records), inputs.records.parent):
-        digest.update(content_hash(image).encode() if image.is_file() else b"missing")
+    for row in read_rows(inputs.records):
+        said = {key: row[key] for key in row if key not in ("image", "images")} if isinstance(row, dict) else row
+        digest.update(json.dumps(said, sort_keys=True).encode())
+        for image in pictures_of([row], inputs.records.parent):
+            digest.update(content_hash(image).encode() if image.is_file() else b"missing")
     step_size = inputs.settings.step_size(process_state().num_processes)
     values = {key: value for key, value in asdict(inputs.settings).items() if key not in (*SHARING, "report_to")}
     model = asdict(inputs.model) | {"gradient_checkpointing": False}
