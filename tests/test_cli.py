@@ -31,7 +31,7 @@ from iadr1_lib.records import Sample
 YES = "<think>A dark line.</think><location>top left</location><type>scratch</type><answer>Yes</answer>"
 NO = "<think>Nothing.</think><answer>No</answer>"
 COMMANDS = {
-    *("run", "train", "ablate", "report", "doctor", "expert-ad"),
+    *("run", "train", "ablate", "report", "kit", "doctor", "expert-ad"),
     *("evaluate", "sanity", "score", "inspect", "app", "plan", "fetch", "check-vllm"),
 }
 

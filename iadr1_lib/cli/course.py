@@ -1,4 +1,4 @@
-"""Commands around runs of the course: run, train, ablate, report, doctor."""
+"""Commands around runs of the course: run, train, ablate, report, kit, doctor."""
 
 from __future__ import annotations
 
@@ -228,6 +228,28 @@ def report(
             if page:
                 raise
             print(f"no page: {error}")
+
+
+@commands.command()
+def kit(
+    out: Annotated[Path | None, typer.Option(help="New folder for the kit.")] = None,
+    run: Annotated[Path | None, typer.Option(help="Finished run, for figures, times and checkpoints.")] = None,
+    wheels: Annotated[bool, typer.Option("--wheels", help="Download all packages, for machines without network.")] = (
+        False
+    ),
+    unpack: Annotated[Path | None, typer.Option(help="A kit: put its checkpoints into runs/ (with --start).")] = None,
+    start: Annotated[str | None, typer.Option(help="The notebook to start at, such as 05.")] = None,
+) -> None:
+    """Make the teacher's kit (slides, handout, checkpoints, packages), or take the checkpoints of one."""
+    from iadr1_lib.course import checkpoints
+    from iadr1_lib.course import kit as kits
+
+    if out and not (unpack or start):
+        print(f"kit in {kits.make(out, run, wheels, say=lambda line: print(line, flush=True))}: open its index.html")
+    elif unpack and start and not (out or run or wheels):
+        print(checkpoints.unpack(unpack, start))
+    else:
+        raise WrongUse("say --out DIR to make a kit, or --unpack KIT --start 05 to take checkpoints of one")
 
 
 @commands.command()

@@ -29,7 +29,7 @@ from iadr1_lib.reporting.claims import (
     printed_table,
 )
 from iadr1_lib.reporting.documents import write_readme
-from iadr1_lib.reporting.page import build_page
+from iadr1_lib.reporting.page import build_page, page_of
 from iadr1_lib.reporting.pictures import answer_sheet, heat_map, mark_cell, record_gallery, sample_sheet
 from iadr1_lib.reporting.results import (
     COMPARISONS,
