@@ -46,10 +46,12 @@ def make(out: Path, run: Path | None = None, wheels: bool = False, say: Callable
     work = out.with_name(f".{out.name}.{os.getpid()}.tmp")
     try:
         lines = list(_parts(work, run, wheels))
-        listed = [f"- {line}" for line in lines] + ["", *_measured(run)]
-        page = page_of(_text("\n".join(listed)), "IAD-R1 in miniature: the teacher's kit")
+        index = "\n".join([*_contents(work, run), "", *(f"- {line}" for line in lines)])
+        notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_markdown_cell(index)])
+        page = page_of(notebook, "IAD-R1 in miniature: the teacher's kit")
         write_text(work / "index.html", page)
-        out.exists() and out.rmdir()
+        if out.exists():
+            out.rmdir()
         work.rename(out)
     finally:
         shutil.rmtree(work, ignore_errors=True)
@@ -97,12 +99,17 @@ def _parts(out: Path, run: Path | None, wheels: bool) -> Iterator[str]:
         yield from checkpoints.pack(run, out / "checkpoints")
 
 
-def _measured(run: Path | None) -> list[str]:
-    """A table of the seconds that the run's notebooks took."""
+def _contents(out: Path, run: Path | None) -> list[str]:
+    """A table of the pages of each notebook, and of the seconds that it took in the run."""
     rows = read_metrics_file(run / "metrics.json", {"rows": []})["rows"] if run else []
-    seconds = {row["name"]: row["value"] for row in rows if row["notebook"] == "batch" and row["unit"] == "s"}
-    table = [f"| {name.removesuffix(' seconds')} | {value:.0f} |" for name, value in seconds.items()]
-    return ["| executed on the machine of the run | seconds |", "|---|---|", *table] if table else []
+    seconds = {row["name"].removesuffix(" seconds"): row["value"] for row in rows if row["notebook"] == "batch"}
+    table = ["| notebook | | | | seconds, executed on the machine of the run |", "|---|---|---|---|---|"]
+    for page in sorted((out / "slides").glob("*.html")):
+        kinds = ("slides", "handout", "solutions")
+        cells = [f"[{kind}]({kind}/{page.name})" if (out / kind / page.name).exists() else "–" for kind in kinds]
+        cells.append(f"{seconds[page.stem]:.0f}" if page.stem in seconds else "–")
+        table.append(f"| {page.stem} | {' | '.join(cells)} |")
+    return [*table, "", "[Teaching the course](teaching.html), [glossary](glossary.html)"]
 
 
 # ------------------------------------------------------------------------------------------------ pages
@@ -134,10 +141,10 @@ def _write_page(path: Path, source: Path, unfolded: bool = False) -> None:
     write_text(path, page_of(notebook, path.stem.replace("_", " "), exclude_output=True))
 
 
-def slides_of(notebook: NotebookNode) -> NotebookNode:
+def slides_of(notebook: NotebookNode, title: str) -> NotebookNode:
     """A slide for each heading with its first paragraph, lists and formulas, one for each take-away and each figure.
 
-    The whole text of a Markdown cell stands in the speaker notes (key S).
+    The whole text of a Markdown cell stands in the speaker notes (key S). Without a heading there is only the title.
     """
     cells: list[NotebookNode] = []
 
@@ -156,7 +163,7 @@ def slides_of(notebook: NotebookNode) -> NotebookNode:
                 add(block, "subslide" if cells else "slide")
             elif cells and (block.startswith(SHOWN) or lacks_paragraph):
                 add(block, "-")  # goes on with the slide
-                lacks_paragraph = lacks_paragraph and block.startswith(SHOWN)
+                lacks_paragraph = lacks_paragraph and block.startswith(SHOWN) or block.endswith(":")
         if cell.cell_type == "markdown" and cells:
             add(cell.source, "notes")
         for output in cell.get("outputs", ()):
@@ -164,6 +171,8 @@ def slides_of(notebook: NotebookNode) -> NotebookNode:
                 figure = nbformat.v4.new_code_cell("", outputs=[output])
                 figure.metadata["slideshow"] = {"slide_type": "subslide"}
                 cells.append(figure)
+    if not cells:
+        add(f"# {title}", "slide")
     return nbformat.v4.new_notebook(cells=cells)
 
 
@@ -178,9 +187,9 @@ def _write_slides(out: Path, notebooks: Sequence[Path]) -> str:
         shutil.copyfile(reveal / name, target)
     templates = [str(project_root() / "data" / "templates")]
     exporter = SlidesExporter(template_name="slides", extra_template_basedirs=templates, exclude_input=True)
-    exporter.reveal_url_prefix = "reveal"
+    exporter.reveal_url_prefix, exporter.reveal_theme = "reveal", "white"
     for path in notebooks:
-        shown = slides_of(nbformat.read(path, as_version=4))
+        shown = slides_of(nbformat.read(path, as_version=4), path.stem)
         page, _ = exporter.from_notebook_node(shown, {"metadata": {"name": path.stem}})
         write_text(out / f"{path.stem}.html", page)
     return f"slides/: {len(notebooks)} decks, to open in a browser without network; S shows the speaker notes"

@@ -31,7 +31,7 @@ def build_page(folder: Path, path: Path | None = None) -> Path:
     if not all(cell.get("execution_count", 0) for cell in notebook.cells if cell.cell_type == "code"):
         raise UserError(f"{executed} was not executed to its end: run it again (iadr1 run --only 10)")
     title = f"IAD-R1 in miniature: profile {block['parameters']['profile']}, seed {block['seed']}"
-    return write_text(path or folder / "report.html", page_of(notebook, title, exclude_input=True))
+    return write_text(path or folder / "report.html", page_of(notebook, title, exclude_input=True, embed_images=True))
 
 
 def page_of(notebook: nbformat.NotebookNode, title: str, **options: bool) -> str:
@@ -43,7 +43,6 @@ def page_of(notebook: nbformat.NotebookNode, title: str, **options: bool) -> str
         exclude_input_prompt=True,
         exclude_output_prompt=True,
         exclude_anchor_links=True,
-        embed_images=True,
         **options,
     )
     body, _ = exporter.from_notebook_node(notebook)
