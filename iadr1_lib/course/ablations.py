@@ -107,7 +107,10 @@ def train_variant(run: Run, study: str, variant: str) -> Path:
 
 
 def _levels(variant: str, answers: Answers, parser: str) -> list[dict[str, Any]]:
-    """variant/metric/benchmark: the mean over the seeds, with the lowest and the highest."""
+    """variant/metric/benchmark: the mean over the seeds, with the lowest and the highest.
+
+    What a seed has no value of, as the place where it never says Yes, is left out.
+    """
     scores = {seed: score(table, parser).set_index(["metric", "benchmark"])["value"] for seed, table in answers.items()}
     return [
         mean_row(
@@ -117,7 +120,9 @@ def _levels(variant: str, answers: Answers, parser: str) -> list[dict[str, Any]]
             len(scores),
         )
         for metric, benchmark in next(iter(scores.values())).index
-        if metric in METRICS and (metric == "balanced_accuracy" or benchmark == MEAN)
+        if metric in METRICS
+        and (metric == "balanced_accuracy" or benchmark == MEAN)
+        and all(pd.notna(one[metric, benchmark]) for one in scores.values())
     ]
 
 

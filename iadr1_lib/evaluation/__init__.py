@@ -5,7 +5,7 @@ with 95 % intervals. Begin with `read_answer` and `score`; asking a model is in 
 torch. Files in reading order: protocols, prediction, prediction_file, parsers, metrics, intervals, comparison.
 """
 
-from iadr1_lib.evaluation.agreement import agreement, grounding
+from iadr1_lib.evaluation.agreement import agreement, as_reasoned, grounding
 from iadr1_lib.evaluation.comparison import (
     PAIRED,
     compare,

@@ -1,4 +1,4 @@
-"""An answer compared with itself and with masks: its reasoning against its tags, the named cell against the defect."""
+"""The reasoning compared with the tags and with the truth, the named cell with the mask."""
 
 from __future__ import annotations
 
@@ -8,31 +8,55 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from iadr1_lib.answer import cell_box, cell_of_words, parse_answer, place_in_reasoning, type_in_reasoning
+from iadr1_lib.answer import build_answer, cell_box, cell_of_words, parse_answer, place_in_reasoning, type_in_reasoning
 from iadr1_lib.data import read_mask, says_where
 from iadr1_lib.evaluation.intervals import mean_table
 from iadr1_lib.evaluation.metrics import answers_of, grid_of, judge, type_name
-from iadr1_lib.expert_ad import MOST_CHARACTERS, RULES
+from iadr1_lib.expert_ad import MOST_CHARACTERS, RULES, read_short
 from iadr1_lib.records import Record, Sample
 
 _COLUMNS = ("place_agrees", "place_differs", "type_agrees", "type_differs", "reasoning_agrees", "reasoning_opposes")
+_NAMED = ("place_named", "type_named", "whole_sentences")
 
 
 def agreement(predictions: pd.DataFrame, parser: str = "fair", seed: int = 0) -> pd.DataFrame:
-    """How often, among answers yes, the reasoning and the tags say the same; table as from `score`.
+    """Reasoning and tags, reasoning and truth; table as from `score`.
 
-    `place_agrees`: the place that the reasoning names last is the tag's cell; `place_differs`: it is another one; the
-    rest names none. The same for `type`. `reasoning_opposes`: the reasoning says that all is well (rule "no
-    contradiction" of `verification`); `reasoning_agrees`: it names the tags' place and type and does not oppose.
-    Nothing is compared with the truth here.
+    Among answers yes, whatever is true: `place_agrees`: the place that the reasoning names last is the tag's cell;
+    `place_differs`: it is another one; the rest names none. The same for `type`. `reasoning_opposes`: the reasoning
+    says that all is well (rule "no contradiction" of `verification`); `reasoning_agrees`: it names the tags' place and
+    type and does not oppose.
+
+    Of all defective images, `place_named` and `type_named` are those answered yes whose reasoning names the true place
+    and type last: `location` and `type` of the reasoning. Of all images, `whole_sentences` are those whose reasoning is
+    one that the rule teacher writes in its short style.
     """
     grid = grid_of(predictions)
     rows = [
         _agrees(raw, grid) if answer == "yes" else [np.nan] * len(_COLUMNS)
         for raw, answer in zip(predictions["raw"], answers_of(predictions, parser), strict=True)
     ]
-    table = pd.DataFrame(rows, columns=_COLUMNS).assign(benchmark=predictions["benchmark"].to_numpy())
-    return mean_table(table, _COLUMNS, "answers yes", seed)
+    benchmark = predictions["benchmark"].to_numpy()
+    agrees = mean_table(pd.DataFrame(rows, columns=_COLUMNS).assign(benchmark=benchmark), _COLUMNS, "answers yes", seed)
+    named = judge(as_reasoned(predictions, parser), parser)[["benchmark", "location_right", "type_right"]]
+    named.columns = pd.Index(["benchmark", *_NAMED[:2]])
+    named["whole_sentences"] = [
+        read_short(parse_answer(raw).reasoning or "", grid) is not None for raw in predictions["raw"]
+    ]
+    return pd.concat([agrees, mean_table(named, _NAMED, "such images", seed)], ignore_index=True)
+
+
+def as_reasoned(predictions: pd.DataFrame, parser: str = "fair") -> pd.DataFrame:
+    """The same answers with other tags in an answer yes: the place and the type that its reasoning names last.
+
+    With it `score` and `grounding` measure the reasoning as they measure tags.
+    """
+    grid, raws = grid_of(predictions), []
+    for raw, answer in zip(predictions["raw"], answers_of(predictions, parser), strict=True):
+        text = parse_answer(raw).reasoning or ""
+        place, kind = place_in_reasoning(text, grid), type_in_reasoning(text)
+        raws.append(build_answer(text, "yes", place or "nowhere", kind or "unnamed") if answer == "yes" else raw)
+    return predictions.assign(raw=raws)
 
 
 def _agrees(raw: str, grid: int) -> list[bool]:

@@ -24,8 +24,13 @@ METRICS = {
     "share_yes": "share of Yes",
     "location": "location right",
     "type": "type right",
+    "location_if_yes": "location right where Yes is said",
+    "type_if_yes": "type right where Yes is said",
     "place_agrees": "reasoning and location tag agree",
     "type_agrees": "reasoning and type tag agree",
+    "place_named": "true place named in the reasoning",
+    "type_named": "true type named in the reasoning",
+    "whole_sentences": "reasoning in sentences of the rule teacher",
     "auroc": "AUROC of P(Yes)",
 }
 _LABELS, _UNPARSED = ["no", "yes"], "unparsed"
@@ -99,7 +104,8 @@ def score(predictions: pd.DataFrame, parser: str = "fair", seed: int = 0) -> pd.
 
     Columns: benchmark, metric, value, low, high, n, unit, note. Metrics in percent: balanced_accuracy (mean
     of the next two, pooled over a benchmark's categories), accuracy_normal, accuracy_defective, share_yes,
-    share_unparsed, location and type (of all defective images, those answered yes with the right tag);
+    share_unparsed, location and type (of all defective images, those answered yes with the right tag), location_if_yes
+    and type_if_yes (the same of the defective images answered yes: they do not rise with the share of yes);
     balanced_accuracy_by_category (mean over a benchmark's categories, images resampled within each), overkill
     (normal images called defective) and miss (defective ones called normal; what is unparsed is in neither).
     Counts: tp, fn, tn, fp, unparsed; where there are any, refused: the unparsed that a model behind an API would
@@ -111,8 +117,8 @@ def score(predictions: pd.DataFrame, parser: str = "fair", seed: int = 0) -> pd.
     answers = judged["answer"]
     judged["is_yes"], judged["is_unparsed"] = answers == "yes", answers.isna()
     judged["wrong"] = answers.map({"yes": "no", "no": "yes"}) == judged["label"]
-    rng, more = np.random.default_rng(seed), np.random.default_rng([seed, 1])
-    shares = estimate_table(judged, lambda group: _shares(group, rng, more))
+    rngs = [np.random.default_rng(key) for key in (seed, [seed, 1], [seed, 2])]
+    shares = estimate_table(judged, lambda group: _shares(group, *rngs))
     counts = [
         {"benchmark": name, "metric": metric, "value": float(count), "n": len(group), "unit": "images", "note": ""}
         for name, group in judged.groupby("benchmark", sort=True)
@@ -121,8 +127,13 @@ def score(predictions: pd.DataFrame, parser: str = "fair", seed: int = 0) -> pd.
     return pd.concat([shares, pd.DataFrame(counts)], ignore_index=True)
 
 
-def _shares(group: pd.DataFrame, rng: np.random.Generator, more: np.random.Generator) -> dict[str, Estimate]:
-    """The metrics of one benchmark that are shares of its images; `more` is for those that came later."""
+def _shares(
+    group: pd.DataFrame, rng: np.random.Generator, more: np.random.Generator, latest: np.random.Generator
+) -> dict[str, Estimate]:
+    """The metrics of one benchmark that are shares of its images.
+
+    What came later draws from a generator of its own, so that no interval of the others moved.
+    """
     right = label_means(group, "correct", rng)
     shares = {"balanced_accuracy": average(right), "accuracy_normal": right[0], "accuracy_defective": right[1]}
     of_labels = [float((group["label"] == label).mean()) for label in _LABELS]
@@ -134,7 +145,11 @@ def _shares(group: pd.DataFrame, rng: np.random.Generator, more: np.random.Gener
     by_category = [own for _, own in group.groupby("category", sort=True) if own["label"].nunique() == 2]
     accuracies = [average(label_means(own, "correct", more)) for own in by_category]
     averaged = average(accuracies) if accuracies else bootstrap_mean([], "category of both", more)
-    return shares | {"balanced_accuracy_by_category": averaged, "overkill": overkill, "miss": miss}
+    shares |= {"balanced_accuracy_by_category": averaged, "overkill": overkill, "miss": miss}
+    for tag in ("location", "type"):
+        right_if_yes = group.loc[group["is_yes"], f"{tag}_right"]
+        shares[f"{tag}_if_yes"] = bootstrap_mean(right_if_yes, f"defective images with a {tag} answered yes", latest)
+    return shares
 
 
 def _counts(group: pd.DataFrame) -> dict[str, int]:

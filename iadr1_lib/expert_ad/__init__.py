@@ -7,12 +7,14 @@ Begin with `build.build_records`, which puts the three together.
 from iadr1_lib.expert_ad.build import UNUSABLE, build_records, draw_sets, export, rejections_table, report_of
 from iadr1_lib.expert_ad.card import write_card
 from iadr1_lib.expert_ad.facts import Facts, facts_of, measure, note_of
+from iadr1_lib.expert_ad.support import supports
 from iadr1_lib.expert_ad.teachers import (
     Budget,
     Draft,
     RuleTeacher,
     Task,
     Teacher,
+    read_short,
     short_reasoning,
     teacher_vocabulary,
     teacher_within,

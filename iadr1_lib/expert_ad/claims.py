@@ -99,8 +99,8 @@ def places_in(text: str) -> Iterator[tuple[str, str]]:
 
 # ---------------------------------------------------------------------------------------------- type
 
-_CATEGORY_OF = {form: category for term, category in CATEGORY_OF_TERM.items() for form in term_forms(term)}
-TERM = any_word(*map(re.escape, sorted(_CATEGORY_OF, key=len, reverse=True)))
+CATEGORY_OF = {form: category for term, category in CATEGORY_OF_TERM.items() for form in term_forms(term)}
+TERM = any_word(*map(re.escape, sorted(CATEGORY_OF, key=len, reverse=True)))
 # Terms that name a type wherever they are claimed. All others are everyday words, too, and count where the defect gets
 # its name: "it is a gap", ": wear", "classified as damage".
 _PLAIN_NAMES = ("contamination", "stain", "foreign object", "scratch", "missing parts", "deformation", "abrasion")
@@ -116,7 +116,7 @@ _ALONE = re.compile(r"(?:so )?(?:an? |the )?(?:\w+ )?")
 def names_type(text: str, kind: str) -> bool:
     """Whether a text in lower case names a type by its name, a synonym or a word of the same family."""
     if kind in SYNONYMS:
-        words = [*(form for form, category in _CATEGORY_OF.items() if category == kind), *_LEXICON[kind]]
+        words = [*(form for form, category in CATEGORY_OF.items() if category == kind), *_LEXICON[kind]]
         name = rf"(?:{'|'.join(words)})\b"
     else:  # any word of the data set's own name, in any ending: "crack", "cracked"
         name = rf"(?:{'|'.join(map(re.escape, plain(kind.replace('_', ' ')).split()))})"
@@ -136,7 +136,7 @@ def types_claimed(text: str, own_word: bool = False) -> Iterator[tuple[str, str]
             alone = not after and _ALONE.fullmatch(before)
             a_hole = term in SYNONYMS and re.search(r"\ba (?:\w+,? ){0,3}$", before)
             if (named or alone or a_hole) and not denied(statement, found):
-                yield _CATEGORY_OF[term], term
+                yield CATEGORY_OF[term], term
 
 
 def other_type_claimed(text: str, kind: str, own_word: bool = False) -> str | None:

@@ -10,15 +10,17 @@ import re
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import yaml
 
-from iadr1_lib.answer import CELLS, DEFECT_TYPES, build_answer
+from iadr1_lib.answer import CELLS, DEFECT_TYPES, GRID, Label, build_answer, cell_names
 from iadr1_lib.expert_ad.claims import TERM
 from iadr1_lib.expert_ad.facts import Facts, facts_of
 from iadr1_lib.records import Sample
+from iadr1_lib.world.marks import LOOK_ALIKES
 
 
 @dataclass(frozen=True)
@@ -104,16 +106,78 @@ def short_reasoning(facts: Facts, rng: random.Random) -> str:
     return " ".join(sentences)
 
 
+_LOOKS = {  # what the slots of the short style's sentences can hold, besides places and types
+    "size": ("small", "medium", "large"),
+    "tone": ("dark", "bright", "faint"),
+    "form": ("line", "streak", "patch"),
+    "severity": ("clear", "slight"),
+    "what": LOOK_ALIKES,
+}
+
+
 def teacher_vocabulary() -> list[str]:
     """Every sentence the rule teacher can write, slots filled: the tokenizer is trained on these words too."""
-    looks = {"size": "small medium large", "tone": "dark bright faint", "form": "line streak patch"}
+    looks = {slot: " ".join(_LOOKS[slot]) for slot in ("size", "tone", "form")}
     frames: list[str] = [*_SHORT["scan"], *_SHORT["nothing"], *_SHORT["intact"], *_SHORT["fine"]]
-    frames += [s.format(severity=v) for s in _SHORT["severe"] for v in ("clear", "slight")]
-    frames += [s.format(what="printed mark seam shadow knot", place=c) for s in _SHORT["look_alike"] for c in CELLS]
+    frames += [s.format(severity=v) for s in _SHORT["severe"] for v in _LOOKS["severity"]]
+    frames += [s.format(what=" ".join(LOOK_ALIKES), place=c) for s in _SHORT["look_alike"] for c in CELLS]
     frames += [s.format(place=c, **looks) for s in _SHORT["locate"] for c in CELLS]
     return frames + [
         s.format(type=t) for t in DEFECT_TYPES for s in (*_SHORT["knowledge"][t], *_SHORT["other_knowledge"])
     ]
+
+
+class ShortClaims(NamedTuple):
+    """What a reasoning in the short style claims; of a normal picture neither place nor type."""
+
+    label: Label
+    place: str | None
+    type: str | None
+
+
+_ORDER: dict[Label, tuple[str, ...]] = {
+    "yes": ("scan", "locate", "knowledge", "severe"),
+    "no": ("scan", "nothing", "intact", "fine"),
+}
+
+
+def read_short(reasoning: str, grid: int = GRID) -> ShortClaims | None:
+    """The claims of a text that `short_reasoning` can write, word for word; None for any other text.
+
+    So a text that is read consists of whole sentences, in the order of the three layers, and all claim one thing.
+    """
+    sentences = [f"{sentence} ." for sentence in reasoning.strip().removesuffix(" .").split(" . ")]
+    if not reasoning.strip().endswith(" ."):
+        return None
+    for label, parts in _ORDER.items():
+        found = [
+            next((read for wording in _short_wordings(grid)[part] if (read := wording.fullmatch(sentence))), None)
+            for part, sentence in zip(parts, sentences, strict=False)
+        ]
+        if len(sentences) == len(parts) and all(found):
+            slots = {slot: word for read in found if read for slot, word in read.groupdict().items()}
+            return (
+                ShortClaims(label, slots["place"], slots["type"]) if label == "yes" else ShortClaims("no", None, None)
+            )
+    return None
+
+
+@lru_cache(maxsize=8)
+def _short_wordings(grid: int) -> dict[str, list[re.Pattern[str]]]:
+    """Of each part of the short style its wordings, as patterns with the slots as groups."""
+    slots = {slot: "|".join(words) for slot, words in {**_LOOKS, "place": cell_names(grid)}.items()}
+    own_type = rf"(?!(?:{'|'.join(DEFECT_TYPES)}) \.)[\w' -]+"  # a data set's own, of which the table knows nothing
+
+    def patterns(wordings: Sequence[str], kind: str = own_type) -> list[re.Pattern[str]]:
+        words = slots | {"type": kind}
+        escaped = (re.escape(wording) for wording in wordings)
+        return [re.compile(re.sub(r"\\{(\w+)\\}", lambda s: f"(?P<{s[1]}>{words[s[1]]})", text)) for text in escaped]
+
+    read = {part: patterns(wordings) for part, wordings in _SHORT.items() if part != "knowledge"}
+    read["knowledge"] = [p for kind, wordings in _SHORT["knowledge"].items() for p in patterns(wordings, kind)]
+    read["knowledge"] += read["other_knowledge"]
+    read["nothing"] += read["look_alike"]
+    return read
 
 
 # Names of folders that are no words for a thing, or that would be read as a claim: "train 007", "mask set", "left arm".

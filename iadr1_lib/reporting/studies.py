@@ -56,11 +56,11 @@ def _rewards(*parts: str) -> Variant:
 
 
 STUDIES = {
-    "rewards": Study(  # the paper's Tables 3 and 5, and the three sets of rules for the same four rewards
+    "rewards": Study(  # the paper's Tables 3 and 5, and the sets of rules for the same four rewards
         "sc_grpo",
         "before SC-GRPO",
         {
-            **{mode: Variant({"rewards": mode}) for mode in ("strict", "paper", "released")},
+            **{mode: Variant({"rewards": mode}) for mode in ("strict", "paper", "released", "grounded")},
             "accuracy only": _rewards("accuracy"),
             "without consistency": _rewards("accuracy", "location", "type"),
             "without location": _rewards("consistency", "accuracy", "type"),

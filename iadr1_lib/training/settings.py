@@ -17,7 +17,16 @@ from iadr1_lib.errors import UserError
 RELEASED = "released"
 AUTO = "auto"
 SHARING = ("per_device_train_batch_size", "gradient_accumulation_steps", "per_device_step_size")  # of a step
-OURS = ("per_device_step_size", "max_pixels", "keep", "frozen", "frozen_share", "rewards", "reward_parts")
+OURS = (
+    "per_device_step_size",
+    "max_pixels",
+    "keep",
+    "frozen",
+    "frozen_share",
+    "rewards",
+    "reward_parts",
+    "taught_sentences",
+)
 _STRICT = ConfigDict(extra="forbid")  # `replace` with a name that is not there is an error, too
 
 
@@ -134,6 +143,8 @@ class ScGrpoSettings(StageSettings):
         max_steps: optimiser steps; -1 asks every question once.
         rewards: the mode of the rewards. Not TRL's.
         reward_parts: names of the rewards that are paid; empty: all of the mode's. Not TRL's.
+        taught_sentences: with rewards `grounded`: the reasoning must be the rule teacher's short style, word for word.
+            Not TRL's.
         frozen: parts ("tower", "projector", "language model") that are not trained. Not TRL's.
     """
 
@@ -150,4 +161,5 @@ class ScGrpoSettings(StageSettings):
     scale_rewards: str
     rewards: str
     reward_parts: tuple[str, ...] = ()
+    taught_sentences: bool = False
     frozen: tuple[str, ...] = ()

@@ -193,7 +193,8 @@ def _sc_grpo(
     shown = ["reward", "rewards/accuracy_reward/mean", "completions/mean_length", "frac_reward_zero_std", "kl"]
     meter, clock = _speed(inputs, dataset, frozen=settings.frozen), StepClock()
     log = StageLog(folder.work, processor, dev_score, settings, shown, meter)
-    first, *others = rewards.reward_functions(settings.rewards, settings.reward_parts, grid)
+    paid = (settings.rewards, settings.reward_parts, grid, settings.taught_sentences)
+    first, *others = rewards.reward_functions(*paid)
     trainer = GRPOTrainer(
         model=str(start),  # a path: with beta > 0 TRL loads the reference model from it
         reward_funcs=[clock.watch(first), *others],
