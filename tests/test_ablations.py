@@ -88,6 +88,7 @@ def test_variants_train_on_what_they_say(runs: list[Run], variant: str) -> None:
     settings = read_json(folder / "stage.json")["settings"]
     short = runs[0].profile.section("ablations")
     assert settings["rewards"] == mode and settings["max_steps"] == short["max_steps"]
+    assert settings["taught_sentences"] == runs[0].profile.section("sc_grpo")["taught_sentences"]
 
 
 def test_answers_only_learns_from_the_same_pictures_for_as_long_as_pa_sft(

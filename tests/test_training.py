@@ -132,7 +132,7 @@ def test_a_profile_sets_every_hyper_parameter_by_trls_name(name: str) -> None:
         assert set(settings.for_trl()) <= documented
         chosen = settings.per_device_train_batch_size == "auto"
         other = "gradient_accumulation_steps" if chosen else "per_device_step_size"
-        may_lack = {"reward_parts", "taught_sentences", "report_to", other}
+        may_lack = {"frozen_share", "reward_parts", "taught_sentences", "report_to", other}
         assert set(asdict(settings)) - may_lack <= set(profile.section(section))
         with pytest.raises(UserError, match=rf"profile {name} .*, section {section}: unknown key learnin_rate"):
             values = profile.sections | {section: profile.section(section) | {"learnin_rate": 1}}

@@ -151,12 +151,13 @@ def what_they_measure(judged: pd.DataFrame) -> list[str]:
 
 
 def ablation_table() -> pd.DataFrame:
-    """One row per variant of each shipped study: balanced accuracy, and what it has more or less than the PA-SFT of the
+    """One row per measured variant of each shipped study: balanced accuracy, and what it has more or less than the PA-SFT of the
     same seeds."""
     lines = []
     for study, plan in STUDIES.items():
         rows = by_name(shipped_study(study)["rows"])
-        for variant in (BASELINE, *plan.variants):
+        measured = {name.split("/")[0] for name in rows}
+        for variant in (v for v in (BASELINE, *plan.variants) if v in measured):
             own = f" ({plan.baseline})" if variant == BASELINE else ""
             level = interval_text(rows.get(f"{variant}/balanced_accuracy/{MEAN}"))
             line = {"study": study, "variant": variant + own, "balanced accuracy (%)": level}
