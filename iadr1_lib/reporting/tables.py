@@ -151,8 +151,8 @@ def what_they_measure(judged: pd.DataFrame) -> list[str]:
 
 
 def ablation_table() -> pd.DataFrame:
-    """One row per measured variant of each shipped study: balanced accuracy, and what it has more or less than the PA-SFT of the
-    same seeds."""
+    """One row per measured variant of each shipped study: balanced accuracy, and what it has more or less than the
+    PA-SFT of the same seeds."""
     lines = []
     for study, plan in STUDIES.items():
         rows = by_name(shipped_study(study)["rows"])
