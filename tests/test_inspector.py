@@ -83,6 +83,15 @@ def test_a_file_that_is_no_picture_gives_a_sentence(tmp_path: Path) -> None:
         inspector.judge(stages(), tmp_path / "x.png")
 
 
+def test_only_what_was_dropped_on_the_page_is_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path / "uploads"))
+    dropped = tmp_path / "uploads" / "x.png"
+    assert inspector._path({"path": str(dropped)}) == dropped.resolve()
+    for outside in (tmp_path / "x.png", tmp_path / "uploads" / ".." / "x.png"):
+        with pytest.raises(UserError, match="was not dropped"):
+            inspector._path({"path": str(outside)})
+
+
 def test_samples_are_drawn_with_what_they_show(tmp_path: Path) -> None:
     samples = inspector.draw_samples(tmp_path)
     assert len(samples) == len(inspector.SAMPLES) and any("no defect" in name for name in samples)
@@ -151,6 +160,10 @@ def test_the_page_answers_in_a_browser(address: str, tmp_path: Path) -> None:
         page.set_viewport_size({"width": 1280, "height": 900})
         page.get_by_text("no defect").click()
         page.wait_for_function("document.querySelectorAll('[data-stage] .good').length > 0")
+        (tmp_path / "bad.png").write_text("no picture")
+        page.locator("#picture button").first.click()  # the cross
+        page.locator("#picture input[type=file]").set_input_files(tmp_path / "bad.png")
+        page.get_by_text("bad.png is not a picture that can be read").wait_for()
         if target := os.environ.get("IADR1_SCREENSHOT"):  # docs/inspector.jpg is made so
             threshold.fill("0.5")
             page.get_by_text(": abrasion").first.click()

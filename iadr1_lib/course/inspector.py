@@ -46,6 +46,7 @@ about whether they are true. P(Yes) is asked for separately, without reasoning: 
 from 0 to 1. The threshold above applies to it alone.</p>"""
 # Family (of those that no stage was trained on), seed of the picture, type of the defect.
 SAMPLES = ((3, 6, "hole"), (10, 4, "missing parts"), (7, 0, None), (9, 8, "abrasion"), (5, 1, "contamination"))
+Upload = dict[str, Any] | None  # what the browser sends for a picture
 _LONGEST = 640  # pixels of a side of what is shown
 
 
@@ -192,11 +193,11 @@ def build_page(stages: Sequence[Stage], samples: dict[str, list[str]]) -> Any:
     """
     gr = require_gradio()
 
-    def ask(picture: str | None, good: str | None, threshold: float) -> tuple[Shown | None, str]:
+    def ask(picture: Upload, good: Upload, threshold: float) -> tuple[Shown | None, str]:
         if not picture:
             return None, ""
         try:
-            shown = judge(stages, picture, good)
+            shown = judge(stages, _path(picture), _path(good) if good else None)
         except UserError as error:
             return None, f'<p class="note">{escape(str(error))}</p>'
         return shown, answers_html(shown, threshold)
@@ -204,12 +205,12 @@ def build_page(stages: Sequence[Stage], samples: dict[str, list[str]]) -> Any:
     def move(shown: Shown | None, threshold: float) -> Any:
         return answers_html(shown, threshold) if shown else gr.skip()
 
-    image = {"type": "filepath", "image_mode": None, "sources": ["upload"], "height": 240, "buttons": []}
+    image: dict[str, Any] = {"sources": ["upload"], "height": 240, "buttons": []}
     with gr.Blocks(title="Is this part defective?", analytics_enabled=False) as page:
         gr.Markdown(INTRO)
         with gr.Row():
             picture = gr.Image(label="Picture to inspect", elem_id="picture", **image)
-            good = gr.Image(label="A good part of the same kind (optional)", elem_id="good", **image)
+            good = gr.Image(label="A good part (optional)", elem_id="good", **image)
             with gr.Column(min_width=240):
                 drawn = gr.Examples(
                     list(samples.values()), [picture, good], example_labels=list(samples), label="Or click a sample"
@@ -218,9 +219,18 @@ def build_page(stages: Sequence[Stage], samples: dict[str, list[str]]) -> Any:
         answers, shown = gr.HTML(padding=False), gr.State()
         last: dict[str, Any] = {"trigger_mode": "always_last", "api_visibility": "private"}
         for change in (picture.upload, picture.clear, good.upload, good.clear, drawn.load_input_event.then):
-            change(ask, [picture, good, threshold], [shown, answers], **last)
+            # Without Gradio's own reading: of a file that is no picture, `judge` says so in a sentence.
+            change(ask, [picture, good, threshold], [shown, answers], preprocess=False, **last)
         threshold.change(move, [shown, threshold], answers, show_progress="hidden", **last)
     return page
+
+
+def _path(upload: dict[str, Any]) -> Path:
+    """Where an upload lies. The browser says it, so nothing outside Gradio's folder is opened."""
+    path = Path(upload["path"]).resolve()
+    if not path.is_relative_to(Path(os.environ["GRADIO_TEMP_DIR"]).resolve()):
+        raise UserError(f"{path} was not dropped on the page: drop it there")
+    return path
 
 
 def serve(stages: Sequence[Stage], host: str, port: int | None = None) -> None:
