@@ -133,12 +133,14 @@ def _text(text: str) -> NotebookNode:
 
 
 def _write_page(path: Path, source: Path, unfolded: bool = False) -> None:
-    notebook = nbformat.read(source, as_version=4)
+    notebook, title = nbformat.read(source, as_version=4), source.stem
     for cell in notebook.cells:
         if cell.cell_type == "markdown":
             cell.source = with_formulas(LOCAL_LINK.sub(r"\1", cell.source))
             cell.source = cell.source.replace("<details>", "<details open>") if unfolded else cell.source
-    write_text(path, page_of(notebook, path.stem.replace("_", " "), exclude_output=True))
+    if notebook.cells[0].source.startswith("# "):  # the page shows its title itself
+        title, _, notebook.cells[0].source = notebook.cells[0].source.removeprefix("# ").partition("\n")
+    write_text(path, page_of(notebook, title, exclude_output=True))
 
 
 def slides_of(notebook: NotebookNode, title: str) -> NotebookNode:
