@@ -9,7 +9,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install reproduce smoke test test-all lint stats benchmark format site doctor clean
+.PHONY: help install reproduce smoke test test-all lint stats benchmark format generate site doctor clean
 
 help:
 	@echo 'verb            the same by hand, in an activated environment'
@@ -18,10 +18,12 @@ help:
 	@echo 'make smoke      iadr1 run --profile smoke --seed 0'
 	@echo 'make test       make lint, then: pytest -m "not slow"'
 	@echo 'make test-all   pip install -c constraints.txt -e ".[dev,semantic,real,site]" playwright, then: pip install --no-deps -r requirements-app.txt, then: IADR1_REQUIRE_SHARED=1 pytest'
-	@echo 'make lint       ruff check . && ruff format --check . && mypy && lint-imports && nbstripout --verify notebooks/*.ipynb'
+	@echo 'make lint       ruff check . && ruff format --check . && mypy && lint-imports && nbstripout --verify notebooks/*.ipynb notebooks/solutions/*.ipynb'
+	@echo '                and: python notebooks/solutions/generate.py --check'
 	@echo 'make stats      python tests/stats.py && lint-imports'
 	@echo 'make benchmark  python tests/gpu_check.py --out benchmark.json (on a GPU; --help says what else)'
-	@echo 'make format     ruff check --fix . && ruff format . && nbstripout notebooks/*.ipynb'
+	@echo 'make format     ruff check --fix . && ruff format . && nbstripout notebooks/*.ipynb, then as below'
+	@echo 'make generate   python notebooks/solutions/generate.py: notebooks from their sources, which hold the solutions'
 	@echo 'make site       pip install -c constraints.txt -e ".[site]", then: IADR1_SITE_RUN=runs/mini-s0 mkdocs build -f docs/site/mkdocs.yml'
 	@echo '                (the executed notebooks of a run, docs and glossary as pages: open site/index.html)'
 	@echo 'make doctor     iadr1 doctor'
@@ -54,7 +56,8 @@ lint: $(STAMP)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo
-	$(BIN)/nbstripout --verify notebooks/*.ipynb
+	$(BIN)/nbstripout --verify notebooks/*.ipynb notebooks/solutions/*.ipynb
+	$(BIN)/python notebooks/solutions/generate.py --check
 
 stats: $(STAMP)
 	$(BIN)/python tests/stats.py
@@ -66,7 +69,11 @@ benchmark: $(STAMP)
 format: $(STAMP)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
-	$(BIN)/nbstripout notebooks/*.ipynb
+	$(BIN)/nbstripout notebooks/*.ipynb notebooks/solutions/*.ipynb
+	$(BIN)/python notebooks/solutions/generate.py
+
+generate: $(STAMP)
+	$(BIN)/python notebooks/solutions/generate.py
 
 site: $(STAMP)
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[dev,site]"

@@ -97,12 +97,31 @@ def test_second_run_finds_all_up_to_date(smoke: Path) -> None:
     assert metrics(smoke)["rows"] == before
 
 
+def checks(folder: Path) -> dict[str, str]:
+    """What the cell of each check printed, by notebook and number of the cell."""
+    found = {}
+    for path in (folder / "notebooks").glob("*.ipynb"):
+        for place, cell in enumerate(nbformat.read(path, as_version=4).cells):
+            if "check" in cell.metadata.get("tags", ()):
+                found[f"{path.stem}/{place}"] = "".join(output.get("text", "") for output in cell.outputs)
+    return found
+
+
+def test_exercises_are_passed_over_where_nobody_answers(smoke: Path) -> None:
+    said = checks(smoke)
+    assert said and [name for name, text in said.items() if "exercise not answered" not in text] == []
+
+
 @pytest.mark.slow
-def test_same_seed_gives_the_same_metrics(smoke: Path, tmp_path: Path) -> None:
-    done = iadr1_run(tmp_path)
+def test_same_seed_gives_the_same_metrics_with_all_exercises_solved(smoke: Path, tmp_path: Path) -> None:
+    """So all solutions pass their checks, and nothing depends on an answer."""
+    done = iadr1_run(tmp_path, "--solutions")
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]
     first, second = metrics(smoke), metrics(tmp_path / "smoke-s0")
     assert untimed(first) == untimed(second)
+    said = checks(tmp_path / "smoke-s0")
+    assert said.keys() == checks(smoke).keys()
+    assert [name for name, text in said.items() if "exercise not answered" in text] == []
     assert first["provenance"]["data_hash"] == second["provenance"]["data_hash"]
 
 

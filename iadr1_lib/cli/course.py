@@ -117,6 +117,7 @@ def run(
     seed: GivenSeed = None,
     force: Annotated[bool, typer.Option("--force", help="Run and train again what is up to date.")] = False,
     verbose: Annotated[bool, typer.Option("--verbose", help="Show what the notebooks print.")] = False,
+    solutions: Annotated[bool, typer.Option("--solutions", help="Solve the exercises, and check them.")] = False,
 ) -> None:
     """Execute the course's notebooks in order; skips what is up to date, goes on where it was stopped."""
     from iadr1_lib.course import batch, sources
@@ -130,7 +131,7 @@ def run(
         for sentence in sources.prepare(chosen):
             print(sentence, flush=True)
     write_choices(chosen.folder, chosen.profile.name, chosen.seed, chosen.choices)
-    outcomes = batch.run_notebooks(chosen, only, force, verbose, say=lambda line: print(line, flush=True))
+    outcomes = batch.run_notebooks(chosen, only, force, verbose, lambda line: print(line, flush=True), solutions)
     console = make_console()
     console.print(batch.outcome_table(outcomes))
     console.print(f"results in {chosen.folder}")

@@ -13,6 +13,7 @@ from iadr1_lib.course.doctor import (
     check_runs_folder,
     examine,
 )
+from iadr1_lib.course.exercises import answered
 from iadr1_lib.course.own_pictures import enough_masks, set_apart, write_copies, write_drawn_defects
 from iadr1_lib.course.sources import (
     benchmark_samples,

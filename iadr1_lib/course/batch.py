@@ -87,13 +87,19 @@ class Notebook:
 # ------------------------------------------------------------------------------------------ what there is
 
 
-def find_notebooks(root: Path | None = None) -> list[Notebook]:
-    """Return notebooks/NN_*.ipynb in reading order. Raises UserError where there is none."""
+def find_notebooks(root: Path | None = None, solutions: bool = False) -> list[Notebook]:
+    """Return notebooks/NN_*.ipynb in reading order, with `solutions` those in which the exercises are solved.
+
+    Raises UserError where there is none.
+    """
     folder = (root or project_root()) / "notebooks"
     paths = sorted(path for path in folder.glob("*.ipynb") if NUMBERED.match(path.stem))
     if not paths:
         raise UserError(f"{folder} holds no numbered notebook: check out the project again")
     names = [path.stem for path in paths]
+    if solutions:  # a notebook without exercises has no source of its own
+        solved = [folder / "solutions" / path.name for path in paths]
+        paths = [one if one.exists() else path for one, path in zip(solved, paths, strict=True)]
     return [_read_notebook(path, names[:index]) for index, path in enumerate(paths)]
 
 
@@ -208,6 +214,7 @@ def execute(notebook: Notebook, run: Run, force: bool = False, verbose: bool = F
     target = run.path("notebooks", notebook.path.name)
     target.parent.mkdir(parents=True, exist_ok=True)
     parameters = {"profile": run.profile.name, "seed": run.seed, "run_folder": str(run.folder), "force": force}
+    parameters["exercises"] = False  # nobody is there to answer: what has no answer is not checked
     try:
         papermill.execute_notebook(
             str(notebook.path),
@@ -239,14 +246,16 @@ def run_notebooks(
     force: bool = False,
     verbose: bool = False,
     say: Callable[[str], None] = print,
+    solutions: bool = False,
 ) -> list[Outcome]:
     """Execute the course's notebooks in order and return one Outcome for each selected one.
 
-    Skips what is up to date unless `force`. After a failure, notebooks that do not depend on the failed one
-    still run. Seconds and peak memory go into the manifest and, under the name `batch`, into metrics.json.
+    Skips what is up to date unless `force`; with `solutions` exercises are solved and checked. After a failure,
+    notebooks that do not depend on the failed one still run. Seconds and peak memory go into the manifest and,
+    under the name `batch`, into metrics.json.
     """
     logging.getLogger("papermill").setLevel(logging.ERROR)
-    selected = select(find_notebooks(), only)
+    selected = select(find_notebooks(solutions=solutions), only)
     manifest = Manifest(run)
     call = {"call": datetime.now(UTC).isoformat(timespec="seconds"), "fresh": force or not manifest.records}
     outcomes: dict[str, Outcome] = {}
