@@ -11,7 +11,7 @@ from types import ModuleType
 
 import nbformat
 import pytest
-from conftest import ROOT
+from conftest import ROOT, read_json
 from nbformat import v4
 
 from iadr1_lib.course import answered
@@ -113,23 +113,38 @@ def test_an_open_exercise_fails_for_a_learner_and_is_passed_over_by_the_batch(
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: path.stem)
 def test_exercises_have_one_form(path: Path) -> None:
-    """Task, one to three hints, perhaps a given cell, the solution, the check; minutes add up to the first cell's."""
+    """Task, one to three hints, perhaps given cells, the solution, the check; minutes add up to the first cell's."""
     cells = nbformat.read(path, as_version=4).cells
     solutions = [place for place, cell in enumerate(cells) if tagged(cell, "solution")]
     minutes = 0
     for number, place in enumerate(solutions, start=1):
-        task = cells[place - 1] if cells[place - 1].cell_type == "markdown" else cells[place - 2]
+        task = next(cell for cell in reversed(cells[:place]) if cell.cell_type == "markdown")
         found = TASK.match(task.source)
         assert found and int(found[1]) == number, task.source
         assert 1 <= task.source.count(FOLDED) <= 3, task.source
         minutes += int(found[2])
         check = cells[place + 1]
         assert tagged(check, "check"), check.source
-        assert re.search(r"^(if|elif) .*answered\(.+exercises\s*\)", check.source, re.DOTALL | re.MULTILINE), (
+        assert re.search(r"^if answered\(.+?\bexercises,?\s*\):\n", check.source, re.DOTALL | re.MULTILINE), (
             check.source
         )
+        assert "\nassert" not in f"\n{check.source}", "what is asserted needs an answer"
     assert solutions and f"exercises take {minutes} minutes" in " ".join(cells[0].source.split())
     assert sum(tagged(cell, "check") for cell in cells) == len(solutions)
+
+
+def test_notebooks_07_and_06_have_one_grpo_step() -> None:
+    cells = [cell.source for path in SOURCES for cell in nbformat.read(path, as_version=4).cells]
+    steps = [source for source in cells if "def grpo_step(" in source]
+    assert len(steps) == 2 and steps[0] == steps[1]
+
+
+def test_minutes_of_long_cells_are_those_of_the_shipped_run() -> None:
+    rows = {row["name"]: row for row in read_json(ROOT / "data" / "reference" / "mini" / "metrics.json")["rows"]}
+    minutes = {stage: round(rows[f"{stage}/seconds"]["seeds"]["0"] / 60) for stage in ("pa_sft", "sc_grpo", "control")}
+    texts = {path.stem[:2]: " ".join(nbformat.read(path, as_version=4).cells[0].source.split()) for path in SOURCES}
+    assert f"{minutes['pa_sft']} minutes on two cores for seed 0" in texts["04"]
+    assert f"SC-GRPO took {minutes['sc_grpo']} minutes and the control {minutes['control']} for seed 0" in texts["07"]
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: path.stem)
