@@ -37,7 +37,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     notebooks = sorted((RUN / "notebooks").glob("[0-9]*.ipynb"))
     if not notebooks:
         raise PluginError(f"{RUN} has no executed notebooks: make them with `iadr1 run`, or name another run with RUN=")
-    docs = [path for path in sorted((ROOT / "docs").iterdir()) if path.suffix in (".md", ".png")]
+    docs = [path for path in sorted((ROOT / "docs").iterdir()) if path.suffix in (".md", ".png", ".jpg")]
     pages = {path.relative_to(ROOT).as_posix(): path.read_bytes() for path in (ROOT / "README.md", *docs)}
     for path in notebooks:
         pages |= notebook_pages(nbformat.read(path, as_version=4), path.stem)
