@@ -22,7 +22,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 COURSE = [*range(12)]
-LONGEST_CELL, LONGEST_SOLUTION = 25, 30
+LONGEST_CELL = 25
 TEXT = {".py", ".md", ".toml", ".txt", ".yml", ".yaml", ".ipynb", ".json", ".csv", ".jsonl", ".cfg", ".html", ""}
 NOTEBOOKS = sorted(path for path in (ROOT / "notebooks").rglob("*.ipynb") if ".ipynb_checkpoints" not in path.parts)
 
@@ -207,8 +207,7 @@ def test_notebook_keeps_the_rules(path: Path) -> None:
     for cell in notebook.cells:
         if cell.cell_type == "code":
             assert not cell.outputs and cell.execution_count is None, "outputs are stored: make format"
-            most = LONGEST_SOLUTION if "solution" in cell.metadata.get("tags", ()) else LONGEST_CELL
-            assert len(cell.source.splitlines()) <= most, cell.source
+            assert len(cell.source.splitlines()) <= LONGEST_CELL, cell.source
             forbidden = re.search(r"pip install|^\s*[!%]|chdir\(|login\(|push_to_hub\(", cell.source, re.MULTILINE)
             assert forbidden is None, cell.source
 
